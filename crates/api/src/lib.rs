@@ -1,0 +1,20 @@
+//! The Kubernetes API as data: objects, metadata, schema, selectors,
+//! quantities, statuses, and what a node's runtime reports of a pod.
+//!
+//! Reading order: [`object`], [`resource`], [`status`], then [`schema`].
+//!
+//! This crate does not know tokio, sockets, files or clocks. Time is a value
+//! ([`Time`]) that drivers hand in.
+
+pub mod node;
+pub mod object;
+pub mod resource;
+pub mod status;
+pub mod time;
+pub mod typed;
+
+pub use node::{ContainerId, Uid};
+pub use object::{Object, TypeMeta, ViewError};
+pub use resource::{GroupVersionKind, ResourceId, Scope};
+pub use status::Status;
+pub use time::Time;

@@ -1,0 +1,174 @@
+//! What a node's runtime reports of a pod, and how pods and containers are
+//! identified there.
+//!
+//! These types are spoken by the state machine that decides and by the ports
+//! that act; they live here so that neither side translates the other's.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Time;
+
+/// Identity of a pod: `metadata.uid`. Letters, digits and dashes only, at most
+/// 63 bytes, so it is safe as a directory, cgroup and link-name component.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Uid(String);
+
+/// A string that cannot be a pod's identity.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a pod UID: 1 to 63 letters, digits and dashes are")]
+pub struct InvalidUid(pub String);
+
+impl Uid {
+    /// The text form.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Uid {
+    type Error = InvalidUid;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let fits = (1..=63).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') && !text.starts_with('-');
+        if fits { Ok(Self(text)) } else { Err(InvalidUid(text)) }
+    }
+}
+
+impl FromStr for Uid {
+    type Err = InvalidUid;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl From<Uid> for String {
+    fn from(uid: Uid) -> Self {
+        uid.0
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Identity of one attempt of a container: 64 lower-case hex digits, chosen by
+/// the runtime. The wire form is `lifepod://<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ContainerId(pub String);
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A whole-pod snapshot of the runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Grows with every snapshot of this pod; an older one is dropped.
+    pub sequence: u64,
+    /// The newest sandbox, if the runtime still knows one.
+    pub sandbox: Option<SandboxView>,
+    /// Every container attempt the runtime still knows, by creation order.
+    pub containers: Vec<ContainerView>,
+}
+
+/// The pod's sandbox as the runtime sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxView {
+    /// 0 for the first sandbox of the pod.
+    pub attempt: u32,
+    /// Its namespaces exist and its shim answers.
+    pub ready: bool,
+    /// Pod addresses; the node's with `hostNetwork`. Kept after the sandbox stopped.
+    pub ips: Vec<IpAddr>,
+    /// When it was made.
+    pub created_at: Time,
+}
+
+/// One attempt of one container as the runtime sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerView {
+    /// Identity of the attempt.
+    pub id: ContainerId,
+    /// Name of the container in the pod spec.
+    pub name: String,
+    /// 0 for the first attempt; the restart count of the container.
+    pub attempt: u32,
+    /// Image as the pod spec named it when the attempt was created.
+    pub image: String,
+    /// `<repository>@sha256:<digest>` of the image, or `sha256:<id>`.
+    pub image_id: String,
+    /// When it was created.
+    pub created_at: Time,
+    /// What it is doing.
+    pub state: RunState,
+    /// What the agent has noted on this attempt, durable with it: for example
+    /// the outcome of a completed `postStart` hook.
+    pub notes: BTreeMap<String, String>,
+}
+
+/// What a container attempt is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunState {
+    /// Made, process not started.
+    Created,
+    /// The process runs.
+    Running {
+        /// When the process was started.
+        started_at: Time,
+    },
+    /// The process has ended, or never could start.
+    Exited(Exit),
+}
+
+/// How a container attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code; 128 + signal when a signal ended it.
+    pub code: i32,
+    /// `None` when the process never ran.
+    pub started_at: Option<Time>,
+    /// When it ended.
+    pub finished_at: Time,
+    /// Why, as far as the runtime knows.
+    pub cause: ExitCause,
+    /// Runtime's message, for example why the process could not start; then
+    /// the termination message.
+    pub message: String,
+}
+
+/// Why a container attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitCause {
+    /// The process exited or was ended by a signal.
+    Process,
+    /// The kernel killed it for want of memory in its cgroup.
+    OutOfMemory,
+    /// The runtime could not start the process.
+    StartError,
+    /// The runtime lost the exit status, for example because the shim died.
+    Lost,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_cannot_leave_its_directory() {
+        for bad in ["", "../x", "a/b", "-a", "a\0b", ".", &"x".repeat(64)] {
+            assert!(bad.parse::<Uid>().is_err(), "{bad:?}");
+        }
+        assert!("3f2c1b0a-0000-4000-8000-000000000000".parse::<Uid>().is_ok());
+    }
+}

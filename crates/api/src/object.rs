@@ -1,0 +1,123 @@
+//! Any API object: typed metadata and a JSON body.
+//!
+//! Storage, watch, selectors, patch and printing work on this generic form;
+//! behaviour that needs types asks for a [`view`](Object::view).
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::typed::ObjectMeta;
+
+/// `apiVersion` and `kind` of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TypeMeta {
+    /// `group/version`, or `version` alone for the core group.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub api_version: String,
+    /// For example `Pod`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+}
+
+/// Any API object. Unknown fields have already been pruned or rejected, per
+/// the request's `fieldValidation`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Object {
+    /// `apiVersion` and `kind`.
+    #[serde(flatten)]
+    pub types: TypeMeta,
+    /// `metadata`.
+    #[serde(rename = "metadata", default)]
+    pub meta: ObjectMeta,
+    /// Everything else: `spec`, `status`, `data`, ...
+    #[serde(flatten)]
+    pub body: Map<String, Value>,
+}
+
+/// An object's JSON did not have the shape a typed view needs.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} {name} does not have the shape of its kind")]
+pub struct ViewError {
+    /// Kind of the object.
+    pub kind: String,
+    /// Name of the object.
+    pub name: String,
+    /// What was wrong where.
+    #[source]
+    pub source: serde_json::Error,
+}
+
+impl Object {
+    /// Decodes a typed view of the whole object.
+    ///
+    /// # Errors
+    /// Only on a shape the schema would refuse.
+    pub fn view<T: DeserializeOwned>(&self) -> Result<T, ViewError> {
+        serde_json::to_value(self).and_then(serde_json::from_value).map_err(|source| ViewError {
+            kind: self.types.kind.clone(),
+            name: self.name().to_owned(),
+            source,
+        })
+    }
+
+    /// Encodes a typed object. `T` must serialize as a JSON object, as every
+    /// `k8s-openapi` resource does.
+    ///
+    /// # Errors
+    /// When `T` does not serialize as an API object.
+    pub fn from_typed<T: Serialize>(typed: &T) -> Result<Self, serde_json::Error> {
+        serde_json::to_value(typed).and_then(serde_json::from_value)
+    }
+
+    /// `metadata.name`, or the empty string.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.meta.name.as_deref().unwrap_or_default()
+    }
+
+    /// `metadata.namespace`, or the empty string for cluster-scoped objects.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.meta.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// `metadata.uid`, or the empty string.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.meta.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The value at a dotted path such as `spec.nodeName` or `.status.phase`,
+    /// metadata excluded. Field names that hold dots cannot be reached.
+    #[must_use]
+    pub fn at(&self, path: &str) -> Option<&Value> {
+        let mut parts = path.trim_start_matches('.').split('.');
+        let mut value = self.body.get(parts.next()?)?;
+        for part in parts {
+            value = value.get(part)?;
+        }
+        Some(value)
+    }
+
+    /// The string at a dotted path, or the empty string.
+    #[must_use]
+    pub fn str_at(&self, path: &str) -> &str {
+        self.at(path).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_keeps_what_it_does_not_know() {
+        let text = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"nodeName":"n"},"later":{"x":1}}"#;
+        let object: Object = serde_json::from_str(text).unwrap();
+        assert_eq!(object.name(), "a");
+        assert_eq!(object.str_at("spec.nodeName"), "n");
+        assert_eq!(serde_json::to_value(&object).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+    }
+}

@@ -1,0 +1,1 @@
+//! The API server: registry, request chain, admission, patch, watch fan-out, HTTP.

@@ -1,0 +1,299 @@
+//! The table of served resources, and the types of its rows.
+//!
+//! A resource is a row. Routes, discovery, validation, patching, printing and
+//! watch all read that row; there are no per-kind handlers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::schema::Schema;
+use api::status::{Status, Violation};
+use api::{Object, ResourceId, Scope, Time};
+use serde_json::Value;
+
+/// One served resource, owned data.
+pub struct Resource {
+    /// Group, version, kind, plural, singular.
+    pub id: ResourceId,
+    /// `po`, `ns`, ...
+    pub short_names: Vec<String>,
+    /// `all` for what `kubectl get all` lists.
+    pub categories: Vec<String>,
+    /// Namespaced or cluster-wide.
+    pub scope: Scope,
+    /// Shape, patch rules and defaults of the kind.
+    pub schema: Schema,
+    /// Where its objects live in the store: `/registry/<storage>/[NS/]NAME`.
+    /// Rows that serve one storage in two groups share it.
+    pub storage: &'static str,
+    /// Converts between this row's form and the stored one, where two rows
+    /// share a storage; `None` when the stored form is this row's.
+    pub convert: Option<&'static dyn Convert>,
+    /// What the kind does differently.
+    pub strategy: &'static dyn Strategy,
+    /// Selectable fields beside `metadata.name` and `metadata.namespace`.
+    pub fields: Vec<Field>,
+    /// What `kubectl get` prints.
+    pub columns: Vec<Column>,
+    /// Row conditions of the table form; empty for most kinds.
+    pub row_conditions: fn(&Object) -> Vec<Value>,
+    /// `status`, `binding`, `log`, ...
+    pub subresources: Vec<Subresource>,
+}
+
+/// A field a field selector may name.
+pub struct Field {
+    /// As written in the selector: `spec.nodeName`.
+    pub name: &'static str,
+    /// Its value; absent fields are the empty string.
+    pub value: fn(&Object) -> String,
+}
+
+/// A subresource of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subresource {
+    /// `status`: get, update, patch of the status alone.
+    Status,
+    /// `binding` of pods: create.
+    Binding,
+    /// `log` of pods: get, answered by the node.
+    Log,
+    /// `finalize` of namespaces: update.
+    Finalize,
+}
+
+impl Subresource {
+    /// The last part of its path.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Binding => "binding",
+            Self::Log => "log",
+            Self::Finalize => "finalize",
+        }
+    }
+}
+
+/// Type of a table cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cell {
+    /// `string`.
+    Text,
+    /// `string` with format `name`: what `-o name` and completion use.
+    Name,
+    /// `integer`.
+    Integer,
+    /// `boolean`.
+    Boolean,
+}
+
+/// How a cell comes from an object.
+pub enum CellValue {
+    /// The value at a path such as `.spec.replicas`; `<none>` when absent.
+    Path(&'static str),
+    /// A pure function of the object and the current time.
+    Computed(fn(&Object, Time) -> Value),
+}
+
+/// A printer column.
+pub struct Column {
+    /// Upstream's header, such as `Nominated Node`.
+    pub name: &'static str,
+    /// Type of the cell.
+    pub cell: Cell,
+    /// 0 is shown by default, 1 with `-o wide`.
+    pub priority: u8,
+    /// For `columnDefinitions`.
+    pub description: &'static str,
+    /// Where the value comes from.
+    pub value: CellValue,
+}
+
+impl Column {
+    /// A column that shows the value at a path.
+    #[must_use]
+    pub const fn path(name: &'static str, cell: Cell, path: &'static str) -> Self {
+        Self { name, cell, priority: 0, description: "", value: CellValue::Path(path) }
+    }
+
+    /// A column whose value is a function of the object and the current time.
+    #[must_use]
+    pub const fn computed(name: &'static str, cell: Cell, value: fn(&Object, Time) -> Value) -> Self {
+        Self { name, cell, priority: 0, description: "", value: CellValue::Computed(value) }
+    }
+
+    /// The same, shown only with `-o wide`.
+    #[must_use]
+    pub const fn wide(mut self) -> Self {
+        self.priority = 1;
+        self
+    }
+
+    /// The same, with a description.
+    #[must_use]
+    pub const fn described(mut self, description: &'static str) -> Self {
+        self.description = description;
+        self
+    }
+}
+
+/// A change on its way to the store.
+pub enum Change<'a> {
+    /// A new object; its status has not been cleared yet.
+    Create {
+        /// The object, to be amended.
+        new: &'a mut Object,
+    },
+    /// A change of everything but the status.
+    Update {
+        /// The object, to be amended.
+        new: &'a mut Object,
+        /// As stored.
+        old: &'a Object,
+    },
+    /// A change of the status alone.
+    UpdateStatus {
+        /// The object, to be amended.
+        new: &'a mut Object,
+        /// As stored.
+        old: &'a Object,
+    },
+}
+
+/// What validation is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// A new object.
+    Create,
+    /// A change of everything but the status.
+    Update,
+    /// A change of the status alone.
+    UpdateStatus,
+}
+
+/// What a kind may do differently. Every hook is pure and has a default.
+pub trait Strategy: Sync {
+    /// Fills what the schema's defaults cannot state, on a decoded request.
+    fn default(&self, _object: &mut Object) {}
+
+    /// Clears what a client may not set, fills what the server owns. The
+    /// default keeps `status` out of creates and updates, and everything but
+    /// `status` out of status updates, for kinds that have the subresource.
+    fn prepare(&self, _change: Change<'_>, _now: Time) {}
+
+    /// Rules the schema cannot state. All violations, not just the first.
+    /// Metadata is validated for every kind by the caller.
+    fn validate(&self, _new: &Object, _old: Option<&Object>, _rules: Rules) -> Vec<Violation> {
+        Vec::new()
+    }
+
+    /// Warnings for the `Warning` header on create and update.
+    fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Grace in seconds for a delete; `None` removes the object at once.
+    fn grace(&self, _object: &Object, _asked_s: Option<i64>) -> Option<u64> {
+        None
+    }
+
+    /// Whether `name` may name an object of this kind; the error is upstream's
+    /// text, such as `a lowercase RFC 1123 subdomain must ...`.
+    ///
+    /// # Errors
+    /// The texts of the rules it breaks.
+    fn check_name(&self, name: &str) -> Result<(), Vec<String>> {
+        crate::validate::names::dns1123_subdomain(name)
+    }
+}
+
+/// A kind that behaves as the schema says and no further.
+pub struct Plain;
+
+impl Strategy for Plain {}
+
+/// Two forms of one stored object.
+pub trait Convert: Sync {
+    /// From the stored form to the row's.
+    fn from_stored(&self, stored: Object) -> Object;
+    /// From the row's form to the stored one.
+    ///
+    /// # Errors
+    /// When the row's form cannot be stored.
+    fn to_stored(&self, served: Object) -> Result<Object, Status>;
+}
+
+fn no_conditions(_: &Object) -> Vec<Value> {
+    Vec::new()
+}
+
+impl Resource {
+    /// A row with nothing special: namespaced, name and age columns.
+    #[must_use]
+    pub fn plain(id: ResourceId, storage: &'static str, schema: Schema) -> Self {
+        Self {
+            id,
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            scope: Scope::Namespaced,
+            schema,
+            storage,
+            convert: None,
+            strategy: &Plain,
+            fields: Vec::new(),
+            columns: vec![crate::table::name_column(), crate::table::age_column()],
+            row_conditions: no_conditions,
+            subresources: Vec::new(),
+        }
+    }
+
+    /// The store key of an object.
+    #[must_use]
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        match self.scope {
+            Scope::Namespaced => format!("/registry/{}/{namespace}/{name}", self.storage),
+            Scope::Cluster => format!("/registry/{}/{name}", self.storage),
+        }
+    }
+
+    /// The prefix of all keys of this row, or of one namespace of it.
+    #[must_use]
+    pub fn prefix(&self, namespace: Option<&str>) -> String {
+        match namespace {
+            Some(namespace) if self.scope == Scope::Namespaced => format!("/registry/{}/{namespace}/", self.storage),
+            _ => format!("/registry/{}/", self.storage),
+        }
+    }
+
+    /// Whether the row has this subresource.
+    #[must_use]
+    pub fn has(&self, subresource: Subresource) -> bool {
+        self.subresources.contains(&subresource)
+    }
+}
+
+/// All served resources.
+#[derive(Default)]
+pub struct Registry {
+    rows: BTreeMap<(String, String, String), Arc<Resource>>,
+}
+
+impl Registry {
+    /// Adds or replaces a row.
+    pub fn insert(&mut self, row: Resource) {
+        let key = (row.id.group.clone(), row.id.version.clone(), row.id.plural.clone());
+        self.rows.insert(key, Arc::new(row));
+    }
+
+    /// The row of a path's group, version and plural.
+    #[must_use]
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
+        self.rows.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+    }
+
+    /// All rows, by group, version and plural.
+    pub fn rows(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.rows.values()
+    }
+}

@@ -1,0 +1,298 @@
+//! The [`Runtime`] and [`Network`] ports, and the embedded backend behind them.
+//!
+//! Reading order: this file (the ports), `embedded.rs` (the backend: one shim
+//! per pod), `image.rs` (pulling, unpacking and keeping images).
+//!
+//! This crate deliberately does not know the API server, pods' desired state,
+//! restart policies or how a network is made.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use api::node::{ContainerId, Observation, Uid};
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+/// Which user, group and further groups a process runs as.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunAs {
+    /// Overrides the image's user.
+    pub uid: Option<u32>,
+    /// Overrides the image's group.
+    pub gid: Option<u32>,
+    /// Further groups.
+    pub supplemental_gids: Vec<u32>,
+}
+
+/// What a sandbox is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxConfig {
+    /// Identity of the pod.
+    pub pod: Uid,
+    /// Pod name, for people and for labels.
+    pub name: String,
+    /// Pod namespace, for people and for labels.
+    pub namespace: String,
+    /// 0 for the first sandbox of the pod.
+    pub attempt: u32,
+    /// Hostname inside; at most 63 bytes. Ignored with `host_network`.
+    pub hostname: String,
+    /// Use the node's network instead of one of the pod's own.
+    pub host_network: bool,
+    /// Use the node's process ids.
+    pub host_pid: bool,
+    /// Use the node's IPC objects.
+    pub host_ipc: bool,
+    /// One process-id namespace for all containers of the pod.
+    pub share_process_namespace: bool,
+    /// Content of `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// Lines added to `/etc/hosts` after the pod's own: address and names.
+    pub host_aliases: Vec<(IpAddr, Vec<String>)>,
+    /// Directory in which each container's log directory `<container>/` is made.
+    pub log_dir: PathBuf,
+    /// Cgroup limits of the whole pod.
+    pub resources: Resources,
+}
+
+/// Cgroup settings; `None` leaves the kernel's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Relative weight, cgroup v1 scale (2 to 262144).
+    pub cpu_shares: Option<u64>,
+    /// Hard limit in thousandths of a core.
+    pub cpu_limit_milli: Option<u64>,
+    /// Hard limit in bytes.
+    pub memory_limit_bytes: Option<u64>,
+}
+
+/// A bind mount into a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Path on the node.
+    pub source: PathBuf,
+    /// Absolute path in the container.
+    pub target: PathBuf,
+    /// No writes through this mount.
+    pub read_only: bool,
+}
+
+/// What a container is to be. Empty `command` and `args` mean the image's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerConfig {
+    /// Name in the pod spec.
+    pub name: String,
+    /// 0 for the first attempt.
+    pub attempt: u32,
+    /// Image as the pod spec names it; must be present on the node.
+    pub image: String,
+    /// Replaces the image's entrypoint; its arguments are then dropped too.
+    pub command: Vec<String>,
+    /// Replaces the image's arguments.
+    pub args: Vec<String>,
+    /// Set over the image's environment, in order.
+    pub env: Vec<(String, String)>,
+    /// Overrides the image's.
+    pub working_dir: Option<String>,
+    /// User and groups.
+    pub run_as: RunAs,
+    /// Refuse to start as user 0.
+    pub run_as_non_root: bool,
+    /// Added to and dropped from containerd's default set; `ALL` is allowed.
+    pub capabilities_add: Vec<String>,
+    /// See `capabilities_add`.
+    pub capabilities_drop: Vec<String>,
+    /// All capabilities, all devices, nothing masked.
+    pub privileged: bool,
+    /// `allowPrivilegeEscalation: false`.
+    pub no_new_privileges: bool,
+    /// The root file system cannot be written.
+    pub read_only_root: bool,
+    /// Bind mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// Where the container may leave its termination message; empty for none.
+    pub termination_message_path: String,
+    /// `FallbackToLogsOnError` instead of `File`.
+    pub termination_message_from_log: bool,
+    /// Keep standard input open.
+    pub stdin: bool,
+    /// Give it a terminal.
+    pub tty: bool,
+    /// Cgroup limits.
+    pub resources: Resources,
+}
+
+/// How to authenticate at a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// User name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+/// An image on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Digest of its configuration: `sha256:<hex>`.
+    pub id: String,
+    /// `<repository>:<tag>` names, normalized.
+    pub tags: Vec<String>,
+    /// `<repository>@sha256:<hex>` names.
+    pub digests: Vec<String>,
+    /// Bytes of its unpacked layers.
+    pub size_bytes: u64,
+}
+
+/// A command to run in a running container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Give up, and kill it, after this long.
+    pub timeout: Option<Duration>,
+}
+
+/// What an executed command left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Exit code; 128 + signal when a signal ended it.
+    pub code: i32,
+    /// Standard output and error together, at most 16 KiB.
+    pub output: Vec<u8>,
+    /// It was killed because `timeout` passed.
+    pub timed_out: bool,
+}
+
+/// Why the runtime could not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// No such sandbox, container or image.
+    #[error("{what} {name:?} not found")]
+    NotFound {
+        /// `sandbox`, `container` or `image`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The configuration cannot be run; trying again will not help.
+    #[error("{0}")]
+    Config(String),
+    /// The reference is not an image name.
+    #[error("couldn't parse image name {0:?}: invalid reference format")]
+    InvalidImageName(String),
+    /// A pull failed; the message is the registry's or the network's.
+    #[error("{0}")]
+    Pull(String),
+    /// Starting or running the process failed.
+    #[error("{0}")]
+    Start(String),
+    /// The network of the sandbox could not be made or removed.
+    #[error("pod network")]
+    Network(#[source] NetError),
+    /// The shim of the pod does not answer.
+    #[error("shim of pod {pod}: {message}")]
+    Shim {
+        /// The pod.
+        pod: Uid,
+        /// What happened.
+        message: String,
+    },
+    /// A file, mount or cgroup operation failed.
+    #[error("{doing}")]
+    Io {
+        /// What was being done, with the path.
+        doing: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// CRI's verbs with our own types. A [`Uid`] names a pod, a [`ContainerId`]
+/// one attempt. Every verb may be repeated: what is already so is success.
+#[async_trait]
+pub trait Runtime: Send + Sync {
+    /// A whole-pod snapshot; its sequence number grows with every call. A pod
+    /// the runtime does not know gives an empty snapshot, not an error.
+    async fn observe(&self, pod: &Uid) -> Result<Observation, RuntimeError>;
+    /// Every pod the runtime knows anything of.
+    async fn list(&self) -> Result<Vec<Uid>, RuntimeError>;
+    /// Hints that a pod changed. May drop or repeat; never relied on alone.
+    fn hints(&self) -> BoxStream<'static, Uid>;
+    /// The image a reference names, if it is on this node.
+    async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError>;
+    /// Fetches an image. Two pulls of one reference share one download.
+    async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<Image, RuntimeError>;
+    /// Makes the sandbox: shim, namespaces, cgroup, network.
+    async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<(), RuntimeError>;
+    /// Makes one attempt of a container, not started.
+    async fn create(&self, pod: &Uid, container: &ContainerConfig) -> Result<ContainerId, RuntimeError>;
+    /// Starts its process. A process that cannot be started is an error and
+    /// leaves the attempt exited with [`api::node::ExitCause::StartError`].
+    async fn start(&self, pod: &Uid, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Sends `signal`, waits up to `grace`, then kills the whole cgroup.
+    /// Returns once nothing of the container runs. Calling it again with a
+    /// shorter grace shortens the wait of the first call.
+    async fn stop(&self, pod: &Uid, id: &ContainerId, signal: Option<i32>, grace: Duration) -> Result<(), RuntimeError>;
+    /// Forgets an attempt that does not run: root file system, cgroup, record.
+    /// Its log stays.
+    async fn remove(&self, pod: &Uid, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Ends the sandbox: processes, namespaces, network. The record stays
+    /// until [`remove_sandbox`](Self::remove_sandbox), so exits can be read.
+    async fn stop_sandbox(&self, pod: &Uid) -> Result<(), RuntimeError>;
+    /// Removes everything of the pod: containers, sandbox, cgroup, files.
+    async fn remove_sandbox(&self, pod: &Uid) -> Result<(), RuntimeError>;
+    /// Runs a command in a running container and waits for it.
+    async fn exec(&self, pod: &Uid, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError>;
+    /// Notes something on an attempt, durable, seen in later observations.
+    async fn note(&self, pod: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError>;
+}
+
+/// What the network needs to know of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodNet {
+    /// Identity of the pod.
+    pub uid: Uid,
+    /// For people.
+    pub name: String,
+    /// For people.
+    pub namespace: String,
+}
+
+/// Why the network could not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// No address is left in the node's range.
+    #[error("no free address is left in {0}")]
+    Exhausted(String),
+    /// A kernel request failed.
+    #[error("{doing}: {cause}")]
+    Kernel {
+        /// What was being done, to what.
+        doing: String,
+        /// The kernel's reason.
+        cause: String,
+    },
+    /// The address book could not be read or written.
+    #[error("{doing}")]
+    Io {
+        /// What was being done, with the path.
+        doing: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Attaches a sandbox's network namespace. Both calls are idempotent per UID.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Gives the namespace at `netns` (a bind-mounted namespace file) an
+    /// interface `eth0`, addresses and a default route, and brings `lo` up.
+    async fn attach(&self, pod: &PodNet, netns: &std::path::Path) -> Result<Vec<IpAddr>, NetError>;
+    /// Removes what `attach` made; unknown pods are success.
+    async fn detach(&self, pod: &Uid) -> Result<(), NetError>;
+}
+
