@@ -1,0 +1,51 @@
+//! Who a component is to the API server.
+
+/// A user name and its groups, as authentication would establish them.
+///
+/// Source: Kubernetes authentication page, "Users in Kubernetes"; the names
+/// are upstream's for the same components.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// For example `system:kube-scheduler`.
+    pub user: String,
+    /// `system:authenticated` is added by the server.
+    pub groups: Vec<String>,
+}
+
+impl Identity {
+    /// The scheduler.
+    #[must_use]
+    pub fn scheduler() -> Self {
+        Self {
+            user: "system:kube-scheduler".to_owned(),
+            groups: Vec::new(),
+        }
+    }
+
+    /// The controllers.
+    #[must_use]
+    pub fn controllers() -> Self {
+        Self {
+            user: "system:kube-controller-manager".to_owned(),
+            groups: Vec::new(),
+        }
+    }
+
+    /// The node agent of a node.
+    #[must_use]
+    pub fn node(name: &str) -> Self {
+        Self {
+            user: format!("system:node:{name}"),
+            groups: vec!["system:nodes".to_owned()],
+        }
+    }
+
+    /// An administrator; may do everything.
+    #[must_use]
+    pub fn admin(user: &str) -> Self {
+        Self {
+            user: user.to_owned(),
+            groups: vec!["system:masters".to_owned()],
+        }
+    }
+}
