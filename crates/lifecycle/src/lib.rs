@@ -1,1 +1,25 @@
-//! lifecycle
+//! The Pod state machine and node admission.
+//!
+//! Reading order: [`input`] (what can happen to a pod and what it should be),
+//! [`action`] (what the driver may be asked to do), [`machine`] (absorb one
+//! input, plan from the whole state), `plan/` (one concern each), [`restart`]
+//! (policy and back-off), [`status`] (what the API shows), [`event`] (the
+//! texts), [`admit`] (may this pod run on this node).
+//!
+//! This crate deliberately does not know tokio, files, sockets, clocks, chance
+//! or hash order. Time arrives with every input; what the runtime holds arrives
+//! as observations; both drivers, the kubelet and the simulator, obey the same
+//! [`Step`].
+
+pub mod action;
+pub mod event;
+pub mod input;
+pub mod machine;
+
+pub use action::{Action, ActionId, Reason, Step, Target, Verb};
+pub use event::{EventType, PodEvent};
+pub use input::{
+    Container, Deletion, Desired, Eviction, Failure, FailureClass, Input, NodeFacts, Outcome, ParseError, Progress, PullPolicy, Pulled,
+    Rejection, RestartPolicy, Role,
+};
+pub use machine::{Machine, Stage};

@@ -1,0 +1,193 @@
+//! The table of Event reasons and messages.
+//!
+//! Source: upstream `pkg/kubelet/events/event.go` and the places that use it,
+//! as of v1.33.
+
+use std::time::Duration;
+
+/// Type of an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    /// Something expected.
+    Normal,
+    /// Something a person may want to mend.
+    Warning,
+}
+
+impl EventType {
+    /// The wire form.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}
+
+/// A Kubernetes Event about a pod or one of its containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEvent {
+    /// Normal or Warning.
+    pub event_type: EventType,
+    /// Upstream's reason word.
+    pub reason: String,
+    /// What happened.
+    pub message: String,
+    /// `involvedObject.fieldPath`, for example `spec.containers{app}`.
+    pub field_path: Option<String>,
+}
+
+impl PodEvent {
+    pub(crate) fn normal(reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            event_type: EventType::Normal,
+            reason: reason.to_owned(),
+            message: message.into(),
+            field_path: None,
+        }
+    }
+
+    pub(crate) fn warning(reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            event_type: EventType::Warning,
+            reason: reason.to_owned(),
+            message: message.into(),
+            field_path: None,
+        }
+    }
+
+    pub(crate) fn of(mut self, field_path: String) -> Self {
+        self.field_path = Some(field_path);
+        self
+    }
+}
+
+pub(crate) fn pulling(image: &str) -> PodEvent {
+    PodEvent::normal("Pulling", format!("Pulling image \"{image}\""))
+}
+
+pub(crate) fn pulled(image: &str, took: Duration, waited: Duration, size_bytes: u64) -> PodEvent {
+    let (took, whole) = (duration(truncate_ms(took)), duration(truncate_ms(took + waited)));
+    PodEvent::normal(
+        "Pulled",
+        format!("Successfully pulled image \"{image}\" in {took} ({whole} including waiting). Image size: {size_bytes} bytes."),
+    )
+}
+
+pub(crate) fn present(image: &str) -> PodEvent {
+    PodEvent::normal("Pulled", format!("Container image \"{image}\" already present on machine"))
+}
+
+pub(crate) fn failed_pull(image: &str, error: &str) -> PodEvent {
+    PodEvent::warning("Failed", format!("Failed to pull image \"{image}\": {error}"))
+}
+
+pub(crate) fn failed(error: &str) -> PodEvent {
+    PodEvent::warning("Failed", format!("Error: {error}"))
+}
+
+pub(crate) fn back_off_pull(image: &str) -> PodEvent {
+    PodEvent::normal("BackOff", format!("Back-off pulling image \"{image}\""))
+}
+
+pub(crate) fn back_off_restart(container: &str, pod: &str) -> PodEvent {
+    PodEvent::warning("BackOff", format!("Back-off restarting failed container {container} in pod {pod}"))
+}
+
+pub(crate) fn created(container: &str) -> PodEvent {
+    PodEvent::normal("Created", format!("Created container: {container}"))
+}
+
+pub(crate) fn started(container: &str) -> PodEvent {
+    PodEvent::normal("Started", format!("Started container {container}"))
+}
+
+pub(crate) fn killing(message: String) -> PodEvent {
+    PodEvent::normal("Killing", message)
+}
+
+pub(crate) fn sandbox_changed() -> PodEvent {
+    PodEvent::normal("SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+}
+
+pub(crate) fn failed_sandbox(error: &str) -> PodEvent {
+    PodEvent::warning("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"))
+}
+
+pub(crate) fn failed_kill(error: &str) -> PodEvent {
+    PodEvent::warning("FailedKillPod", format!("error killing pod: {error}"))
+}
+
+pub(crate) fn failed_mount(error: &str) -> PodEvent {
+    PodEvent::warning("FailedMount", error)
+}
+
+pub(crate) fn deadline_exceeded() -> PodEvent {
+    PodEvent::normal("DeadlineExceeded", crate::input::DEADLINE_EXCEEDED)
+}
+
+fn truncate_ms(d: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A duration as Go prints it: `1.5s`, `350ms`, `2m40s`, `1h0m5s`, `0s`.
+///
+/// Source: Go `time.Duration.String`.
+#[must_use]
+pub fn duration(d: Duration) -> String {
+    let trim = |text: String| {
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text
+        }
+    };
+    let nanos = d.as_nanos();
+    match nanos {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => trim(format!("{}.{:03}", nanos / 1_000, nanos % 1_000)) + "µs",
+        1_000_000..1_000_000_000 => trim(format!("{}.{:06}", nanos / 1_000_000, nanos % 1_000_000)) + "ms",
+        _ => {
+            let (h, m, s) = (d.as_secs() / 3600, d.as_secs() / 60 % 60, d.as_secs() % 60);
+            let seconds = trim(format!("{s}.{:09}", d.subsec_nanos()));
+            match (h, m) {
+                (0, 0) => format!("{seconds}s"),
+                (0, m) => format!("{m}m{seconds}s"),
+                (h, m) => format!("{h}h{m}m{seconds}s"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_print_as_in_go() {
+        let cases = [
+            (0, "0s"),
+            (350, "350ms"),
+            (1_234, "1.234s"),
+            (10_000, "10s"),
+            (160_000, "2m40s"),
+            (300_000, "5m0s"),
+            (3_605_000, "1h0m5s"),
+        ];
+        for (ms, want) in cases {
+            assert_eq!(duration(Duration::from_millis(ms)), want);
+        }
+        assert_eq!(duration(Duration::from_nanos(1_500)), "1.5µs");
+    }
+
+    #[test]
+    fn a_pull_tells_its_time_and_size() {
+        let event = pulled("nginx:1.17.1", Duration::from_micros(1_234_567), Duration::from_millis(100), 9);
+        assert_eq!(
+            event.message,
+            "Successfully pulled image \"nginx:1.17.1\" in 1.234s (1.334s including waiting). Image size: 9 bytes."
+        );
+    }
+}

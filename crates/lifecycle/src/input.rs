@@ -1,0 +1,509 @@
+//! What can happen to a pod on this node, and what the pod should be.
+//!
+//! [`Desired::parse`] is the border: wire objects are all options and strings,
+//! behind it they are not.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use api::node::{Observation, Uid};
+use api::typed::{Pod, PodCondition, VolumeMountStatus};
+use api::{Time, typed};
+
+use crate::action::ActionId;
+
+/// Pod status message of a passed `activeDeadlineSeconds`, also its event's.
+pub(crate) const DEADLINE_EXCEEDED: &str = "Pod was active on the node longer than the specified deadline";
+
+/// Everything that can happen to a pod on this node.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// New desired state: spec change, deletion, eviction, rejection, gone.
+    Desired(Box<Desired>),
+    /// A whole snapshot of this pod in the runtime. One with a sequence number
+    /// not above the last seen is dropped. Nothing is done before the first.
+    Observed(Observation),
+    /// An action tells that it got somewhere.
+    Progress {
+        /// The action.
+        id: ActionId,
+        /// Where it got.
+        progress: Progress,
+    },
+    /// An action ended. Success changes nothing until it is observed, so the
+    /// driver should look at the runtime once it has ended and put that in
+    /// `after`; with `None` the machine waits for the next `Observed`.
+    Done {
+        /// The action.
+        id: ActionId,
+        /// How it ended.
+        result: Result<Outcome, Failure>,
+        /// The pod in the runtime, observed after the action had ended. Not
+        /// needed for `Pull`, `MountVolumes`, `UnmountVolumes`, `ConfirmDeletion`.
+        after: Option<Observation>,
+    },
+    /// The requested wake-up arrived.
+    Tick,
+}
+
+/// How far an unfinished action got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The image was not on the node, or must be asked for: its download began.
+    Pulling,
+}
+
+/// What a successful action has to tell beyond "it is so now".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing; the observation shows it.
+    Done,
+    /// Of `Pull`.
+    Pulled(Pulled),
+}
+
+/// How an image came to be on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulled {
+    /// It was there.
+    Present,
+    /// The registry was asked.
+    Fetched {
+        /// Time of the download.
+        took: Duration,
+        /// Time spent in a queue before it.
+        waited: Duration,
+        /// Size of the image.
+        size_bytes: u64,
+    },
+}
+
+/// An action that did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure.
+    pub class: FailureClass,
+    /// The runtime's, registry's or network's own words, without a prefix: it
+    /// appears in statuses and events.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of a class with its message.
+    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            message: message.into(),
+        }
+    }
+}
+
+/// Kinds of failure; the first group are upstream's waiting reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureClass {
+    /// The image could not be downloaded.
+    ErrImagePull,
+    /// The image reference cannot be parsed.
+    InvalidImageName,
+    /// Policy `Never`, and the image is not on the node.
+    ErrImageNeverPull,
+    /// The node's image store could not be read.
+    ImageInspectError,
+    /// The registry does not answer.
+    RegistryUnavailable,
+    /// The container's configuration could not be built, for example because
+    /// of a missing ConfigMap.
+    CreateContainerConfigError,
+    /// The runtime could not make the attempt.
+    CreateContainerError,
+    /// The process could not be started.
+    RunContainerError,
+    /// The sandbox could not be made or ended.
+    Sandbox,
+    /// The sandbox's network could not be made or removed.
+    Network,
+    /// A volume could not be set up or torn down. The message is the event's:
+    /// `MountVolume.SetUp failed for volume "v" : <err>`.
+    Mount,
+    /// A process could not be stopped, or an attempt or record not removed.
+    Kill,
+    /// The runtime does not answer.
+    Unavailable,
+    /// [`Verb::limit`](crate::Verb::limit) passed.
+    Timeout,
+    /// The API server could not be asked, or refused.
+    Api,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// `spec.restartPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// Restart whatever the exit code.
+    Always,
+    /// Restart unless the exit code was 0.
+    OnFailure,
+    /// Do not restart.
+    Never,
+}
+
+/// `imagePullPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Ask the registry before every start.
+    Always,
+    /// Ask the registry when the image is not on the node.
+    IfNotPresent,
+    /// Never ask the registry.
+    Never,
+}
+
+/// What a container of a pod is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs to completion before the next one starts.
+    Init,
+    /// `initContainers` with `restartPolicy: Always`: starts in order, stays.
+    Sidecar,
+    /// `containers`.
+    Regular,
+}
+
+/// A container as it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Container {
+    /// Name, unique in the pod.
+    pub name: String,
+    /// Image as written.
+    pub image: String,
+    /// When to ask the registry.
+    pub pull_policy: PullPolicy,
+    /// What it is for.
+    pub role: Role,
+    /// `volumeMounts` of its status.
+    pub volume_mounts: Vec<VolumeMountStatus>,
+}
+
+impl Container {
+    /// `involvedObject.fieldPath` of its events.
+    #[must_use]
+    pub fn field_path(&self) -> String {
+        match self.role {
+            Role::Init | Role::Sidecar => format!("spec.initContainers{{{}}}", self.name),
+            Role::Regular => format!("spec.containers{{{}}}", self.name),
+        }
+    }
+}
+
+/// A deletion the API server has accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// `deletionTimestamp`: request time plus grace, whole seconds.
+    pub at: Time,
+    /// `deletionGracePeriodSeconds`.
+    pub grace: Duration,
+}
+
+/// The node wants the pod to end: pressure or shutdown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// `status.reason`, for example `Evicted` or `Terminated`.
+    pub reason: String,
+    /// `status.message`.
+    pub message: String,
+    /// Grace instead of the pod's own, if given.
+    pub grace: Option<Duration>,
+}
+
+/// The node refused the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// `status.reason` and the event's, for example `OutOfcpu`.
+    pub reason: String,
+    /// The event's message; `status.message` is `Pod was rejected: ` and this.
+    pub message: String,
+}
+
+/// What parsing needs to know of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The node's addresses, primary first.
+    pub host_ips: Vec<IpAddr>,
+}
+
+/// What the pod should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Identity.
+    pub uid: Uid,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// `metadata.generation`; 0 when absent.
+    pub generation: i64,
+    /// `spec.restartPolicy`.
+    pub restart_policy: RestartPolicy,
+    /// Uses the node's network.
+    pub host_network: bool,
+    /// `spec.terminationGracePeriodSeconds`.
+    pub grace: Duration,
+    /// `spec.activeDeadlineSeconds`.
+    pub active_deadline: Option<Duration>,
+    /// `spec.initContainers`, in order.
+    pub init: Vec<Container>,
+    /// `spec.containers`, in order.
+    pub containers: Vec<Container>,
+    /// It has volumes to set up.
+    pub has_volumes: bool,
+    /// `spec.readinessGates[].conditionType`.
+    pub readiness_gates: Vec<String>,
+    /// Conditions in the API that the kubelet does not own, as found.
+    pub foreign_conditions: Vec<PodCondition>,
+    /// `status.qosClass`.
+    pub qos_class: Option<String>,
+    /// The node's addresses, primary first.
+    pub host_ips: Vec<IpAddr>,
+    /// It is being deleted.
+    pub deletion: Option<Deletion>,
+    /// The API no longer knows it.
+    pub gone: bool,
+    /// The node refused it. Only heeded while nothing of it was started.
+    pub rejection: Option<Rejection>,
+    /// The node wants it to end.
+    pub eviction: Option<Eviction>,
+}
+
+/// A pod this node cannot run as written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// A field that must be there is not.
+    #[error("{0}: required")]
+    Missing(String),
+    /// A field has a value that is none of those possible.
+    #[error("{field}: unsupported value {value:?}")]
+    Unsupported {
+        /// Path of the field.
+        field: String,
+        /// The value.
+        value: String,
+    },
+    /// A field this version does not honour.
+    #[error("{0}: not supported by this version; remove it")]
+    NotHonoured(String),
+}
+
+impl ParseError {
+    /// The admission failure to show for a pod that cannot be parsed.
+    #[must_use]
+    pub fn rejection(&self) -> Rejection {
+        Rejection {
+            reason: "UnexpectedAdmissionError".to_owned(),
+            message: self.to_string(),
+        }
+    }
+}
+
+/// Condition types the kubelet generates itself. Source: upstream
+/// `types/pod_status.go`, `PodConditionByKubelet`.
+const OWNED: [&str; 5] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+];
+
+impl Desired {
+    /// Parses a pod bound to this node. Whatever is asked for and would not be
+    /// honoured is an error that names the field.
+    pub fn parse(pod: &Pod, node: &NodeFacts) -> Result<Self, ParseError> {
+        let meta = &pod.metadata;
+        let missing = |field: &str| ParseError::Missing(field.to_owned());
+        let uid = meta.uid.as_deref().ok_or_else(|| missing("metadata.uid"))?;
+        let uid = uid.parse().map_err(|_| ParseError::Unsupported {
+            field: "metadata.uid".to_owned(),
+            value: uid.to_owned(),
+        })?;
+        let spec = pod.spec.as_ref().ok_or_else(|| missing("spec"))?;
+        if spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()) {
+            return Err(ParseError::NotHonoured("spec.ephemeralContainers".to_owned()));
+        }
+        let init = containers(
+            spec.init_containers.as_deref().unwrap_or_default(),
+            "spec.initContainers",
+            Role::Init,
+        )?;
+        let regular = containers(&spec.containers, "spec.containers", Role::Regular)?;
+        if regular.is_empty() {
+            return Err(missing("spec.containers"));
+        }
+        let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+        Ok(Self {
+            uid,
+            namespace: meta.namespace.clone().ok_or_else(|| missing("metadata.namespace"))?,
+            name: meta.name.clone().ok_or_else(|| missing("metadata.name"))?,
+            generation: meta.generation.unwrap_or(0),
+            restart_policy: restart_policy(spec.restart_policy.as_deref())?,
+            host_network: spec.host_network.unwrap_or(false),
+            grace: seconds(spec.termination_grace_period_seconds.unwrap_or(30)),
+            active_deadline: spec.active_deadline_seconds.map(seconds),
+            init,
+            containers: regular,
+            has_volumes: spec.volumes.as_ref().is_some_and(|list| !list.is_empty()),
+            readiness_gates: spec
+                .readiness_gates
+                .iter()
+                .flatten()
+                .map(|gate| gate.condition_type.clone())
+                .collect(),
+            foreign_conditions: conditions
+                .into_iter()
+                .flatten()
+                .filter(|c| !OWNED.contains(&c.type_.as_str()))
+                .cloned()
+                .collect(),
+            qos_class: pod.status.as_ref().and_then(|s| s.qos_class.clone()),
+            host_ips: node.host_ips.clone(),
+            deletion: meta.deletion_timestamp.as_ref().map(|at| Deletion {
+                at: at.into(),
+                grace: seconds(meta.deletion_grace_period_seconds.unwrap_or(30)),
+            }),
+            gone: false,
+            rejection: None,
+            eviction: None,
+        })
+    }
+
+    /// The same pod after it vanished from the API: stop it and forget it.
+    #[must_use]
+    pub fn vanished(mut self) -> Self {
+        self.gone = true;
+        self
+    }
+
+    /// A pod found in the runtime that the API does not know, for example
+    /// because it was force-deleted while the agent was down.
+    #[must_use]
+    pub fn orphan(uid: Uid) -> Self {
+        Self {
+            name: uid.to_string(),
+            uid,
+            namespace: String::new(),
+            generation: 0,
+            restart_policy: RestartPolicy::Never,
+            host_network: false,
+            grace: Duration::ZERO,
+            active_deadline: None,
+            init: Vec::new(),
+            containers: Vec::new(),
+            has_volumes: true,
+            readiness_gates: Vec::new(),
+            foreign_conditions: Vec::new(),
+            qos_class: None,
+            host_ips: Vec::new(),
+            deletion: None,
+            gone: true,
+            rejection: None,
+            eviction: None,
+        }
+    }
+
+    /// `name_namespace(uid)`, as kubelet messages name pods.
+    #[must_use]
+    pub fn pod(&self) -> String {
+        format!("{}_{}({})", self.name, self.namespace, self.uid)
+    }
+
+    /// Every container with an ordered start or a restart policy, init first.
+    pub fn all(&self) -> impl Iterator<Item = &Container> {
+        self.init.iter().chain(&self.containers)
+    }
+}
+
+fn seconds(value: i64) -> Duration {
+    Duration::from_secs(u64::try_from(value).unwrap_or(0))
+}
+
+/// Absent means `Always`. Source: Pod API reference, `spec.restartPolicy`.
+fn restart_policy(wire: Option<&str>) -> Result<RestartPolicy, ParseError> {
+    match wire {
+        None | Some("Always") => Ok(RestartPolicy::Always),
+        Some("OnFailure") => Ok(RestartPolicy::OnFailure),
+        Some("Never") => Ok(RestartPolicy::Never),
+        Some(other) => Err(ParseError::Unsupported {
+            field: "spec.restartPolicy".to_owned(),
+            value: other.to_owned(),
+        }),
+    }
+}
+
+fn containers(wire: &[typed::Container], path: &str, role: Role) -> Result<Vec<Container>, ParseError> {
+    wire.iter()
+        .enumerate()
+        .map(|(index, c)| container(c, &format!("{path}[{index}]"), role))
+        .collect()
+}
+
+fn container(wire: &typed::Container, path: &str, role: Role) -> Result<Container, ParseError> {
+    let asked = [
+        (wire.liveness_probe.is_some(), "livenessProbe"),
+        (wire.readiness_probe.is_some(), "readinessProbe"),
+        (wire.startup_probe.is_some(), "startupProbe"),
+        (wire.lifecycle.is_some(), "lifecycle"),
+    ];
+    if let Some((_, field)) = asked.iter().find(|(there, _)| *there) {
+        return Err(ParseError::NotHonoured(format!("{path}.{field}")));
+    }
+    let role = match (role, wire.restart_policy.as_deref()) {
+        (Role::Init, Some("Always")) => Role::Sidecar,
+        (role, None) => role,
+        (_, Some(_)) => return Err(ParseError::NotHonoured(format!("{path}.restartPolicy"))),
+    };
+    let image = wire
+        .image
+        .clone()
+        .filter(|i| !i.is_empty())
+        .ok_or_else(|| ParseError::Missing(format!("{path}.image")))?;
+    Ok(Container {
+        name: wire.name.clone(),
+        pull_policy: pull_policy(wire.image_pull_policy.as_deref(), &image, path)?,
+        image,
+        role,
+        volume_mounts: wire.volume_mounts.iter().flatten().map(mount_status).collect(),
+    })
+}
+
+/// Absent means `Always` for `:latest` or no tag, else `IfNotPresent`.
+/// Source: Pod API reference, `imagePullPolicy`.
+fn pull_policy(wire: Option<&str>, image: &str, path: &str) -> Result<PullPolicy, ParseError> {
+    match wire {
+        Some("Always") => Ok(PullPolicy::Always),
+        Some("IfNotPresent") => Ok(PullPolicy::IfNotPresent),
+        Some("Never") => Ok(PullPolicy::Never),
+        None => {
+            let name = image.rsplit('/').next().unwrap_or(image);
+            let latest = !name.contains('@') && (!name.contains(':') || name.ends_with(":latest"));
+            Ok(if latest { PullPolicy::Always } else { PullPolicy::IfNotPresent })
+        }
+        Some(other) => Err(ParseError::Unsupported {
+            field: format!("{path}.imagePullPolicy"),
+            value: other.to_owned(),
+        }),
+    }
+}
+
+fn mount_status(mount: &typed::VolumeMount) -> VolumeMountStatus {
+    let read_only = mount.read_only.unwrap_or(false);
+    VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: read_only.then_some(true),
+        recursive_read_only: read_only.then(|| "Disabled".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
