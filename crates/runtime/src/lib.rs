@@ -6,6 +6,8 @@
 //! This crate deliberately does not know the API server, pods' desired state,
 //! restart policies or how a network is made.
 
+pub mod image;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,0 +1,41 @@
+//! Images on this node: naming, keeping, pulling, unpacking and importing.
+//!
+//! Reading order: `reference` (names), `manifest` (the documents of an image),
+//! `store` (what is on disk and how it stays whole), `scratch` (work in
+//! progress, safe against crashes and other processes), `archive` and `unpack`
+//! (a layer's archive becomes an overlayfs directory), `layer` (compression and
+//! digests around that), `registries` (mirrors), `download` and `pull` (from a
+//! registry), `import` (from files).
+//!
+//! Nothing here knows pods, pull policies or back-off.
+
+mod error;
+
+mod manifest;
+mod pull;
+mod reference;
+
+mod scratch;
+mod store;
+mod unpack;
+
+use std::path::PathBuf;
+
+pub use error::ImageError;
+pub use manifest::{ImageConfig, Platform};
+pub use pull::PullError;
+pub use reference::{Digest, InvalidReference, Reference, Version};
+
+pub use store::{ImageStore, Removed};
+pub use unpack::{Limits, UnpackError};
+
+/// An image that is on this node, ready to be mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredImage {
+    /// Its identity, names and size.
+    pub image: crate::Image,
+    /// Directories for overlayfs, bottom first.
+    pub layers: Vec<PathBuf>,
+    /// What it says about how to be run.
+    pub config: ImageConfig,
+}
