@@ -8,13 +8,16 @@
 
 pub mod node;
 pub mod object;
+pub mod quantity;
 pub mod resource;
+pub mod schema;
 pub mod status;
 pub mod time;
 pub mod typed;
 
 pub use node::{ContainerId, Uid};
 pub use object::{Object, TypeMeta, ViewError};
+pub use quantity::Quantity;
 pub use resource::{GroupVersionKind, ResourceId, Scope};
 pub use status::Status;
 pub use time::Time;

@@ -55,11 +55,13 @@ impl Object {
     /// # Errors
     /// Only on a shape the schema would refuse.
     pub fn view<T: DeserializeOwned>(&self) -> Result<T, ViewError> {
-        serde_json::to_value(self).and_then(serde_json::from_value).map_err(|source| ViewError {
-            kind: self.types.kind.clone(),
-            name: self.name().to_owned(),
-            source,
-        })
+        serde_json::to_value(self)
+            .and_then(serde_json::from_value)
+            .map_err(|source| ViewError {
+                kind: self.types.kind.clone(),
+                name: self.name().to_owned(),
+                source,
+            })
     }
 
     /// Encodes a typed object. `T` must serialize as a JSON object, as every

@@ -89,8 +89,16 @@ impl Violation {
     /// `Required value[: detail]`.
     #[must_use]
     pub fn required(field: impl Into<String>, detail: &str) -> Self {
-        let message = if detail.is_empty() { "Required value".to_owned() } else { format!("Required value: {detail}") };
-        Self { field: field.into(), reason: "FieldValueRequired", message }
+        let message = if detail.is_empty() {
+            "Required value".to_owned()
+        } else {
+            format!("Required value: {detail}")
+        };
+        Self {
+            field: field.into(),
+            reason: "FieldValueRequired",
+            message,
+        }
     }
 
     /// `Invalid value: <value>: <detail>`; strings are quoted, numbers and
@@ -101,38 +109,62 @@ impl Violation {
             serde_json::Value::Null => "\"null\"".to_owned(),
             other => other.to_string(),
         };
-        Self { field: field.into(), reason: "FieldValueInvalid", message: format!("Invalid value: {shown}: {detail}") }
+        Self {
+            field: field.into(),
+            reason: "FieldValueInvalid",
+            message: format!("Invalid value: {shown}: {detail}"),
+        }
     }
 
     /// `Unsupported value: "<value>": supported values: "A", "B"`.
     #[must_use]
     pub fn not_supported(field: impl Into<String>, value: &str, supported: &[&str]) -> Self {
         let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
-        Self { field: field.into(), reason: "FieldValueNotSupported", message: format!("Unsupported value: {value:?}: supported values: {list}") }
+        Self {
+            field: field.into(),
+            reason: "FieldValueNotSupported",
+            message: format!("Unsupported value: {value:?}: supported values: {list}"),
+        }
     }
 
     /// `Forbidden: <detail>`.
     #[must_use]
     pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
-        Self { field: field.into(), reason: "FieldValueForbidden", message: format!("Forbidden: {detail}") }
+        Self {
+            field: field.into(),
+            reason: "FieldValueForbidden",
+            message: format!("Forbidden: {detail}"),
+        }
     }
 
     /// `Duplicate value: "<value>"`.
     #[must_use]
     pub fn duplicate(field: impl Into<String>, value: &str) -> Self {
-        Self { field: field.into(), reason: "FieldValueDuplicate", message: format!("Duplicate value: {value:?}") }
+        Self {
+            field: field.into(),
+            reason: "FieldValueDuplicate",
+            message: format!("Duplicate value: {value:?}"),
+        }
     }
 
     /// `Not found: "<value>"`.
     #[must_use]
     pub fn not_found(field: impl Into<String>, value: &str) -> Self {
-        Self { field: field.into(), reason: "FieldValueNotFound", message: format!("Not found: {value:?}") }
+        Self {
+            field: field.into(),
+            reason: "FieldValueNotFound",
+            message: format!("Not found: {value:?}"),
+        }
     }
 
     /// `Too long: may not be more than <max> bytes`.
     #[must_use]
     pub fn too_long(field: impl Into<String>, max_bytes: usize) -> Self {
-        Self { field: field.into(), reason: "FieldValueTooLong", message: format!("Too long: may not be more than {max_bytes} bytes") }
+        Self {
+            field: field.into(),
+            reason: "FieldValueTooLong",
+            message: format!("Too long: may not be more than {max_bytes} bytes"),
+        }
     }
 }
 
@@ -151,7 +183,12 @@ impl Status {
     }
 
     fn about(id: &ResourceId, name: &str) -> Details {
-        Details { name: name.to_owned(), group: id.group.clone(), kind: id.plural.clone(), ..Details::default() }
+        Details {
+            name: name.to_owned(),
+            group: id.group.clone(),
+            kind: id.plural.clone(),
+            ..Details::default()
+        }
     }
 
     /// 200: the answer to a delete that removed the object.
@@ -165,7 +202,10 @@ impl Status {
     /// 200: deletion of a named object succeeded.
     #[must_use]
     pub fn deleted(id: &ResourceId, name: &str, uid: &str) -> Self {
-        Self::success(Some(Details { uid: uid.to_owned(), ..Self::about(id, name) }))
+        Self::success(Some(Details {
+            uid: uid.to_owned(),
+            ..Self::about(id, name)
+        }))
     }
 
     /// 400.
@@ -183,20 +223,34 @@ impl Status {
     /// 403: `pods "x" is forbidden: <why>`.
     #[must_use]
     pub fn forbidden(id: &ResourceId, name: &str, why: &str) -> Self {
-        let subject = if name.is_empty() { format!("{} is forbidden", id.qualified()) } else { format!("{} {name:?} is forbidden", id.qualified()) };
+        let subject = if name.is_empty() {
+            format!("{} is forbidden", id.qualified())
+        } else {
+            format!("{} {name:?} is forbidden", id.qualified())
+        };
         Self::failure(403, "Forbidden", format!("{subject}: {why}"), Some(Self::about(id, name)))
     }
 
     /// 404: `pods "x" not found`.
     #[must_use]
     pub fn not_found(id: &ResourceId, name: &str) -> Self {
-        Self::failure(404, "NotFound", format!("{} {name:?} not found", id.qualified()), Some(Self::about(id, name)))
+        Self::failure(
+            404,
+            "NotFound",
+            format!("{} {name:?} not found", id.qualified()),
+            Some(Self::about(id, name)),
+        )
     }
 
     /// 404 for a path that names no served resource.
     #[must_use]
     pub fn no_such_path() -> Self {
-        Self::failure(404, "NotFound", "the server could not find the requested resource".to_owned(), Some(Details::default()))
+        Self::failure(
+            404,
+            "NotFound",
+            "the server could not find the requested resource".to_owned(),
+            Some(Details::default()),
+        )
     }
 
     /// 405.
@@ -214,19 +268,33 @@ impl Status {
     /// 409 `AlreadyExists`: `pods "x" already exists`.
     #[must_use]
     pub fn already_exists(id: &ResourceId, name: &str) -> Self {
-        Self::failure(409, "AlreadyExists", format!("{} {name:?} already exists", id.qualified()), Some(Self::about(id, name)))
+        Self::failure(
+            409,
+            "AlreadyExists",
+            format!("{} {name:?} already exists", id.qualified()),
+            Some(Self::about(id, name)),
+        )
     }
 
     /// 409 `Conflict`: `Operation cannot be fulfilled on pods "x": <why>`.
     #[must_use]
     pub fn conflict(id: &ResourceId, name: &str, why: &str) -> Self {
-        Self::failure(409, "Conflict", format!("Operation cannot be fulfilled on {} {name:?}: {why}", id.qualified()), Some(Self::about(id, name)))
+        Self::failure(
+            409,
+            "Conflict",
+            format!("Operation cannot be fulfilled on {} {name:?}: {why}", id.qualified()),
+            Some(Self::about(id, name)),
+        )
     }
 
     /// 409 for an update that lost against a newer version.
     #[must_use]
     pub fn modified(id: &ResourceId, name: &str) -> Self {
-        Self::conflict(id, name, "the object has been modified; please apply your changes to the latest version and try again")
+        Self::conflict(
+            id,
+            name,
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
     }
 
     /// 410 `Expired`: a revision or continue token that is too old.
@@ -250,7 +318,14 @@ impl Status {
     /// 422: `Pod "x" is invalid: <field>: <message>`, all violations listed.
     #[must_use]
     pub fn invalid(id: &ResourceId, name: &str, violations: &[Violation]) -> Self {
-        let causes: Vec<_> = violations.iter().map(|v| Cause { reason: v.reason.to_owned(), message: v.message.clone(), field: v.field.clone() }).collect();
+        let causes: Vec<_> = violations
+            .iter()
+            .map(|v| Cause {
+                reason: v.reason.to_owned(),
+                message: v.message.clone(),
+                field: v.field.clone(),
+            })
+            .collect();
         let mut parts: Vec<String> = Vec::new();
         for violation in violations {
             let part = format!("{}: {}", violation.field, violation.message);
@@ -258,16 +333,36 @@ impl Status {
                 parts.push(part);
             }
         }
-        let list = if parts.len() == 1 { parts.remove(0) } else { format!("[{}]", parts.join(", ")) };
-        let kind = if id.group.is_empty() { id.kind.clone() } else { format!("{}.{}", id.kind, id.group) };
-        let details = Details { kind: id.kind.clone(), causes, ..Self::about(id, name) };
+        let list = if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            format!("[{}]", parts.join(", "))
+        };
+        let kind = if id.group.is_empty() {
+            id.kind.clone()
+        } else {
+            format!("{}.{}", id.kind, id.group)
+        };
+        let details = Details {
+            kind: id.kind.clone(),
+            causes,
+            ..Self::about(id, name)
+        };
         Self::failure(422, "Invalid", format!("{kind} {name:?} is invalid: {list}"), Some(details))
     }
 
     /// 429.
     #[must_use]
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        Self::failure(429, "TooManyRequests", message.into(), Some(Details { retry_after_seconds, ..Details::default() }))
+        Self::failure(
+            429,
+            "TooManyRequests",
+            message.into(),
+            Some(Details {
+                retry_after_seconds,
+                ..Details::default()
+            }),
+        )
     }
 
     /// 500.
@@ -296,8 +391,18 @@ mod tests {
     #[test]
     fn several_violations_read_as_kubectl_expects() {
         let id = ResourceId::new("", "v1", "Pod", "pods");
-        let status = Status::invalid(&id, "x", &[Violation::required("spec.containers", ""), Violation::duplicate("spec.containers[1].name", "a")]);
-        assert_eq!(status.message, r#"Pod "x" is invalid: [spec.containers: Required value, spec.containers[1].name: Duplicate value: "a"]"#);
+        let status = Status::invalid(
+            &id,
+            "x",
+            &[
+                Violation::required("spec.containers", ""),
+                Violation::duplicate("spec.containers[1].name", "a"),
+            ],
+        );
+        assert_eq!(
+            status.message,
+            r#"Pod "x" is invalid: [spec.containers: Required value, spec.containers[1].name: Duplicate value: "a"]"#
+        );
         assert_eq!(status.code, 422);
         assert_eq!(status.details.unwrap().causes[1].field, "spec.containers[1].name");
     }

@@ -9,8 +9,8 @@ pub use k8s_openapi::api::discovery::v1 as discovery;
 pub use k8s_openapi::api::events::v1 as events;
 pub use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
-    Condition as MetaCondition, DeleteOptions, LabelSelector, LabelSelectorRequirement, ListMeta, MicroTime, ObjectMeta, OwnerReference, Preconditions,
-    Time as WireTime,
+    Condition as MetaCondition, DeleteOptions, LabelSelector, LabelSelectorRequirement, ListMeta, MicroTime, ObjectMeta, OwnerReference,
+    Preconditions, Time as WireTime,
 };
 pub use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 pub use k8s_openapi::{Metadata, Resource};
