@@ -1,20 +1,44 @@
 //! Revisioned key-value storage with transactions and watch.
 //!
 //! Reading order: this file (what a revision is and what the [`Store`] port
-//! promises), `engine.rs` (writer, group commit, history), `embedded.rs`
-//! (redb). `contract.rs` is the suite every backend passes.
+//! promises), `engine.rs` (one writer, group commit), `engine/batch.rs` (what a
+//! batch of transactions does, a pure function), `engine/state.rs` (live keys,
+//! history, reads at a revision), `watch.rs` (how a change reaches watchers),
+//! `embedded.rs` (opening the data directory), `embedded/file.rs` (redb).
+//! `contract.rs` is the suite every backend passes.
 //!
 //! This crate deliberately does not know Kubernetes: keys are text, values are
-//! bytes.
+//! bytes. It does not know what a resource, a namespace or an API version is.
 //!
 //! # Revisions
 //!
 //! One counter for the whole store. Every committed transaction takes the next
-//! number; every key it changes carries that number. The empty store is at
-//! revision 1, as etcd's is.
+//! number; every key it changes carries that number. A transaction that changes
+//! nothing (no operations, or only removals of keys that do not exist) takes no
+//! number, as in etcd. The empty store is at revision 1, as etcd's is.
+
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+pub mod embedded;
+pub mod engine;
+mod watch;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+pub use embedded::{Embedded, OpenError, Options};
+
+/// The longest key the store takes, in bytes.
+pub const KEY_BYTES_MAX: usize = 1_024;
+
+/// The largest transaction the store takes: the bytes of all keys and values it
+/// compares or writes. etcd's default (`--max-request-bytes`), so that data can
+/// move to it.
+pub const TXN_BYTES_MAX: usize = 1_572_864;
+
+/// The most comparisons, and the most operations, of one transaction. etcd's
+/// default (`--max-txn-ops`).
+pub const TXN_OPS_MAX: usize = 128;
 
 /// A point in the store's history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -175,15 +199,22 @@ pub trait Store: Send + Sync {
     async fn range(&self, prefix: &str, at: Option<Revision>, page: Page) -> Result<Range, StoreError>;
 
     /// All or nothing, durable when it returns. Fails with
-    /// [`StoreError::Conflict`] when a comparison does not hold.
+    /// [`StoreError::Conflict`] when a comparison does not hold. Returns the
+    /// revision the transaction took, or the newest one if it changed nothing.
+    ///
+    /// A call that is dropped before it returns may or may not have committed.
     async fn commit(&self, txn: Txn) -> Result<Revision, StoreError>;
 
     /// Every change of keys that start with `prefix` after `after`, in order,
-    /// none missing; [`StoreError::Compacted`] if that is too old.
+    /// none missing; [`StoreError::Compacted`] if that is too old and
+    /// [`StoreError::Future`] if it does not exist yet. The stream ends after
+    /// its first error.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
 
     /// Forgets history up to and including `through`: reads at and watches
-    /// after an older revision fail with [`StoreError::Compacted`].
+    /// after an older revision fail with [`StoreError::Compacted`]. Reading at
+    /// and watching after `through` itself still work. Compacting what is
+    /// already compacted does nothing.
     async fn compact(&self, through: Revision) -> Result<(), StoreError>;
 
     /// The newest committed revision.
