@@ -1,1 +1,122 @@
-fn main() {}
+//! Lifepod's own build tool: sets up, checks, tests, demonstrates, measures.
+//!
+//! Reading order: this file, then `demo.rs` and `bench.rs` for what a user
+//! sees, `tidy.rs` for the house rules.
+
+mod bench;
+mod demo;
+mod images;
+mod schema;
+mod setup;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Sets up, checks, tests, demonstrates and measures Lifepod")]
+struct Flags {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Sets up, then runs every test: unit, transcript, contract, end-to-end.
+    Test {
+        /// Passed to `cargo test`: a filter, or `-- --nocapture`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// fmt, clippy, tidy, generated files, and the tests that need no root.
+    Check,
+    /// Sets up, then shows the tutorial's init-container Pod, start to end.
+    Demo,
+    /// Measures speed and size; prints JSON.
+    Bench {
+        /// How many Pods to start one at a time.
+        #[arg(long, default_value_t = 50)]
+        rounds: usize,
+    },
+    /// Builds the tutorial's images from Debian packages.
+    Images,
+    /// Checks crate edges, file sizes and banned names.
+    Tidy,
+    /// Generates the schema table from the published OpenAPI document.
+    Schema {
+        /// Compare with the committed table instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    let root = root();
+    match Flags::parse().task {
+        Task::Test { rest } => test(&root, &rest),
+        Task::Check => check(&root),
+        Task::Demo => demo::run(&root),
+        Task::Bench { rounds } => bench::run(&root, rounds),
+        Task::Images => {
+            setup::packages(&[setup::Tool::Busybox])?;
+            images::run(&image_dir(&root))
+        }
+        Task::Tidy => tidy::run(&root),
+        Task::Schema { check } => schema::run(check),
+    }
+}
+
+/// The workspace's directory.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// Where cargo puts what it builds.
+fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
+}
+
+fn image_dir(root: &Path) -> PathBuf {
+    target_dir(root).join("images")
+}
+
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    command
+}
+
+/// Runs a step with its output shown; its name is printed first.
+fn step(name: &str, command: &mut Command) -> Result<()> {
+    eprintln!("==> {name}");
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(status.success(), "{name} failed: {command:?} ended with {status}");
+    Ok(())
+}
+
+fn test(root: &Path, rest: &[String]) -> Result<()> {
+    setup::packages(&setup::ALL)?;
+    eprintln!("==> images");
+    images::run(&image_dir(root))?;
+    eprintln!("==> tidy");
+    tidy::run(root)?;
+    step("format", cargo(root).args(["fmt", "--all", "--check"]))?;
+    step("clippy", cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    step("build", cargo(root).args(["build", "--package", "lifepod"]))?;
+    let mut tests = cargo(root);
+    tests.env("LIFEPOD_BINARY", target_dir(root).join("debug/lifepod")).env("LIFEPOD_IMAGES", image_dir(root));
+    step("tests", tests.args(["test", "--workspace"]).args(rest))
+}
+
+fn check(root: &Path) -> Result<()> {
+    step("format", cargo(root).args(["fmt", "--all", "--check"]))?;
+    eprintln!("==> tidy");
+    tidy::run(root)?;
+    step("clippy", cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    // Names that start so need root or a registry; `cargo xtask test` runs them.
+    let rest = ["test", "--workspace", "--exclude", "e2e", "--", "--skip", "root_", "--skip", "registry_"];
+    step("tests without root", cargo(root).args(rest))
+}

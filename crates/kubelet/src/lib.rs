@@ -1,1 +1,26 @@
-//! kubelet
+//! The node agent: brings pods bound to this node to what their objects say,
+//! and reports how they are.
+//!
+//! Reading order: [`kubelet`] (which pods there are), [`pod_worker`] (the
+//! driver around the state machine of one pod), [`execute`] (effects),
+//! [`config`] (what a pod spec means to the runtime), [`status_writer`],
+//! [`node_status`], [`server`] (the node API).
+//!
+//! This crate deliberately does not know the store, how a network is made, or
+//! which runtime runs the containers. It decides nothing about a pod's life:
+//! that is the `lifecycle` crate.
+
+pub mod clock;
+pub mod config;
+pub mod execute;
+pub mod kubelet;
+pub mod logs;
+pub mod node_status;
+pub mod pod_worker;
+pub mod pods;
+pub mod server;
+pub mod status_writer;
+
+pub use clock::{Clock, SystemClock};
+pub use kubelet::{Kubelet, KubeletError, Options};
+pub use server::NodeApi;

@@ -1,0 +1,353 @@
+//! What a pod spec means to the runtime. Pure: wire types in, port types out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use api::Uid;
+use api::typed::{Container, Pod, PodDNSConfig, PodSpec, ResourceRequirements, WireQuantity};
+use runtime::{ContainerConfig, Resources, RunAs, SandboxConfig};
+
+use crate::pods::log_dir;
+
+/// Fewest CPU shares the kernel takes. Source: upstream `cm/helpers_linux.go`.
+const MIN_CPU_SHARES: u64 = 2;
+/// Most name servers and search domains a resolver reads. Source: upstream
+/// `network/dns/dns.go`.
+const MAX_NAME_SERVERS: usize = 3;
+const MAX_SEARCH_DOMAINS: usize = 32;
+
+/// A pod that cannot be put in the runtime's terms.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// A field that must be there is not.
+    #[error("{0}: required")]
+    Missing(&'static str),
+    /// A field's value cannot be used.
+    #[error("{field}: invalid value {value:?}")]
+    Invalid {
+        /// Path of the field.
+        field: String,
+        /// Its value.
+        value: String,
+    },
+}
+
+/// The sandbox of a pod.
+///
+/// # Errors
+/// When the pod lacks its identity or an address in it cannot be parsed.
+pub fn sandbox(pod: &Pod, uid: &Uid, attempt: u32, log_root: &Path, node_resolv_conf: &str) -> Result<SandboxConfig, ConfigError> {
+    let name = pod.metadata.name.clone().ok_or(ConfigError::Missing("metadata.name"))?;
+    let namespace = pod.metadata.namespace.clone().ok_or(ConfigError::Missing("metadata.namespace"))?;
+    let spec = pod.spec.as_ref().ok_or(ConfigError::Missing("spec"))?;
+    let mut host_aliases = Vec::new();
+    for alias in spec.host_aliases.iter().flatten() {
+        let ip: IpAddr = alias.ip.parse().map_err(|_| ConfigError::Invalid {
+            field: "spec.hostAliases.ip".to_owned(),
+            value: alias.ip.clone(),
+        })?;
+        host_aliases.push((ip, alias.hostnames.clone().unwrap_or_default()));
+    }
+    Ok(SandboxConfig {
+        log_dir: log_dir(log_root, &namespace, &name, uid),
+        pod: uid.clone(),
+        attempt,
+        hostname: hostname(spec, &name),
+        host_network: spec.host_network.unwrap_or(false),
+        host_pid: spec.host_pid.unwrap_or(false),
+        host_ipc: spec.host_ipc.unwrap_or(false),
+        share_process_namespace: spec.share_process_namespace.unwrap_or(false),
+        resolv_conf: resolv_conf(spec.dns_policy.as_deref(), spec.dns_config.as_ref(), node_resolv_conf),
+        host_aliases,
+        resources: Resources::default(),
+        name,
+        namespace,
+    })
+}
+
+/// `spec.hostname`, else the pod's name, cut to what a host name may be.
+/// Source: upstream `kubelet_pods.go`, `GeneratePodHostNameAndDomain`.
+fn hostname(spec: &PodSpec, name: &str) -> String {
+    let full = spec.hostname.as_deref().filter(|h| !h.is_empty()).unwrap_or(name);
+    let cut: String = full.chars().take(63).collect();
+    cut.trim_end_matches(['-', '.']).to_owned()
+}
+
+/// Content of `/etc/resolv.conf`. No cluster DNS is served, so `ClusterFirst`
+/// means what `Default` does, as upstream without a cluster DNS address.
+fn resolv_conf(policy: Option<&str>, config: Option<&PodDNSConfig>, node: &str) -> String {
+    let mut servers: Vec<String> = Vec::new();
+    let mut searches: Vec<String> = Vec::new();
+    let mut options: Vec<String> = Vec::new();
+    if policy != Some("None") {
+        for line in node.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("nameserver") => servers.extend(words.next().map(str::to_owned)),
+                Some("search" | "domain") => searches = words.map(str::to_owned).collect(),
+                Some("options") => options.extend(words.map(str::to_owned)),
+                _ => {}
+            }
+        }
+    }
+    if let Some(config) = config {
+        servers.extend(config.nameservers.iter().flatten().cloned());
+        searches.extend(config.searches.iter().flatten().cloned());
+        for option in config.options.iter().flatten() {
+            let Some(name) = option.name.as_deref() else { continue };
+            options.retain(|known| known.split(':').next() != Some(name));
+            options.push(
+                option
+                    .value
+                    .as_deref()
+                    .map_or_else(|| name.to_owned(), |value| format!("{name}:{value}")),
+            );
+        }
+    }
+    dedup(&mut servers, MAX_NAME_SERVERS);
+    dedup(&mut searches, MAX_SEARCH_DOMAINS);
+    let mut text = String::new();
+    if !searches.is_empty() {
+        text += &format!("search {}\n", searches.join(" "));
+    }
+    for server in servers {
+        text += &format!("nameserver {server}\n");
+    }
+    if !options.is_empty() {
+        text += &format!("options {}\n", options.join(" "));
+    }
+    text
+}
+
+fn dedup(list: &mut Vec<String>, max: usize) {
+    let mut kept: Vec<String> = Vec::new();
+    for entry in list.drain(..) {
+        if kept.len() < max && !kept.contains(&entry) {
+            kept.push(entry);
+        }
+    }
+    *list = kept;
+}
+
+/// One container of a pod.
+///
+/// # Errors
+/// When the spec has no container of that name, or a value of it cannot be
+/// used.
+pub fn container(pod: &Pod, name: &str, attempt: u32) -> Result<ContainerConfig, ConfigError> {
+    let spec = pod.spec.as_ref().ok_or(ConfigError::Missing("spec"))?;
+    let wire = find(spec, name).ok_or_else(|| ConfigError::Invalid {
+        field: "container".to_owned(),
+        value: name.to_owned(),
+    })?;
+    let pod_security = spec.security_context.clone().unwrap_or_default();
+    let security = wire.security_context.clone().unwrap_or_default();
+    let capabilities = security.capabilities.unwrap_or_default();
+    let id = |field: &str, value: Option<i64>| {
+        value
+            .map(|id| {
+                u32::try_from(id).map_err(|_| ConfigError::Invalid {
+                    field: field.to_owned(),
+                    value: id.to_string(),
+                })
+            })
+            .transpose()
+    };
+    let mut supplemental_gids = Vec::new();
+    for gid in pod_security.supplemental_groups.iter().flatten() {
+        supplemental_gids.extend(id("spec.securityContext.supplementalGroups", Some(*gid))?);
+    }
+    let env = environment(wire);
+    let known: BTreeMap<String, String> = env.iter().cloned().collect();
+    let expand_all = |words: &Option<Vec<String>>| words.iter().flatten().map(|word| expand(word, &known)).collect();
+    Ok(ContainerConfig {
+        name: name.to_owned(),
+        attempt,
+        image: wire.image.clone().unwrap_or_default(),
+        command: expand_all(&wire.command),
+        args: expand_all(&wire.args),
+        env,
+        working_dir: wire.working_dir.clone().filter(|dir| !dir.is_empty()),
+        run_as: RunAs {
+            uid: id("securityContext.runAsUser", security.run_as_user.or(pod_security.run_as_user))?,
+            gid: id("securityContext.runAsGroup", security.run_as_group.or(pod_security.run_as_group))?,
+            supplemental_gids,
+        },
+        run_as_non_root: security.run_as_non_root.or(pod_security.run_as_non_root).unwrap_or(false),
+        capabilities_add: capabilities.add.unwrap_or_default(),
+        capabilities_drop: capabilities.drop.unwrap_or_default(),
+        privileged: security.privileged.unwrap_or(false),
+        no_new_privileges: security.allow_privilege_escalation == Some(false),
+        read_only_root: security.read_only_root_filesystem.unwrap_or(false),
+        mounts: Vec::new(),
+        termination_message_path: wire
+            .termination_message_path
+            .clone()
+            .unwrap_or_else(|| "/dev/termination-log".to_owned()),
+        termination_message_from_log: wire.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
+        stdin: wire.stdin.unwrap_or(false),
+        tty: wire.tty.unwrap_or(false),
+        resources: resources(wire.resources.as_ref())?,
+    })
+}
+
+fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
+    spec.init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .find(|container| container.name == name)
+}
+
+/// The container's own environment, in order, each value expanded with what
+/// came before it.
+fn environment(wire: &Container) -> Vec<(String, String)> {
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    let mut env = Vec::new();
+    for variable in wire.env.iter().flatten() {
+        let value = expand(variable.value.as_deref().unwrap_or_default(), &known);
+        known.insert(variable.name.clone(), value.clone());
+        env.push((variable.name.clone(), value));
+    }
+    env
+}
+
+/// Replaces `$(NAME)` by its value where it is known, and `$$` by `$`. What is
+/// not known stays as it is. Source: Pod API reference, `command`; upstream
+/// `third_party/forked/golang/expansion`.
+fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        if let Some(tail) = after.strip_prefix('$') {
+            out.push('$');
+            rest = tail;
+        } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+            match known.get(name) {
+                Some(value) => out.push_str(value),
+                None => out.push_str(&rest[at..rest.len() - tail.len()]),
+            }
+            rest = tail;
+        } else {
+            out.push('$');
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Cgroup settings of a container. Source: upstream
+/// `kuberuntime_container_linux.go`, `calculateLinuxResources`.
+fn resources(wire: Option<&ResourceRequirements>) -> Result<Resources, ConfigError> {
+    let empty = ResourceRequirements::default();
+    let wire = wire.unwrap_or(&empty);
+    let quantity = |list: &Option<BTreeMap<String, WireQuantity>>, name: &str| {
+        let Some(WireQuantity(text)) = list.as_ref().and_then(|list| list.get(name)) else {
+            return Ok(None);
+        };
+        let parsed: Result<api::quantity::Quantity, _> = text.parse();
+        parsed.map(Some).map_err(|_| ConfigError::Invalid {
+            field: format!("resources.{name}"),
+            value: text.clone(),
+        })
+    };
+    let amount = |value: i128| u64::try_from(value.max(0)).unwrap_or(u64::MAX);
+    let cpu_limit = quantity(&wire.limits, "cpu")?;
+    let cpu_request = quantity(&wire.requests, "cpu")?.or_else(|| cpu_limit.clone());
+    let memory_limit = quantity(&wire.limits, "memory")?;
+    let shares = cpu_request.map_or(MIN_CPU_SHARES, |q| {
+        (amount(q.milli().into()) * 1024 / 1000).clamp(MIN_CPU_SHARES, 262_144)
+    });
+    Ok(Resources {
+        cpu_shares: Some(shares),
+        cpu_limit_milli: cpu_limit.map(|q| amount(q.milli().into())).filter(|milli| *milli > 0),
+        memory_limit_bytes: memory_limit.map(|q| amount(q.bytes().into())).filter(|bytes| *bytes > 0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(spec: &serde_json::Value) -> Pod {
+        let text = serde_json::json!({ "metadata": { "name": "a", "namespace": "dev" }, "spec": spec });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn variables_are_expanded_as_upstream_does() {
+        let known = BTreeMap::from([("A".to_owned(), "1".to_owned())]);
+        let cases = [
+            ("$(A)", "1"),
+            ("x$(A)y$(B)", "x1y$(B)"),
+            ("$$(A)", "$(A)"),
+            ("$A", "$A"),
+            ("$(A", "$(A"),
+            ("a$", "a$"),
+            ("$$$(A)", "$1"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(expand(text, &known), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_container_takes_what_the_pod_sets_unless_it_says_otherwise() {
+        let pod = pod(&serde_json::json!({
+            "securityContext": { "runAsUser": 7, "runAsGroup": 8, "supplementalGroups": [9] },
+            "containers": [{
+                "name": "c", "image": "i", "command": ["echo", "$(B)"],
+                "env": [{ "name": "A", "value": "1" }, { "name": "B", "value": "$(A)2" }],
+                "securityContext": { "runAsUser": 10 },
+                "resources": { "limits": { "cpu": "500m", "memory": "64Mi" }, "requests": { "cpu": "250m" } }
+            }]
+        }));
+        let config = container(&pod, "c", 3).unwrap();
+        assert_eq!(
+            config.run_as,
+            RunAs {
+                uid: Some(10),
+                gid: Some(8),
+                supplemental_gids: vec![9]
+            }
+        );
+        assert_eq!(config.command, ["echo", "12"]);
+        let expected = Resources {
+            cpu_shares: Some(256),
+            cpu_limit_milli: Some(500),
+            memory_limit_bytes: Some(64 << 20),
+        };
+        assert_eq!(config.resources, expected);
+        assert!(container(&pod, "d", 0).is_err());
+    }
+
+    #[test]
+    fn dns_settings_are_merged_with_the_nodes() {
+        let node = "nameserver 10.0.0.1\nsearch a.example b.example\noptions ndots:1\n";
+        let config: PodDNSConfig =
+            serde_json::from_value(serde_json::json!({ "nameservers": ["10.0.0.2"], "options": [{ "name": "ndots", "value": "5" }] }))
+                .unwrap();
+        let merged = resolv_conf(Some("Default"), Some(&config), node);
+        assert_eq!(
+            merged,
+            "search a.example b.example\nnameserver 10.0.0.1\nnameserver 10.0.0.2\noptions ndots:5\n"
+        );
+        assert_eq!(
+            resolv_conf(Some("None"), Some(&config), node),
+            "nameserver 10.0.0.2\noptions ndots:5\n"
+        );
+    }
+
+    #[test]
+    fn a_long_name_is_cut_to_a_host_name() {
+        let mut long = pod(&serde_json::json!({ "containers": [] }));
+        long.metadata.name = Some(format!("{}-b", "a".repeat(62)));
+        let uid: Uid = "u".parse().unwrap();
+        let config = sandbox(&long, &uid, 0, Path::new("/logs"), "").unwrap();
+        assert_eq!(config.hostname, "a".repeat(62));
+    }
+}

@@ -1,0 +1,267 @@
+//! Carries out one action of a pod's state machine. No policy: what to do,
+//! and what to make of the result, is decided there.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Uid;
+use api::node::Observation;
+use api::typed::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, Preconditions};
+use lifecycle::{Action, Failure, FailureClass, Input, Outcome, Progress, PullPolicy, Pulled, Target, Verb};
+use runtime::{Runtime, RuntimeError};
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+use crate::config;
+use crate::pods::{Pods, log_dir};
+use crate::status_writer::StatusWriter;
+
+/// Everything an action may act on.
+#[derive(Clone)]
+pub struct Ports {
+    /// The API server, as this node.
+    pub client: kube::Client,
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The pods of this node.
+    pub pods: Arc<Pods>,
+    /// Directory of all pods' logs.
+    pub log_root: PathBuf,
+    /// The node's `/etc/resolv.conf`.
+    pub node_resolv_conf: Arc<str>,
+}
+
+/// The pod an action belongs to.
+#[derive(Clone)]
+pub struct Subject {
+    /// Identity.
+    pub uid: Uid,
+    /// As last seen in the API; `None` for a pod the API never told us of.
+    pub pod: Option<Arc<Pod>>,
+}
+
+impl Ports {
+    /// Looks at a pod, and shares what was seen.
+    ///
+    /// # Errors
+    /// When the runtime does not answer.
+    pub async fn observe(&self, uid: &Uid) -> Result<Observation, RuntimeError> {
+        let observation = self.runtime.observe(uid).await?;
+        self.pods.set_observed(uid, Arc::new(observation.clone()));
+        Ok(observation)
+    }
+}
+
+/// Does what `action` says, within its limit, then looks at the pod. Dropping
+/// the future leaves the runtime to finish what it began.
+pub async fn execute(ports: Ports, subject: Subject, action: Action, status: StatusWriter, progress: mpsc::Sender<Input>) -> Input {
+    let started = ports.clock.now();
+    let limit = action.verb.limit();
+    let result = match tokio::time::timeout(limit, perform(&ports, &subject, &action, &status, &progress)).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::new(
+            FailureClass::Timeout,
+            format!("{} did not end within {limit:?}", action.verb),
+        )),
+    };
+    let elapsed_ms = ports.clock.now().since(started).as_millis();
+    match &result {
+        Ok(_) => {
+            tracing::debug!(uid = %subject.uid, target = %action.target, action = %action.verb, because = %action.because, elapsed_ms, "done")
+        }
+        Err(error) => {
+            tracing::warn!(uid = %subject.uid, target = %action.target, action = %action.verb, because = %action.because, elapsed_ms, error = %error, "action failed");
+        }
+    }
+    let after = match action.target {
+        Target::Volumes | Target::Api => None,
+        Target::Sandbox | Target::Container(_) | Target::Attempt(_) => ports.observe(&subject.uid).await.ok(),
+    };
+    Input::Done {
+        id: action.id,
+        result,
+        after,
+    }
+}
+
+async fn perform(
+    ports: &Ports,
+    subject: &Subject,
+    action: &Action,
+    status: &StatusWriter,
+    progress: &mpsc::Sender<Input>,
+) -> Result<Outcome, Failure> {
+    let runtime = &ports.runtime;
+    let uid = &subject.uid;
+    let done = |result: Result<(), RuntimeError>, class| result.map(|()| Outcome::Done).map_err(|error| failure(&error, class));
+    match &action.verb {
+        // Pods with volumes are refused until there are volumes.
+        Verb::MountVolumes | Verb::UnmountVolumes | Verb::Cancel(_) => Ok(Outcome::Done),
+        Verb::RunSandbox { attempt } => {
+            let pod = wanted(subject)?;
+            let sandbox = config::sandbox(pod, uid, *attempt, &ports.log_root, &ports.node_resolv_conf)
+                .map_err(|error| Failure::new(FailureClass::Sandbox, error.to_string()))?;
+            done(runtime.run_sandbox(&sandbox).await, FailureClass::Sandbox)
+        }
+        Verb::StopSandbox => done(runtime.stop_sandbox(uid).await, FailureClass::Kill),
+        Verb::RemoveSandbox => {
+            done(runtime.remove_sandbox(uid).await, FailureClass::Kill)?;
+            remove_logs(ports, subject)
+                .await
+                .map_err(|error| Failure::new(FailureClass::Kill, format!("removing the pod's logs: {error}")))?;
+            Ok(Outcome::Done)
+        }
+        Verb::Pull { image, policy } => pull(ports, image, *policy, action, progress).await,
+        Verb::Create { attempt } => {
+            let name = container_name(&action.target)?;
+            let container = config::container(wanted(subject)?, name, *attempt)
+                .map_err(|error| Failure::new(FailureClass::CreateContainerConfigError, error.to_string()))?;
+            let created = runtime.create(uid, &container).await;
+            created.map(|_| Outcome::Done).map_err(|error| {
+                let class = match error {
+                    RuntimeError::Config(_) => FailureClass::CreateContainerConfigError,
+                    _ => FailureClass::CreateContainerError,
+                };
+                failure(&error, class)
+            })
+        }
+        Verb::Start { id } => done(runtime.start(uid, id).await, FailureClass::RunContainerError),
+        Verb::Note { id, key, value } => done(runtime.note(uid, id, key, value).await, FailureClass::Unavailable),
+        Verb::Stop { id, signal, grace } => done(runtime.stop(uid, id, *signal, *grace).await, FailureClass::Kill),
+        Verb::Remove { id } => done(runtime.remove(uid, id).await, FailureClass::Kill),
+        Verb::ConfirmDeletion => confirm_deletion(ports, subject, status).await,
+    }
+}
+
+fn wanted(subject: &Subject) -> Result<&Pod, Failure> {
+    subject
+        .pod
+        .as_deref()
+        .ok_or_else(|| Failure::new(FailureClass::Api, "the API server has not told what this pod should be"))
+}
+
+fn container_name(target: &Target) -> Result<&str, Failure> {
+    match target {
+        Target::Container(name) => Ok(name),
+        other => Err(Failure::new(
+            FailureClass::CreateContainerError,
+            format!("{other} is not a container"),
+        )),
+    }
+}
+
+/// The runtime's own words, with the chain of causes.
+fn failure(error: &RuntimeError, class: FailureClass) -> Failure {
+    let class = match error {
+        RuntimeError::Network(_) => FailureClass::Network,
+        RuntimeError::Shim { .. } => FailureClass::Unavailable,
+        _ => class,
+    };
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message += &format!(": {cause}");
+        source = cause.source();
+    }
+    Failure::new(class, message)
+}
+
+async fn pull(ports: &Ports, image: &str, policy: PullPolicy, action: &Action, progress: &mpsc::Sender<Input>) -> Result<Outcome, Failure> {
+    let present = ports.runtime.image(image).await.map_err(|error| match error {
+        RuntimeError::InvalidImageName(_) => Failure::new(
+            FailureClass::InvalidImageName,
+            format!("Failed to apply default image tag {image:?}: {error}"),
+        ),
+        other => failure(&other, FailureClass::ImageInspectError),
+    })?;
+    match (policy, present) {
+        (PullPolicy::IfNotPresent | PullPolicy::Never, Some(_)) => return Ok(Outcome::Pulled(Pulled::Present)),
+        (PullPolicy::Never, None) => {
+            let message = format!("Container image {image:?} is not present with pull policy of Never");
+            return Err(Failure::new(FailureClass::ErrImageNeverPull, message));
+        }
+        (PullPolicy::IfNotPresent, None) | (PullPolicy::Always, _) => {}
+    }
+    // The receiver is gone only when the worker has ended, and then nobody waits.
+    let _ = progress
+        .send(Input::Progress {
+            id: action.id,
+            progress: Progress::Pulling,
+        })
+        .await;
+    let started = ports.clock.now();
+    let image = ports
+        .runtime
+        .pull(image, None)
+        .await
+        .map_err(|error| failure(&error, FailureClass::ErrImagePull))?;
+    let took = ports.clock.now().since(started);
+    Ok(Outcome::Pulled(Pulled::Fetched {
+        took,
+        waited: Duration::ZERO,
+        size_bytes: image.size_bytes,
+    }))
+}
+
+/// The last status first, so that watchers see how the pod ended.
+async fn confirm_deletion(ports: &Ports, subject: &Subject, status: &StatusWriter) -> Result<Outcome, Failure> {
+    let pod = wanted(subject)?;
+    status.flush().await;
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let api = Api::<Pod>::namespaced(ports.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
+    let preconditions = Preconditions {
+        uid: Some(subject.uid.to_string()),
+        resource_version: None,
+    };
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(preconditions),
+        ..DeleteParams::default()
+    };
+    match api.delete(&name, &params).await {
+        Ok(_) => Ok(Outcome::Done),
+        // Gone already, or another pod of that name now.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(Outcome::Done),
+        Err(error) => Err(Failure::new(FailureClass::Api, error.to_string())),
+    }
+}
+
+async fn remove_logs(ports: &Ports, subject: &Subject) -> io::Result<()> {
+    let Some(meta) = subject.pod.as_deref().map(|pod| &pod.metadata) else {
+        return remove_orphaned_logs(ports, &subject.uid).await;
+    };
+    let (namespace, name) = (
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default(),
+    );
+    remove_dir(&log_dir(&ports.log_root, namespace, name, &subject.uid)).await
+}
+
+/// A pod that only the runtime knew: its log directory ends in its UID.
+async fn remove_orphaned_logs(ports: &Ports, uid: &Uid) -> io::Result<()> {
+    let mut entries = match tokio::fs::read_dir(&ports.log_root).await {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let suffix = format!("_{uid}");
+    while let Some(entry) = entries.next_entry().await? {
+        if entry.file_name().to_string_lossy().ends_with(&suffix) {
+            remove_dir(&entry.path()).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn remove_dir(dir: &std::path::Path) -> io::Result<()> {
+    match tokio::fs::remove_dir_all(dir).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

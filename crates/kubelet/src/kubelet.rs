@@ -1,0 +1,377 @@
+//! Which pods there are: follows the API and the runtime, and keeps one
+//! worker per pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use api::Uid;
+use api::typed::{Node, ObjectReference, Pod, PodStatus};
+use client::recorder::Reporter;
+use client::{RecordedEvent, Recorder};
+use futures::StreamExt;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use kube_runtime::WatchStreamExt;
+use kube_runtime::watcher::{self, Event};
+use lifecycle::{Desired, NodeFacts, Rejection};
+use runtime::{Runtime, RuntimeError};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::execute::Ports;
+use crate::node_status::{self, Machine, NodeIdentity};
+use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
+use crate::pods::Pods;
+
+/// What a kubelet needs.
+pub struct Options {
+    /// The API server, as this node.
+    pub client: kube::Client,
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// How the node presents itself.
+    pub node: NodeIdentity,
+    /// What the node is made of.
+    pub machine: Machine,
+    /// The pods of this node, shared with the node API.
+    pub pods: Arc<Pods>,
+    /// Directory of all pods' logs.
+    pub log_root: PathBuf,
+    /// The node's `/etc/resolv.conf`.
+    pub node_resolv_conf: String,
+}
+
+/// Why a kubelet could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeletError {
+    /// The node could not be registered.
+    #[error("registering node {node}")]
+    Register {
+        /// Name of the node.
+        node: String,
+        /// What the API server said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The runtime does not say which pods it has.
+    #[error("asking the runtime for its pods")]
+    Runtime(#[source] RuntimeError),
+    /// The stream of pods ended.
+    #[error("the watch of this node's pods ended")]
+    WatchEnded,
+}
+
+struct Worker {
+    wanted: watch::Sender<Wanted>,
+    hints: watch::Sender<u64>,
+}
+
+/// The node agent.
+pub struct Kubelet {
+    ports: Ports,
+    facts: NodeFacts,
+    node: NodeIdentity,
+    machine: Machine,
+    recorder: Recorder,
+    workers: BTreeMap<Uid, Worker>,
+    tasks: JoinSet<Uid>,
+    shutdown: CancellationToken,
+}
+
+impl Kubelet {
+    /// Registers the node, then runs its pods until `shutdown`. Containers go
+    /// on running afterwards; the next kubelet adopts them.
+    ///
+    /// # Errors
+    /// When the node cannot be registered or the runtime cannot be asked.
+    pub async fn run(options: Options, ready: tokio::sync::oneshot::Sender<()>, shutdown: CancellationToken) -> Result<(), KubeletError> {
+        let Options {
+            client,
+            runtime,
+            clock,
+            node,
+            machine,
+            pods,
+            log_root,
+            node_resolv_conf,
+        } = options;
+        let mut side = JoinSet::new();
+        let reporter = Reporter {
+            component: "kubelet".to_owned(),
+            host: node.name.clone(),
+        };
+        let (recorder, recording) = Recorder::new(client.clone(), reporter, shutdown.clone());
+        side.spawn(recording);
+
+        let registered = node_status::register(&client, &node, &machine, clock.now())
+            .await
+            .map_err(|error| KubeletError::Register {
+                node: node.name.clone(),
+                source: Box::new(error),
+            })?;
+        announce(&recorder, &registered, clock.as_ref());
+        side.spawn(node_status::heartbeat(
+            client.clone(),
+            node.clone(),
+            machine.clone(),
+            registered,
+            clock.clone(),
+            shutdown.clone(),
+        ));
+        // Nobody may be waiting for it.
+        let _ = ready.send(());
+
+        let ports = Ports {
+            client,
+            runtime,
+            clock,
+            pods,
+            log_root,
+            node_resolv_conf: node_resolv_conf.into(),
+        };
+        let kubelet = Self {
+            ports,
+            facts: NodeFacts { host_ips: vec![node.ip] },
+            node,
+            machine,
+            recorder,
+            workers: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            shutdown,
+        };
+        let result = kubelet.follow_pods().await;
+        while side.join_next().await.is_some() {}
+        result
+    }
+
+    async fn follow_pods(mut self) -> Result<(), KubeletError> {
+        let pods = Api::<Pod>::all(self.ports.client.clone());
+        let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node.name));
+        let mut changes = watcher::watcher(pods, mine).default_backoff().boxed();
+        let mut hints = self.ports.runtime.hints();
+        let mut listed: Option<BTreeSet<Uid>> = None;
+        let mut first_list = true;
+        loop {
+            tokio::select! {
+                change = changes.next() => match change {
+                    Some(Ok(Event::Init)) => listed = Some(BTreeSet::new()),
+                    Some(Ok(Event::InitApply(pod))) => {
+                        let uid = self.apply(pod).await;
+                        if let (Some(listed), Some(uid)) = (&mut listed, uid) {
+                            listed.insert(uid);
+                        }
+                    }
+                    Some(Ok(Event::InitDone)) => {
+                        self.forget_unlisted(&listed.take().unwrap_or_default());
+                        if std::mem::take(&mut first_list) {
+                            self.adopt_orphans().await?;
+                        }
+                    }
+                    Some(Ok(Event::Apply(pod))) => {
+                        self.apply(pod).await;
+                    }
+                    Some(Ok(Event::Delete(pod))) => {
+                        if let Some(uid) = pod.metadata.uid.as_deref().and_then(|uid| uid.parse::<Uid>().ok()) {
+                            self.vanish(&uid);
+                        }
+                    }
+                    Some(Err(error)) => tracing::warn!(node = self.node.name, error = %error, "the watch of this node's pods is interrupted"),
+                    None => return Err(KubeletError::WatchEnded),
+                },
+                Some(uid) = hints.next() => {
+                    if let Some(worker) = self.workers.get(&uid) {
+                        worker.hints.send_modify(|count| *count = count.wrapping_add(1));
+                    }
+                }
+                Some(ended) = self.tasks.join_next() => self.worker_ended(ended),
+                () = self.shutdown.cancelled() => break,
+            }
+        }
+        self.workers.clear();
+        while self.tasks.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// A pod as the API server holds it now.
+    async fn apply(&mut self, pod: Pod) -> Option<Uid> {
+        let uid = pod.metadata.uid.as_deref()?.parse::<Uid>().ok()?;
+        let desired = match Desired::parse(&pod, &self.facts) {
+            Ok(desired) => desired,
+            Err(error) => {
+                self.refuse(&pod, &uid, &error.rejection()).await;
+                return Some(uid);
+            }
+        };
+        let pod = Arc::new(pod);
+        self.ports.pods.set_desired(&uid, pod.clone());
+        match self.workers.get(&uid) {
+            Some(worker) => {
+                worker.wanted.send_modify(|wanted| {
+                    // A refusal stands, whatever changes about the pod.
+                    let rejection = wanted.desired.rejection.take();
+                    *wanted = Wanted { desired, pod: Some(pod) };
+                    wanted.desired.rejection = rejection;
+                });
+            }
+            None => {
+                let desired = self.admit(desired, &pod).await;
+                self.start(uid.clone(), Wanted { desired, pod: Some(pod) });
+            }
+        }
+        Some(uid)
+    }
+
+    /// Asks whether a pod that has just come to this node may run here. Pods
+    /// the runtime already has were admitted before the last restart.
+    async fn admit(&self, mut desired: Desired, pod: &Pod) -> Desired {
+        let has_ended = pod
+            .status
+            .as_ref()
+            .is_some_and(|status| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")));
+        if has_ended || desired.deletion.is_some() {
+            return desired;
+        }
+        match self.ports.observe(&desired.uid).await {
+            Ok(known) if known.sandbox.is_some() => return desired,
+            Ok(_) => {}
+            // The worker will ask again and again, and see what there is.
+            Err(error) => tracing::warn!(uid = %desired.uid, error = %error, "the runtime cannot be asked"),
+        }
+        desired.rejection = self.rejection(&desired.uid, pod);
+        desired
+    }
+
+    fn start(&mut self, uid: Uid, wanted: Wanted) {
+        let (wanted, wanted_rx) = watch::channel(wanted);
+        let (hints, hints_rx) = watch::channel(0);
+        let mailbox = Mailbox {
+            wanted: wanted_rx,
+            hints: hints_rx,
+        };
+        self.tasks.spawn(PodWorker::run(
+            uid.clone(),
+            self.ports.clone(),
+            self.recorder.clone(),
+            mailbox,
+            self.shutdown.clone(),
+        ));
+        self.workers.insert(uid, Worker { wanted, hints });
+    }
+
+    /// The API no longer knows a pod: its worker stops and forgets it.
+    fn vanish(&mut self, uid: &Uid) {
+        if let Some(worker) = self.workers.get(uid) {
+            worker.wanted.send_if_modified(|wanted| {
+                let news = !wanted.desired.gone;
+                wanted.desired.gone = true;
+                news
+            });
+        }
+    }
+
+    fn forget_unlisted(&mut self, listed: &BTreeSet<Uid>) {
+        let unlisted: Vec<Uid> = self.workers.keys().filter(|uid| !listed.contains(uid)).cloned().collect();
+        for uid in unlisted {
+            self.vanish(&uid);
+        }
+    }
+
+    /// Pods the runtime has and the API does not: deleted while we were away.
+    async fn adopt_orphans(&mut self) -> Result<(), KubeletError> {
+        for uid in self.ports.runtime.list().await.map_err(KubeletError::Runtime)? {
+            if !self.workers.contains_key(&uid) {
+                tracing::info!(uid = %uid, "removing a pod that the API server does not know");
+                self.start(
+                    uid.clone(),
+                    Wanted {
+                        desired: Desired::orphan(uid),
+                        pod: None,
+                    },
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn worker_ended(&mut self, ended: Result<Uid, tokio::task::JoinError>) {
+        match ended {
+            Ok(uid) => {
+                self.workers.remove(&uid);
+                self.ports.pods.remove(&uid);
+            }
+            // Its pod stays as it is until the next start of the agent.
+            Err(error) => tracing::error!(node = self.node.name, error = %error, "a pod's worker failed"),
+        }
+    }
+
+    /// A pod that cannot even be read is Failed, with the reason.
+    async fn refuse(&self, pod: &Pod, uid: &Uid, rejection: &Rejection) {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if matches!(phase, Some("Failed" | "Succeeded")) {
+            return;
+        }
+        self.recorder.record(RecordedEvent {
+            involved: reference(pod, None),
+            kind: "Warning",
+            reason: rejection.reason.clone(),
+            message: rejection.message.clone(),
+            at: self.ports.clock.now(),
+        });
+        let status = PodStatus {
+            phase: Some("Failed".to_owned()),
+            reason: Some(rejection.reason.clone()),
+            message: Some(format!("Pod was rejected: {}", rejection.message)),
+            start_time: Some(self.ports.clock.now().wire()),
+            ..PodStatus::default()
+        };
+        let api = Api::<Pod>::namespaced(self.ports.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
+        let patch = json!({ "metadata": { "uid": uid.as_str() }, "status": status });
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        if let Err(error) = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+            tracing::warn!(uid = %uid, error = %error, "a refused pod's status was not written");
+        }
+    }
+
+    /// The node's verdict on a new pod, given the pods it already has.
+    fn rejection(&self, uid: &Uid, pod: &Pod) -> Option<Rejection> {
+        let _ = (uid, pod, &self.machine);
+        None
+    }
+}
+
+/// The node's events at start. Source: pod lifecycle notes, section 8.1.
+fn announce(recorder: &Recorder, node: &Node, clock: &dyn Clock) {
+    let name = node.metadata.name.clone().unwrap_or_default();
+    // Upstream's kubelet uses the name where the UID belongs; so do clients
+    // that look these events up.
+    let involved = ObjectReference {
+        kind: Some("Node".to_owned()),
+        name: Some(name.clone()),
+        uid: Some(name.clone()),
+        ..ObjectReference::default()
+    };
+    let record = |reason: &str, message: String| {
+        recorder.record(RecordedEvent {
+            involved: involved.clone(),
+            kind: "Normal",
+            reason: reason.to_owned(),
+            message,
+            at: clock.now(),
+        });
+    };
+    record("Starting", "Starting kubelet.".to_owned());
+    for reason in [
+        "NodeHasSufficientMemory",
+        "NodeHasNoDiskPressure",
+        "NodeHasSufficientPID",
+        "NodeReady",
+    ] {
+        record(reason, format!("Node {name} status is now: {reason}"));
+    }
+}

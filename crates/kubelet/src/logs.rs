@@ -1,0 +1,374 @@
+//! Reads the CRI-format logs that shims write: tail, since, follow.
+//!
+//! A line is `<RFC 3339 time> <stdout|stderr> <F|P> <text>`; `P` marks a piece
+//! of a longer line. Source: the CRI logging design note; upstream
+//! `kubelet/pkg/kuberuntime/logs`.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use api::Time;
+use jiff::Timestamp;
+
+/// What of a log is wanted; the query of `pods/NAME/log`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Only the last so many lines.
+    pub tail_lines: Option<usize>,
+    /// Only lines written at or after this time.
+    pub since: Option<Time>,
+    /// Prefix each line with its time.
+    pub timestamps: bool,
+    /// Stop after this many bytes of output.
+    pub limit_bytes: Option<u64>,
+    /// Go on as the log grows.
+    pub follow: bool,
+    /// The attempt before the newest.
+    pub previous: bool,
+}
+
+/// A query that does not say what log is wanted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("invalid value {value:?} for {name}")]
+pub struct InvalidLogOption {
+    /// Query parameter.
+    pub name: String,
+    /// What it held.
+    pub value: String,
+}
+
+impl LogOptions {
+    /// Parses the query of upstream's `containerLogs` path. `now` is what
+    /// `sinceSeconds` counts back from. Unknown parameters are not an error.
+    ///
+    /// # Errors
+    /// When a value is not of its parameter's form.
+    pub fn parse(query: &str, now: Time) -> Result<Self, InvalidLogOption> {
+        let mut options = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let invalid = || InvalidLogOption {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            };
+            let flag = || match value {
+                "true" | "1" | "" => Ok(true),
+                "false" | "0" => Ok(false),
+                _ => Err(invalid()),
+            };
+            match name {
+                "tailLines" => options.tail_lines = Some(value.parse().map_err(|_| invalid())?),
+                "sinceSeconds" => {
+                    let seconds: u64 = value.parse().ok().filter(|s| *s > 0).ok_or_else(invalid)?;
+                    options.since = Some(now - std::time::Duration::from_secs(seconds));
+                }
+                "sinceTime" => {
+                    let text = value.replace("%3A", ":").replace("%3a", ":").replace("%2B", "+");
+                    options.since = Some(text.parse::<Timestamp>().map_err(|_| invalid())?.into());
+                }
+                "limitBytes" => options.limit_bytes = Some(value.parse().ok().filter(|n| *n > 0).ok_or_else(invalid)?),
+                "timestamps" => options.timestamps = flag()?,
+                "follow" => options.follow = flag()?,
+                "previous" => options.previous = flag()?,
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Turns log lines into output. Pure: bytes in, bytes out.
+#[derive(Debug)]
+pub struct Renderer {
+    options: LogOptions,
+    written_bytes: u64,
+    /// The last piece was `P`: the next one goes on with the same line.
+    in_line: bool,
+}
+
+impl Renderer {
+    /// A renderer that has written nothing yet.
+    #[must_use]
+    pub const fn new(options: LogOptions) -> Self {
+        Self {
+            options,
+            written_bytes: 0,
+            in_line: false,
+        }
+    }
+
+    /// Whether `limit_bytes` has been reached.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.options.limit_bytes.is_some_and(|limit| self.written_bytes >= limit)
+    }
+
+    /// Appends what one log line, without its line end, contributes to `out`.
+    /// A line that is not in CRI format is passed through as it is.
+    pub fn line(&mut self, line: &[u8], out: &mut Vec<u8>) {
+        let before = out.len();
+        match Piece::parse(line) {
+            Some(piece) => {
+                if self.options.since.is_some_and(|since| piece.at < since) {
+                    return;
+                }
+                if self.options.timestamps && !self.in_line {
+                    out.extend_from_slice(piece.time_text);
+                    out.push(b' ');
+                }
+                out.extend_from_slice(piece.text);
+                self.in_line = piece.partial;
+                if !piece.partial {
+                    out.push(b'\n');
+                }
+            }
+            None => {
+                out.extend_from_slice(line);
+                out.push(b'\n');
+            }
+        }
+        if let Some(limit) = self.options.limit_bytes {
+            let room = usize::try_from(limit.saturating_sub(self.written_bytes)).unwrap_or(usize::MAX);
+            out.truncate(before.saturating_add(room).min(out.len()));
+        }
+        self.written_bytes += (out.len() - before) as u64;
+    }
+}
+
+struct Piece<'a> {
+    time_text: &'a [u8],
+    at: Time,
+    partial: bool,
+    text: &'a [u8],
+}
+
+impl<'a> Piece<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut parts = line.splitn(4, |byte| *byte == b' ');
+        let time_text = parts.next()?;
+        let at = std::str::from_utf8(time_text).ok()?.parse::<Timestamp>().ok()?.into();
+        let stream = parts.next()?;
+        let tag = parts.next()?;
+        let text = parts.next().unwrap_or_default();
+        let known = matches!(stream, b"stdout" | b"stderr") && matches!(tag, b"F" | b"P");
+        known.then_some(Self {
+            time_text,
+            at,
+            partial: tag == b"P",
+            text,
+        })
+    }
+}
+
+/// Reads a log file from where its tail begins, whole lines at a time.
+#[derive(Debug)]
+pub struct LogFile {
+    reader: BufReader<File>,
+    /// A line whose end has not been written yet.
+    unfinished: Vec<u8>,
+}
+
+/// How much of a file's end is looked at in one go when searching a tail.
+const BLOCK_BYTES: u64 = 64 * 1024;
+
+impl LogFile {
+    /// Opens a log; with `tail_lines` at the first of its last so many lines.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn open(path: &Path, tail_lines: Option<usize>) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let start = match tail_lines {
+            None => 0,
+            Some(lines) => tail_offset(&mut file, lines)?,
+        };
+        file.seek(SeekFrom::Start(start))?;
+        Ok(Self {
+            reader: BufReader::new(file),
+            unfinished: Vec::new(),
+        })
+    }
+
+    /// Reads whole lines that are there now, up to about `limit_bytes`, and
+    /// gives each to `line`. False when the end was reached.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_lines(&mut self, limit_bytes: usize, mut line: impl FnMut(&[u8])) -> io::Result<bool> {
+        let mut read = 0;
+        while read < limit_bytes {
+            let got = self.reader.read_until(b'\n', &mut self.unfinished)?;
+            if got == 0 {
+                return Ok(false);
+            }
+            read += got;
+            if self.unfinished.last() == Some(&b'\n') {
+                self.unfinished.pop();
+                line(&self.unfinished);
+                self.unfinished.clear();
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Where the last `lines` log lines begin. Pieces of one long line count as
+/// one line.
+fn tail_offset(file: &mut File, lines: usize) -> io::Result<u64> {
+    let end = file.seek(SeekFrom::End(0))?;
+    if lines == 0 {
+        return Ok(end);
+    }
+    let mut starts: VecDeque<u64> = VecDeque::new();
+    let mut from = end;
+    // Look at ever more of the end until enough line starts are in it.
+    loop {
+        let at_start = from == 0;
+        if !at_start {
+            from = from.saturating_sub(BLOCK_BYTES.max(end - from));
+        }
+        starts.clear();
+        file.seek(SeekFrom::Start(from))?;
+        let mut reader = BufReader::new(Read::take(&*file, end - from));
+        let mut offset = from;
+        let mut line = Vec::new();
+        // A block that does not begin at the file's start begins within a line.
+        let mut continues = from > 0;
+        loop {
+            line.clear();
+            let got = reader.read_until(b'\n', &mut line)?;
+            if got == 0 {
+                break;
+            }
+            if !continues {
+                starts.push_back(offset);
+                if starts.len() > lines {
+                    starts.pop_front();
+                }
+            }
+            continues = Piece::parse(line.strip_suffix(b"\n").unwrap_or(&line)).is_some_and(|piece| piece.partial);
+            offset += got as u64;
+        }
+        if starts.len() >= lines || from == 0 {
+            return Ok(starts.front().copied().unwrap_or(end));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn rendered(log: &str, options: &LogOptions) -> String {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(log.as_bytes()).unwrap();
+        let mut reader = LogFile::open(file.path(), options.tail_lines).unwrap();
+        let mut renderer = Renderer::new(options.clone());
+        let mut out = Vec::new();
+        while reader.read_lines(7, |line| renderer.line(line, &mut out)).unwrap() {}
+        String::from_utf8(out).unwrap()
+    }
+
+    const LOG: &str = "2026-01-01T00:00:01.000000001Z stdout F one\n\
+                       2026-01-01T00:00:02.000000002Z stderr P tw\n\
+                       2026-01-01T00:00:02.000000003Z stderr F o\n\
+                       2026-01-01T00:00:03.000000004Z stdout F \n";
+
+    #[test]
+    fn pieces_are_joined_and_empty_lines_kept() {
+        assert_eq!(rendered(LOG, &LogOptions::default()), "one\ntwo\n\n");
+    }
+
+    #[test]
+    fn a_tail_counts_whole_lines() {
+        for (lines, expected) in [(0, ""), (1, "\n"), (2, "two\n\n"), (3, "one\ntwo\n\n"), (9, "one\ntwo\n\n")] {
+            assert_eq!(
+                rendered(
+                    LOG,
+                    &LogOptions {
+                        tail_lines: Some(lines),
+                        ..LogOptions::default()
+                    }
+                ),
+                expected,
+                "{lines} lines"
+            );
+        }
+    }
+
+    #[test]
+    fn a_tail_of_a_large_log_is_found() {
+        let log: String = (0..50_000)
+            .map(|n| format!("2026-01-01T00:00:01.000000001Z stdout F line {n}\n"))
+            .collect();
+        assert_eq!(
+            rendered(
+                &log,
+                &LogOptions {
+                    tail_lines: Some(2),
+                    ..LogOptions::default()
+                }
+            ),
+            "line 49998\nline 49999\n"
+        );
+        let many = rendered(
+            &log,
+            &LogOptions {
+                tail_lines: Some(30_000),
+                ..LogOptions::default()
+            },
+        );
+        assert_eq!(many.lines().next(), Some("line 20000"));
+    }
+
+    #[test]
+    fn times_and_limits() {
+        let since = "2026-01-01T00:00:02Z".parse::<Timestamp>().unwrap().into();
+        assert_eq!(
+            rendered(
+                LOG,
+                &LogOptions {
+                    since: Some(since),
+                    ..LogOptions::default()
+                }
+            ),
+            "two\n\n"
+        );
+        let stamped = rendered(
+            LOG,
+            &LogOptions {
+                timestamps: true,
+                ..LogOptions::default()
+            },
+        );
+        assert_eq!(stamped.lines().nth(1), Some("2026-01-01T00:00:02.000000002Z two"));
+        assert_eq!(
+            rendered(
+                LOG,
+                &LogOptions {
+                    limit_bytes: Some(5),
+                    ..LogOptions::default()
+                }
+            ),
+            "one\nt"
+        );
+    }
+
+    #[test]
+    fn the_query_is_parsed_or_refused() {
+        let options = LogOptions::parse("follow=true&tailLines=5&sinceSeconds=10&timestamps=true", Time::from_secs(100)).unwrap();
+        let expected = LogOptions {
+            follow: true,
+            tail_lines: Some(5),
+            since: Some(Time::from_secs(90)),
+            timestamps: true,
+            ..LogOptions::default()
+        };
+        assert_eq!(options, expected);
+        assert!(LogOptions::parse("tailLines=-1", Time::default()).is_err());
+        assert!(LogOptions::parse("sinceSeconds=0", Time::default()).is_err());
+    }
+}

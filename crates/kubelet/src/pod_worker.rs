@@ -1,0 +1,248 @@
+//! The driver around one pod's state machine: one task per UID.
+//!
+//! Inputs in, actions out; everything that is decided is decided by
+//! [`lifecycle::Machine`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::typed::{ObjectReference, Pod};
+use api::{Time, Uid};
+use client::{RecordedEvent, Recorder};
+use lifecycle::{Action, ActionId, Desired, EventType, Failure, FailureClass, Input, Machine, PodEvent, Step, Verb};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::execute::{Ports, Subject, execute};
+use crate::status_writer::StatusWriter;
+
+/// Hints may be lost: a pod is looked at this often in any case.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Delay before a runtime that does not answer is asked again.
+const OBSERVE_RETRY: Duration = Duration::from_millis(500);
+/// Unfinished actions' reports waiting to be read.
+const PROGRESS_QUEUE: usize = 16;
+
+/// What a pod should be, with the object it was read from.
+#[derive(Clone)]
+pub struct Wanted {
+    /// For the machine.
+    pub desired: Desired,
+    /// For its actions; `None` when only the runtime knows the pod.
+    pub pod: Option<Arc<Pod>>,
+}
+
+/// What reaches a worker from the kubelet.
+pub struct Mailbox {
+    /// The latest desired state.
+    pub wanted: watch::Receiver<Wanted>,
+    /// The pod changed in the runtime.
+    pub hints: watch::Receiver<u64>,
+}
+
+enum Ended {
+    Action(ActionId, Input),
+    Observed(Input),
+}
+
+/// The state of one worker task.
+pub struct PodWorker {
+    uid: Uid,
+    ports: Ports,
+    recorder: Recorder,
+    status: StatusWriter,
+    running: JoinSet<Ended>,
+    /// Which task runs which action, to cancel and to account for it.
+    actions: BTreeMap<ActionId, AbortHandle>,
+    tasks: std::collections::HashMap<Id, ActionId>,
+    /// An observation is under way; another one would see the same.
+    observing: bool,
+    progress: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+}
+
+impl PodWorker {
+    /// Runs a pod from its first input until nothing of it is left, or until
+    /// `shutdown`, which leaves its containers running.
+    pub async fn run(uid: Uid, ports: Ports, recorder: Recorder, mut mailbox: Mailbox, shutdown: CancellationToken) -> Uid {
+        let wanted = mailbox.wanted.borrow_and_update().clone();
+        let Desired { namespace, name, .. } = &wanted.desired;
+        let gone = shutdown.child_token();
+        let (status, writer) = StatusWriter::new(ports.client.clone(), namespace.clone(), name.clone(), uid.clone(), gone.clone());
+        let mut writers = JoinSet::new();
+        writers.spawn(writer);
+        let mut worker = Self {
+            uid: uid.clone(),
+            ports,
+            recorder,
+            status,
+            running: JoinSet::new(),
+            actions: BTreeMap::new(),
+            tasks: std::collections::HashMap::new(),
+            observing: false,
+            progress: mpsc::channel(PROGRESS_QUEUE),
+        };
+        worker.drive(wanted, &mut mailbox, &shutdown).await;
+        gone.cancel();
+        while writers.join_next().await.is_some() {}
+        uid
+    }
+
+    async fn drive(&mut self, mut wanted: Wanted, mailbox: &mut Mailbox, shutdown: &CancellationToken) {
+        let last = wanted.pod.as_ref().and_then(|pod| pod.status.clone());
+        let seed = self
+            .uid
+            .as_str()
+            .bytes()
+            .fold(0_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+        let mut machine = Machine::new(wanted.desired.clone(), last, seed);
+        let mut wake_at = Time::FAR_FUTURE;
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.observe();
+        loop {
+            let clock = self.ports.clock.clone();
+            let input = tokio::select! {
+                changed = mailbox.wanted.changed() => {
+                    if changed.is_err() { return }
+                    wanted = mailbox.wanted.borrow_and_update().clone();
+                    Input::Desired(Box::new(wanted.desired.clone()))
+                }
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+                Some(progress) = self.progress.1.recv() => progress,
+                Ok(()) = mailbox.hints.changed() => {
+                    mailbox.hints.borrow_and_update();
+                    self.observe();
+                    continue;
+                }
+                _ = look.tick() => {
+                    self.observe();
+                    continue;
+                }
+                () = clock.sleep_until(wake_at) => Input::Tick,
+                () = shutdown.cancelled() => return,
+            };
+            let step = machine.step(self.ports.clock.now(), input);
+            wake_at = step.wake_at.unwrap_or(Time::FAR_FUTURE);
+            if self.follow(step, &wanted) {
+                return;
+            }
+        }
+    }
+
+    /// Does what a step says. True when the pod is finished.
+    fn follow(&mut self, step: Step, wanted: &Wanted) -> bool {
+        if let Some(status) = step.status {
+            self.status.offer(status);
+        }
+        for event in step.events {
+            self.record(&event, wanted);
+        }
+        for action in step.actions {
+            self.start(action, wanted);
+        }
+        step.finished
+    }
+
+    fn start(&mut self, action: Action, wanted: &Wanted) {
+        if let Verb::Cancel(id) = action.verb {
+            if let Some(handle) = self.actions.get(&id) {
+                handle.abort();
+            }
+            return;
+        }
+        tracing::debug!(uid = %self.uid, target = %action.target, action = %action.verb, because = %action.because, "start");
+        let id = action.id;
+        let subject = Subject {
+            uid: self.uid.clone(),
+            pod: wanted.pod.clone(),
+        };
+        let effect = execute(self.ports.clone(), subject, action, self.status.clone(), self.progress.0.clone());
+        let handle = self.running.spawn(async move { Ended::Action(id, effect.await) });
+        self.tasks.insert(handle.id(), id);
+        self.actions.insert(id, handle);
+    }
+
+    /// Looks at the pod, again and again until the runtime answers.
+    fn observe(&mut self) {
+        if std::mem::replace(&mut self.observing, true) {
+            return;
+        }
+        let (ports, uid) = (self.ports.clone(), self.uid.clone());
+        self.running.spawn(async move {
+            loop {
+                match ports.observe(&uid).await {
+                    Ok(observation) => return Ended::Observed(Input::Observed(observation)),
+                    Err(error) => tracing::warn!(uid = %uid, error = %error, "the runtime cannot be asked"),
+                }
+                tokio::time::sleep(OBSERVE_RETRY).await;
+            }
+        });
+    }
+
+    /// Accounts for a task that has ended; every one ends in an input.
+    fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) -> Input {
+        match ended {
+            Ok((_, Ended::Observed(input))) => {
+                self.observing = false;
+                input
+            }
+            Ok((task, Ended::Action(id, input))) => {
+                self.tasks.remove(&task);
+                self.actions.remove(&id);
+                input
+            }
+            Err(error) => {
+                let Some(id) = self.tasks.remove(&error.id()) else {
+                    // The observing task panicked: look again.
+                    tracing::error!(uid = %self.uid, error = %error, "an observation failed");
+                    self.observing = false;
+                    return Input::Tick;
+                };
+                self.actions.remove(&id);
+                let failure = if error.is_cancelled() {
+                    Failure::new(FailureClass::Cancelled, "cancelled")
+                } else {
+                    tracing::error!(uid = %self.uid, error = %error, "an action panicked");
+                    Failure::new(FailureClass::Unavailable, "internal error: the action panicked")
+                };
+                // What it left is seen by the observation that follows.
+                self.observe();
+                Input::Done {
+                    id,
+                    result: Err(failure),
+                    after: None,
+                }
+            }
+        }
+    }
+
+    fn record(&self, event: &PodEvent, wanted: &Wanted) {
+        let Some(pod) = &wanted.pod else { return };
+        self.recorder.record(RecordedEvent {
+            involved: reference(pod, event.field_path.clone()),
+            kind: match event.event_type {
+                EventType::Normal => "Normal",
+                EventType::Warning => "Warning",
+            },
+            reason: event.reason.clone(),
+            message: event.message.clone(),
+            at: self.ports.clock.now(),
+        });
+    }
+}
+
+/// How an event names its pod.
+#[must_use]
+pub fn reference(pod: &Pod, field_path: Option<String>) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: pod.metadata.namespace.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+        resource_version: pod.metadata.resource_version.clone(),
+        field_path,
+    }
+}

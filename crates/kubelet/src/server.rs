@@ -1,0 +1,265 @@
+//! The node API, with upstream's paths: what the API server asks a node.
+//!
+//! `GET /healthz`, `GET /pods`, `GET /containerLogs/NAMESPACE/POD/CONTAINER`.
+//! Who may ask is decided before a request gets here.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::node::{ContainerView, RunState};
+use api::{Status, Uid};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::logs::{LogFile, LogOptions, Renderer};
+use crate::pods::{Known, Pods, log_dir};
+
+/// The body of an answer.
+pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// How often a followed log is looked at.
+const FOLLOW_POLL: Duration = Duration::from_millis(100);
+/// How much of a log is read before it is sent on.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Answers the node API.
+#[derive(Clone)]
+pub struct NodeApi {
+    pods: Arc<Pods>,
+    log_root: PathBuf,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+}
+
+impl NodeApi {
+    /// A node API over the pods of this node. Followed logs end on `shutdown`.
+    #[must_use]
+    pub fn new(pods: Arc<Pods>, log_root: PathBuf, clock: Arc<dyn Clock>, shutdown: CancellationToken) -> Self {
+        Self {
+            pods,
+            log_root,
+            clock,
+            shutdown,
+        }
+    }
+
+    /// Answers one request. Errors are `metav1.Status` bodies.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
+        match self.answer(request).await {
+            Ok(response) => response,
+            Err(status) => json(
+                StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                &*status,
+            ),
+        }
+    }
+
+    async fn answer<B>(&self, request: Request<B>) -> Result<Response<Body>, Box<Status>> {
+        if request.method() != Method::GET {
+            return Err(Box::new(Status::method_not_allowed(format!(
+                "the node API does not take {}",
+                request.method()
+            ))));
+        }
+        let path: Vec<&str> = request.uri().path().trim_matches('/').split('/').collect();
+        match path.as_slice() {
+            ["healthz"] => Ok(plain("ok")),
+            ["pods"] => {
+                let items: Vec<_> = self.pods.all().into_iter().map(|(_, known)| known.pod).collect();
+                let items: Vec<_> = items.iter().map(AsRef::as_ref).collect();
+                Ok(json(
+                    StatusCode::OK,
+                    &serde_json::json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items }),
+                ))
+            }
+            ["containerLogs", namespace, pod, container] => {
+                let options = LogOptions::parse(request.uri().query().unwrap_or_default(), self.clock.now())
+                    .map_err(|error| Box::new(Status::bad_request(error.to_string())))?;
+                self.logs(namespace, pod, container, options)
+            }
+            _ => Err(Box::new(Status::no_such_path())),
+        }
+    }
+
+    fn logs(&self, namespace: &str, pod: &str, container: &str, options: LogOptions) -> Result<Response<Body>, Box<Status>> {
+        let (uid, known) = self
+            .pods
+            .find(namespace, pod)
+            .ok_or_else(|| Box::new(Status::bad_request(format!("pod {namespace}/{pod} is not on this node"))))?;
+        let attempt = choose_attempt(&known, pod, container, options.previous).map_err(|message| Box::new(Status::bad_request(message)))?;
+        let path = log_dir(&self.log_root, namespace, pod, &uid)
+            .join(container)
+            .join(format!("{attempt}.log"));
+        let file = match LogFile::open(&path, options.tail_lines) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Box::new(Status::bad_request(format!(
+                    "container {container:?} in pod {pod:?} is not available"
+                ))));
+            }
+            Err(error) => {
+                return Err(Box::new(Status::internal(&format!(
+                    "reading the log of container {container:?}: {error}"
+                ))));
+            }
+        };
+        let follower = Follower {
+            file: Some(file),
+            renderer: Renderer::new(options.clone()),
+            pods: self.pods.clone(),
+            uid,
+            container: container.to_owned(),
+            attempt,
+            follow: options.follow,
+            shutdown: self.shutdown.clone(),
+        };
+        let frames = futures::stream::unfold(follower, |mut follower| async {
+            let chunk = follower.next().await?;
+            Some((chunk.map(|bytes| Frame::data(Bytes::from(bytes))), follower))
+        });
+        let body = StreamBody::new(frames.map(|frame| frame.map_err(Into::into))).boxed_unsync();
+        let mut response = Response::new(body);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
+        Ok(response)
+    }
+}
+
+/// Which attempt's log is meant. The error is upstream's text.
+fn choose_attempt(known: &Known, pod: &str, container: &str, previous: bool) -> Result<u32, String> {
+    let mut attempts: Vec<&ContainerView> = known.observed.containers.iter().filter(|c| c.name == container).collect();
+    attempts.sort_by_key(|view| view.attempt);
+    // An attempt whose process never ran has no log; upstream shows the state.
+    let newest = attempts.last();
+    if previous {
+        let before = newest
+            .and_then(|newest| newest.attempt.checked_sub(1))
+            .filter(|_| known_previous(known, container));
+        return before.ok_or_else(|| format!("previous terminated container {container:?} in pod {pod:?} not found"));
+    }
+    match newest {
+        Some(view) => Ok(view.attempt),
+        None => Err(waiting_text(known, pod, container)),
+    }
+}
+
+/// Whether the API status shows an earlier termination of the container.
+fn known_previous(known: &Known, container: &str) -> bool {
+    statuses(known).any(|status| {
+        status.name == container && (status.restart_count > 0 || status.last_state.as_ref().is_some_and(|s| s.terminated.is_some()))
+    })
+}
+
+fn statuses(known: &Known) -> impl Iterator<Item = &api::typed::ContainerStatus> {
+    let status = known.pod.status.as_ref();
+    let lists = [
+        status.and_then(|s| s.container_statuses.as_deref()),
+        status.and_then(|s| s.init_container_statuses.as_deref()),
+        status.and_then(|s| s.ephemeral_container_statuses.as_deref()),
+    ];
+    lists.into_iter().flatten().flatten()
+}
+
+/// Why a container without any attempt has no log. Source: pod lifecycle
+/// notes, section 2.3, "Logs API errors".
+fn waiting_text(known: &Known, pod: &str, container: &str) -> String {
+    let waiting = statuses(known)
+        .find(|status| status.name == container)
+        .and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());
+    match waiting.as_deref() {
+        Some("ErrImagePull") => format!("container {container:?} in pod {pod:?} is waiting to start: image can't be pulled"),
+        Some("ImagePullBackOff") => format!("container {container:?} in pod {pod:?} is waiting to start: trying and failing to pull image"),
+        Some(reason) => format!("container {container:?} in pod {pod:?} is waiting to start: {reason}"),
+        None => format!("container {container:?} in pod {pod:?} is not available"),
+    }
+}
+
+/// One answer that reads a log, and goes on reading while its container runs.
+struct Follower {
+    file: Option<LogFile>,
+    renderer: Renderer,
+    pods: Arc<Pods>,
+    uid: Uid,
+    container: String,
+    attempt: u32,
+    follow: bool,
+    shutdown: CancellationToken,
+}
+
+impl Follower {
+    /// The next piece of output; `None` at the end. The file is read on a
+    /// blocking thread.
+    async fn next(&mut self) -> Option<io::Result<Vec<u8>>> {
+        loop {
+            // Looked at before the read: what a process wrote before it ended
+            // is in the log when its end is known.
+            let may_grow = self.follow && self.may_grow() && !self.shutdown.is_cancelled();
+            match self.read().await {
+                Ok(chunk) if !chunk.is_empty() => return Some(Ok(chunk)),
+                Ok(_) if !may_grow || self.renderer.is_full() => return None,
+                Ok(_) => tokio::time::sleep(FOLLOW_POLL).await,
+                Err(error) => {
+                    self.follow = false;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    fn may_grow(&self) -> bool {
+        self.pods.get(&self.uid).is_some_and(|known| {
+            let attempt = known
+                .observed
+                .containers
+                .iter()
+                .find(|view| view.name == self.container && view.attempt == self.attempt);
+            attempt.is_some_and(|view| !matches!(view.state, RunState::Exited(_)))
+        })
+    }
+
+    async fn read(&mut self) -> io::Result<Vec<u8>> {
+        let Some(mut file) = self.file.take() else { return Ok(Vec::new()) };
+        if self.renderer.is_full() {
+            return Ok(Vec::new());
+        }
+        let mut renderer = std::mem::replace(&mut self.renderer, Renderer::new(LogOptions::default()));
+        let work = tokio::task::spawn_blocking(move || {
+            let mut out = Vec::new();
+            let mut result = Ok(true);
+            while out.is_empty() && matches!(result, Ok(true)) {
+                result = file.read_lines(CHUNK_BYTES, |line| renderer.line(line, &mut out));
+            }
+            (file, renderer, result.map(|_| out))
+        });
+        let (file, renderer, result) = work.await.map_err(io::Error::other)?;
+        self.file = Some(file);
+        self.renderer = renderer;
+        result
+    }
+}
+
+fn plain(text: &'static str) -> Response<Body> {
+    Response::new(
+        Full::new(Bytes::from_static(text.as_bytes()))
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    )
+}
+
+fn json<T: serde::Serialize>(code: StatusCode, value: &T) -> Response<Body> {
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = code;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}
