@@ -231,6 +231,12 @@ impl Status {
         Self::failure(403, "Forbidden", format!("{subject}: {why}"), Some(Self::about(id, name)))
     }
 
+    /// 403 whose message is complete already.
+    #[must_use]
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::failure(403, "Forbidden", message.into(), Some(Details::default()))
+    }
+
     /// 404: `pods "x" not found`.
     #[must_use]
     pub fn not_found(id: &ResourceId, name: &str) -> Self {
@@ -349,6 +355,12 @@ impl Status {
             ..Self::about(id, name)
         };
         Self::failure(422, "Invalid", format!("{kind} {name:?} is invalid: {list}"), Some(details))
+    }
+
+    /// 422 for a patch that is well formed and cannot be applied.
+    #[must_use]
+    pub fn unprocessable(message: impl std::fmt::Display) -> Self {
+        Self::failure(422, "Invalid", format!("the server rejected our request due to an error in our request: {message}"), Some(Details::default()))
     }
 
     /// 429.

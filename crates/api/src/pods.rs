@@ -1,0 +1,233 @@
+//! What several components ask of a pod: small pure functions.
+//!
+//! Quantities that do not parse count as absent; the API server admits none.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::Quantity;
+use crate::typed::{Container, Pod, PodCondition, PodSpec, WireQuantity};
+
+/// Amounts by resource name, such as `cpu`.
+pub type Resources = BTreeMap<String, Quantity>;
+
+/// How kubelet messages name a pod: `name_namespace(uid)`.
+///
+/// Source: upstream kubelet `format.Pod`.
+#[must_use]
+pub fn label(pod: &Pod) -> String {
+    let meta = &pod.metadata;
+    let part = |p: &Option<String>| p.clone().unwrap_or_default();
+    format!("{}_{}({})", part(&meta.name), part(&meta.namespace), part(&meta.uid))
+}
+
+/// `status.phase`, or the empty string.
+#[must_use]
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// Whether the phase is `Succeeded` or `Failed`: it will never run again.
+#[must_use]
+pub fn is_terminal(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether deletion was asked for.
+#[must_use]
+pub fn is_terminating(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// The condition of a type such as `Ready`.
+#[must_use]
+pub fn condition<'p>(pod: &'p Pod, condition_type: &str) -> Option<&'p PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == condition_type)
+}
+
+/// Whether the condition `Ready` is true.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|c| c.status == "True")
+}
+
+/// Whether an init container is a sidecar: it runs beside the others.
+///
+/// Source: KEP-753.
+#[must_use]
+pub fn is_sidecar(init_container: &Container) -> bool {
+    init_container.restart_policy.as_deref() == Some("Always")
+}
+
+/// The containers that run at the same time once the pod is initialized:
+/// sidecars, then regular containers.
+pub fn long_running(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).chain(&spec.containers)
+}
+
+/// Amounts of a `requests` or `limits` map.
+#[must_use]
+pub fn amounts(wire: Option<&BTreeMap<String, WireQuantity>>) -> Resources {
+    wire.into_iter().flatten().filter_map(|(name, quantity)| Some((name.clone(), Quantity::try_from(quantity).ok()?))).collect()
+}
+
+/// What a container requests.
+#[must_use]
+pub fn container_requests(container: &Container) -> Resources {
+    amounts(container.resources.as_ref().and_then(|r| r.requests.as_ref()))
+}
+
+/// What a container is limited to.
+#[must_use]
+pub fn container_limits(container: &Container) -> Resources {
+    amounts(container.resources.as_ref().and_then(|r| r.limits.as_ref()))
+}
+
+/// What a pod requests of a node: the most it needs at any time of its life,
+/// plus overhead. An init container runs beside the sidecars listed before it.
+///
+/// Source: KEP-753, "Resources calculation"; upstream
+/// `component-helpers/resource.PodRequests`.
+#[must_use]
+pub fn requests(pod: &Pod) -> Resources {
+    pod.spec.as_ref().map(|spec| most_at_any_time(spec, container_requests)).unwrap_or_default()
+}
+
+/// What a pod is limited to, by the same rule. A resource some container has
+/// no limit for is not bounded, though it may appear here.
+#[must_use]
+pub fn limits(pod: &Pod) -> Resources {
+    pod.spec.as_ref().map(|spec| most_at_any_time(spec, container_limits)).unwrap_or_default()
+}
+
+fn most_at_any_time(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
+    let mut sidecars = Resources::new();
+    let mut peak = Resources::new();
+    for container in spec.init_containers.iter().flatten() {
+        if is_sidecar(container) {
+            add(&mut sidecars, of(container));
+            raise(&mut peak, sidecars.clone());
+        } else {
+            let mut now = of(container);
+            add(&mut now, sidecars.clone());
+            raise(&mut peak, now);
+        }
+    }
+    let mut running = sidecars;
+    for container in &spec.containers {
+        add(&mut running, of(container));
+    }
+    raise(&mut peak, running);
+    add(&mut peak, amounts(spec.overhead.as_ref()));
+    peak
+}
+
+/// Adds `more` to `total`, resource by resource.
+pub fn add(total: &mut Resources, more: Resources) {
+    for (name, quantity) in more {
+        *total.entry(name).or_default() += quantity;
+    }
+}
+
+fn raise(peak: &mut Resources, other: Resources) {
+    for (name, quantity) in other {
+        let entry = peak.entry(name).or_insert(quantity);
+        *entry = (*entry).max(quantity);
+    }
+}
+
+/// Quality of service: who is squeezed first when a node runs short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum QosClass {
+    /// Asks for nothing.
+    BestEffort,
+    /// Neither of the others.
+    Burstable,
+    /// Every container has CPU and memory limits equal to its requests.
+    Guaranteed,
+}
+
+impl QosClass {
+    /// As `status.qosClass` holds it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BestEffort => "BestEffort",
+            Self::Burstable => "Burstable",
+            Self::Guaranteed => "Guaranteed",
+        }
+    }
+}
+
+impl fmt::Display for QosClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The QoS class a pod's spec gives it; `status.qosClass` is not looked at.
+///
+/// Source: upstream `component-helpers` and `qos.ComputePodQOS`.
+#[must_use]
+pub fn qos_class(pod: &Pod) -> QosClass {
+    let Some(spec) = &pod.spec else { return QosClass::BestEffort };
+    let counted = |resources: Resources| -> Resources {
+        resources.into_iter().filter(|(name, quantity)| matches!(name.as_str(), "cpu" | "memory") && *quantity > Quantity::ZERO).collect()
+    };
+    let (mut requested, mut limited) = (Resources::new(), Resources::new());
+    let mut all_limited = true;
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        add(&mut requested, counted(container_requests(container)));
+        let limits = counted(container_limits(container));
+        all_limited &= limits.len() == 2;
+        add(&mut limited, limits);
+    }
+    if requested.is_empty() && limited.is_empty() {
+        QosClass::BestEffort
+    } else if all_limited && requested == limited {
+        QosClass::Guaranteed
+    } else {
+        QosClass::Burstable
+    }
+}
+
+/// A port of the node that a pod occupies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// Empty for every address of the node.
+    pub ip: String,
+    /// 1 to 65535.
+    pub port: i32,
+}
+
+impl HostPort {
+    /// Whether both cannot be had on one node: same protocol and port, and the
+    /// same address or one of them for all addresses.
+    ///
+    /// Source: upstream scheduler `HostPortInfo.CheckConflict`.
+    #[must_use]
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let any = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
+        self.protocol == other.protocol && self.port == other.port && (any(&self.ip) || any(&other.ip) || self.ip == other.ip)
+    }
+}
+
+/// The node ports a pod's long-running containers ask for.
+#[must_use]
+pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let ports = pod.spec.iter().flat_map(long_running).flat_map(|c| c.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            Some(HostPort {
+                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+                ip: port.host_ip.clone().unwrap_or_default(),
+                port: port.host_port.filter(|p| *p > 0)?,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
