@@ -1,1 +1,36 @@
-//! shim
+//! The shim: synchronous parent of one pod's containers.
+//!
+//! Reading order: `protocol.rs` (what an agent may ask and what it is told),
+//! `serve.rs` (the one loop), `sandbox.rs` (the namespaces a pod shares),
+//! `container.rs` (one attempt: made, started, ended), `create.rs` (the worker
+//! that makes it through libcontainer), `exec.rs` (further commands),
+//! `log.rs` (CRI log lines), `record.rs` (what is left on disk),
+//! `cgroup.rs` (v1, hybrid and v2 trees).
+//!
+//! One shim serves one pod. It holds the pod's network, IPC and UTS namespaces
+//! by living in them, reaps everything the pod leaves, copies its output into
+//! log files, and writes every exit to disk before it tells anyone. It is
+//! single-threaded because it forks: everything that may block runs in a
+//! short-lived forked worker, so the loop never waits for one container.
+//!
+//! This crate deliberately does not know the API, pods' desired state, images,
+//! restart policies, the network, tokio or threads.
+
+// A process that forks, mounts and enters namespaces needs what `unsafe` guards;
+// every block says why it is sound.
+#![allow(unsafe_code)]
+
+pub mod cgroup;
+mod container;
+mod create;
+mod exec;
+mod log;
+mod process;
+pub mod protocol;
+pub mod record;
+mod rootfs;
+mod sandbox;
+mod serve;
+mod users;
+
+pub use serve::main;

@@ -1,0 +1,464 @@
+//! Control groups on version 1, hybrid and version 2 hosts.
+//!
+//! A pod's groups are `<root>/pod<uid>` and, inside it, one per container.
+//! libcontainer makes the container's groups and sets its limits; this file
+//! does what it does not: finding the trees, the pod's own limits, membership
+//! in trees libcontainer leaves alone (a hybrid host's version 2 tree, and
+//! `name=systemd`), killing, counting out-of-memory kills, removing.
+//!
+//! Source: Linux `Documentation/admin-guide/cgroup-v1/` and `cgroup-v2.rst`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::protocol::Limits;
+
+mod device;
+
+/// The scheduler's period for hard limits.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// How often a version 1 group is swept while its processes fork.
+const KILL_SWEEPS_MAX: u32 = 20;
+
+/// The cgroup file systems of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trees {
+    /// Where version 2 is mounted.
+    v2: Option<PathBuf>,
+    /// Version 1 hierarchies: controller names (or `name=systemd`) and mount.
+    v1: Vec<(Vec<String>, PathBuf)>,
+}
+
+/// Why control groups cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The kernel's mount table could not be read.
+    #[error("reading /proc/self/mountinfo")]
+    Mounts(#[source] io::Error),
+    /// Nothing to limit containers with.
+    #[error(
+        "no usable cgroup controller: neither a cgroup2 file system offering {missing} nor a version 1 hierarchy of it is mounted; \
+         mount one, for example: mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+    )]
+    NoController {
+        /// The controllers not found.
+        missing: String,
+    },
+    /// A group could not be made or set.
+    #[error("{doing} {path}: {cause}")]
+    Group {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: String,
+        /// The system's reason.
+        cause: io::Error,
+    },
+}
+
+impl CgroupError {
+    fn group(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.display().to_string();
+        move |cause| Self::Group { doing, path, cause }
+    }
+}
+
+impl Trees {
+    /// Finds the trees of this host.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoController`] when memory, cpu or pids cannot be limited.
+    pub fn detect() -> Result<Self, CgroupError> {
+        let table = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
+        let trees = Self::from_mountinfo(&table);
+        let offered = trees
+            .v2
+            .as_ref()
+            .and_then(|v2| fs::read_to_string(v2.join("cgroup.controllers")).ok())
+            .unwrap_or_default();
+        let missing: Vec<&str> = ["memory", "cpu", "pids"]
+            .into_iter()
+            .filter(|name| trees.v1_of(name).is_none() && (!trees.is_unified() || !offered.split_whitespace().any(|o| o == *name)))
+            .collect();
+        if missing.is_empty() {
+            Ok(trees)
+        } else {
+            Err(CgroupError::NoController {
+                missing: missing.join(", "),
+            })
+        }
+    }
+
+    fn from_mountinfo(table: &str) -> Self {
+        let (mut v2, mut v1) = (None, Vec::new());
+        for line in table.lines() {
+            let Some((mount, fs)) = line.split_once(" - ") else { continue };
+            let Some(point) = mount.split(' ').nth(4) else { continue };
+            let mut fs = fs.split(' ');
+            match (fs.next(), fs.next_back()) {
+                (Some("cgroup2"), _) if v2.is_none() => v2 = Some(PathBuf::from(point)),
+                (Some("cgroup"), Some(options)) => {
+                    let names = options
+                        .split(',')
+                        .filter(|o| !matches!(*o, "rw" | "ro" | "xattr" | "clone_children" | "noprefix"));
+                    v1.push((names.map(str::to_owned).collect(), PathBuf::from(point)));
+                }
+                _ => {}
+            }
+        }
+        Self { v2, v1 }
+    }
+
+    /// Version 2 only.
+    #[must_use]
+    pub fn is_unified(&self) -> bool {
+        self.v1.is_empty() && self.v2.is_some()
+    }
+
+    /// Mount point of a version 1 controller.
+    #[must_use]
+    pub fn v1_of(&self, controller: &str) -> Option<&Path> {
+        self.v1
+            .iter()
+            .find(|(names, _)| names.iter().any(|n| n == controller))
+            .map(|(_, mount)| mount.as_path())
+    }
+
+    fn mounts(&self) -> impl Iterator<Item = &Path> {
+        self.v2
+            .as_deref()
+            .into_iter()
+            .chain(self.v1.iter().map(|(_, mount)| mount.as_path()))
+    }
+
+    /// Makes the group `path` and sets the limits on it.
+    ///
+    /// # Errors
+    /// A group that cannot be made or a limit that is refused.
+    pub fn make(&self, path: &Path, limits: &Limits) -> Result<(), CgroupError> {
+        if let Some(v2) = &self.v2 {
+            make_v2(v2, path, self.is_unified())?;
+        }
+        let v1 = ["memory", "cpu", "pids"].into_iter().filter_map(|name| self.v1_of(name));
+        for mount in v1 {
+            let dir = below(mount, path);
+            fs::create_dir_all(&dir).map_err(CgroupError::group("making cgroup", &dir))?;
+        }
+        for (controller, file, value) in settings(limits, self.is_unified()) {
+            let mount = if self.is_unified() {
+                self.v2.as_deref()
+            } else {
+                self.v1_of(controller)
+            };
+            let Some(mount) = mount else { continue };
+            let file = below(mount, path).join(file);
+            put(&file, &value).map_err(CgroupError::group("setting a limit in", &file))?;
+        }
+        Ok(())
+    }
+
+    /// Moves the calling process into `path` in the trees that libcontainer
+    /// does not manage. On a version 2 host that is the one tree there is, and
+    /// only for groups without children.
+    ///
+    /// # Errors
+    /// A group that cannot be made or entered.
+    pub fn join(&self, path: &Path) -> Result<(), CgroupError> {
+        for mount in self.v2.as_deref().into_iter().chain(self.v1_of("name=systemd")) {
+            let dir = below(mount, path);
+            fs::create_dir_all(&dir).map_err(CgroupError::group("making cgroup", &dir))?;
+            let procs = dir.join("cgroup.procs");
+            put(&procs, "0").map_err(CgroupError::group("entering", &procs))?;
+        }
+        Ok(())
+    }
+
+    /// Moves the calling process into every existing group at `path`.
+    ///
+    /// # Errors
+    /// A group that cannot be entered.
+    pub fn join_all(&self, path: &Path) -> Result<(), CgroupError> {
+        for mount in self.mounts() {
+            let procs = below(mount, path).join("cgroup.procs");
+            match put(&procs, "0") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CgroupError::group("entering", &procs)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Allows the group's processes nothing but the standard devices, where
+    /// that takes a program in the kernel (version 2).
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(crate) fn restrict_devices_v2(&self, path: &Path) -> Result<(), CgroupError> {
+        let Some(v2) = self.v2.as_deref().filter(|_| self.is_unified()) else {
+            return Ok(());
+        };
+        let dir = below(v2, path);
+        device::restrict(&dir).map_err(CgroupError::group("restricting devices of", &dir))
+    }
+
+    /// Lets the kernel kill all of a container, not one process of it, when
+    /// memory runs out (version 2). Source: kubelet, `singleProcessOOMKill`.
+    pub(crate) fn kill_as_one(&self, path: &Path) {
+        if let Some(v2) = self.v2.as_deref().filter(|_| self.is_unified()) {
+            // Absent before Linux 4.19; the container then runs without it.
+            let _ = put(&below(v2, path).join("memory.oom.group"), "1");
+        }
+    }
+
+    /// Processes in `path` and the groups inside it.
+    #[must_use]
+    pub fn processes(&self, path: &Path) -> Vec<i32> {
+        let mut pids = Vec::new();
+        for mount in self.mounts() {
+            collect(&below(mount, path), &mut pids);
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Sends SIGKILL to all of them, also to those that fork meanwhile.
+    pub fn kill(&self, path: &Path) {
+        if let Some(v2) = &self.v2 {
+            // Since Linux 5.14; older ones are swept below.
+            let _ = put(&below(v2, path).join("cgroup.kill"), "1");
+        }
+        if self.is_unified() && self.v2.as_ref().is_some_and(|v2| below(v2, path).join("cgroup.kill").exists()) {
+            return;
+        }
+        let freezer = self.v1_of("freezer").map(|mount| below(mount, path).join("freezer.state"));
+        for _ in 0..KILL_SWEEPS_MAX {
+            let pids: Vec<i32> = self.processes(path).into_iter().filter(|pid| !is_dead(*pid)).collect();
+            if pids.is_empty() {
+                break;
+            }
+            if let Some(freezer) = &freezer {
+                let _ = put(freezer, "FROZEN"); // so that none forks past us
+            }
+            for pid in pids.into_iter().filter_map(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            if let Some(freezer) = &freezer {
+                let _ = put(freezer, "THAWED");
+            }
+        }
+    }
+
+    /// Kills what is in `path` until nothing is, then removes it from every
+    /// tree. Blocks up to `patience`.
+    ///
+    /// # Errors
+    /// What is left after that.
+    pub fn destroy(&self, path: &Path, patience: Duration) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            self.kill(path);
+            match self.remove(path) {
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// Removes `path` and the groups inside it; what is gone is success.
+    ///
+    /// # Errors
+    /// `EBUSY` while a process is in one of them.
+    pub fn remove(&self, path: &Path) -> Result<(), CgroupError> {
+        let mut first_error = Ok(());
+        for mount in self.mounts() {
+            let removed = remove_below(&below(mount, path));
+            first_error = first_error.and(removed);
+        }
+        first_error
+    }
+
+    /// Whether any tree still has the group.
+    #[must_use]
+    pub fn exists(&self, path: &Path) -> bool {
+        self.mounts().any(|mount| below(mount, path).exists())
+    }
+
+    /// Groups directly inside `path`, in any tree.
+    #[must_use]
+    pub fn children(&self, path: &Path) -> Vec<String> {
+        let mut names = Vec::new();
+        for mount in self.mounts() {
+            let Ok(entries) = fs::read_dir(below(mount, path)) else { continue };
+            let dirs = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+            names.extend(dirs.filter_map(|e| e.file_name().into_string().ok()));
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// How many processes of the group the kernel has killed for memory.
+    #[must_use]
+    pub fn oom_kills(&self, path: &Path) -> u64 {
+        let file = match (self.v1_of("memory"), &self.v2) {
+            (Some(mount), _) => below(mount, path).join("memory.oom_control"),
+            (None, Some(v2)) => below(v2, path).join("memory.events"),
+            (None, None) => return 0,
+        };
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines()
+            .find_map(|line| line.strip_prefix("oom_kill "))
+            .and_then(|n| n.trim().parse().ok())
+            .unwrap_or(0)
+    }
+}
+
+/// A group's directory. `path` is absolute in the cgroup tree's own terms.
+fn below(mount: &Path, path: &Path) -> PathBuf {
+    mount.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn put(file: &Path, value: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
+}
+
+/// A zombie or gone: killing it again changes nothing.
+fn is_dead(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+/// Which file of which controller gets which value.
+/// Source: KEP-2254 for the conversion of shares to weight.
+fn settings(limits: &Limits, unified: bool) -> Vec<(&'static str, &'static str, String)> {
+    let quota_us = limits.cpu_milli.map(|milli| (milli * CPU_PERIOD_US / 1000).max(1000));
+    let mut list = Vec::new();
+    if unified {
+        list.extend(limits.cpu_shares.map(|s| ("cpu", "cpu.weight", weight(s).to_string())));
+        list.extend(quota_us.map(|q| ("cpu", "cpu.max", format!("{q} {CPU_PERIOD_US}"))));
+        list.extend(limits.memory_bytes.map(|m| ("memory", "memory.max", m.to_string())));
+    } else {
+        list.extend(limits.cpu_shares.map(|s| ("cpu", "cpu.shares", s.clamp(2, 262_144).to_string())));
+        list.extend(quota_us.map(|_| ("cpu", "cpu.cfs_period_us", CPU_PERIOD_US.to_string())));
+        list.extend(quota_us.map(|q| ("cpu", "cpu.cfs_quota_us", q.to_string())));
+        list.extend(limits.memory_bytes.map(|m| ("memory", "memory.limit_in_bytes", m.to_string())));
+    }
+    list
+}
+
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// Makes a version 2 group. With `controllers`, its parents pass on what
+/// containers need, and so does the group itself.
+fn make_v2(mount: &Path, path: &Path, controllers: bool) -> Result<(), CgroupError> {
+    let mut dir = mount.to_owned();
+    let parts: Vec<_> = path.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect();
+    for depth in 0..=parts.len() {
+        if controllers {
+            let offered = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+            for name in offered
+                .split_whitespace()
+                .filter(|n| matches!(*n, "memory" | "cpu" | "pids" | "cpuset" | "io"))
+            {
+                let control = dir.join("cgroup.subtree_control");
+                put(&control, &format!("+{name}")).map_err(CgroupError::group("passing on a controller in", &control))?;
+            }
+        }
+        if let Some(part) = parts.get(depth) {
+            dir.push(part);
+            match fs::create_dir(&dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(CgroupError::group("making cgroup", &dir)(error)),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn collect(dir: &Path, pids: &mut Vec<i32>) {
+    if let Ok(procs) = fs::read_to_string(dir.join("cgroup.procs")) {
+        pids.extend(procs.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    }
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        collect(&entry.path(), pids);
+    }
+}
+
+fn remove_below(dir: &Path) -> Result<(), CgroupError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(CgroupError::group("listing cgroup", dir)(error)),
+    };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        remove_below(&entry.path())?;
+    }
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CgroupError::group("removing cgroup", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+35 31 0:32 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+
+    #[test]
+    fn trees_are_read_from_the_mount_table() {
+        let hybrid = Trees::from_mountinfo(HYBRID);
+        assert!(!hybrid.is_unified());
+        assert_eq!(hybrid.v1_of("cpuacct"), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct")));
+        assert_eq!(hybrid.v1_of("name=systemd"), Some(Path::new("/sys/fs/cgroup/systemd")));
+        assert_eq!(hybrid.v1_of("pids"), None);
+        let unified = Trees::from_mountinfo("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n");
+        assert!(unified.is_unified());
+        assert!(!Trees::from_mountinfo("").is_unified());
+    }
+
+    #[test]
+    fn limits_become_files() {
+        let limits = Limits {
+            cpu_shares: Some(1024),
+            cpu_milli: Some(1500),
+            memory_bytes: Some(64 << 20),
+        };
+        let v1 = settings(&limits, false);
+        assert!(v1.contains(&("cpu", "cpu.cfs_quota_us", "150000".into())));
+        assert!(v1.contains(&("memory", "memory.limit_in_bytes", "67108864".into())));
+        let v2 = settings(&limits, true);
+        assert!(v2.contains(&("cpu", "cpu.weight", "39".into())));
+        assert!(v2.contains(&("cpu", "cpu.max", "150000 100000".into())));
+        assert!(settings(&Limits::default(), true).is_empty());
+        // A limit below the kernel's least quota of one millisecond.
+        let tiny = Limits {
+            cpu_milli: Some(1),
+            ..Limits::default()
+        };
+        assert_eq!(settings(&tiny, true), [("cpu", "cpu.max", "1000 100000".into())]);
+    }
+
+    #[test]
+    fn a_path_cannot_replace_the_mount() {
+        assert_eq!(
+            below(Path::new("/sys/fs/cgroup"), Path::new("/a/b")),
+            Path::new("/sys/fs/cgroup/a/b")
+        );
+    }
+}

@@ -1,0 +1,386 @@
+//! One attempt of a container, from being made to its exit record.
+//!
+//! ```text
+//! Creating ──made──► Created ──start──► Starting ──runs──► Running ──┐
+//!     │ worker failed    │ killed            │ cannot run            │ ends
+//!     ▼                  └───────────────────┴───────────────────────┴─► Exited
+//!   (forgotten)
+//! ```
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::pipe::PipeFlags;
+
+use crate::cgroup::Trees;
+use crate::create::{self, Made, Work};
+use crate::log::{self, LineSplitter, Stream};
+use crate::process::{StartFailure, fork_worker};
+use crate::protocol::{ContainerStatus, CreateSpec, Refusal, State};
+use crate::record::{self, Cause, EXIT_FILE, ExitRecord, MESSAGE_FILE, RUN_FILE, RunRecord};
+
+/// Source: pod API reference, `terminationMessagePath`.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// A worker that takes longer has failed.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Most read from one pipe before others get their turn.
+const READ_BYTES: usize = 16 << 10;
+const READS_MAX: u32 = 16;
+
+/// What an attempt is doing.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    Creating {
+        worker: i32,
+        result: OwnedFd,
+        told: Vec<u8>,
+        deadline: Instant,
+    },
+    Created,
+    Starting,
+    Running {
+        started_at_ns: i64,
+    },
+    Exited(ExitRecord),
+}
+
+/// A pipe from the container.
+#[derive(Debug)]
+struct Output {
+    pipe: Option<OwnedFd>,
+    lines: LineSplitter,
+}
+
+/// One attempt.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) phase: Phase,
+    /// First process of the container on the node, once made.
+    pub(crate) pid: Option<i32>,
+    pub(crate) dir: PathBuf,
+    pub(crate) group: PathBuf,
+    log_path: PathBuf,
+    log: Option<File>,
+    outputs: [Output; 2],
+    /// Our end of its standard input, kept open for it.
+    stdin: Option<OwnedFd>,
+    /// Closes when its program runs; before that, tells why it does not.
+    report: Option<OwnedFd>,
+    reported: Vec<u8>,
+    message_from_log: bool,
+    message_file: bool,
+    /// Kill it again and again until it is gone.
+    pub(crate) killing: bool,
+}
+
+/// The end of what happened to a waiting request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing to tell.
+    None,
+    /// It is made.
+    Made,
+    /// It could not be made; forget it.
+    NotMade(Refusal, String),
+    /// Its program runs.
+    Started,
+    /// Its program could not be run; its exit is recorded.
+    NotStarted(String),
+}
+
+impl Container {
+    /// Forks the worker that makes it.
+    pub(crate) fn create(spec: CreateSpec, dir: PathBuf, trees: &Trees, group: PathBuf, reaper: Option<i32>) -> io::Result<Self> {
+        let pipe = || -> io::Result<(OwnedFd, OwnedFd)> { Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?) };
+        let (stdout, stdout_end) = pipe()?;
+        let (stderr, stderr_end) = pipe()?;
+        let (result, result_end) = pipe()?;
+        let (report, report_end) = pipe()?;
+        let (stdin_end, stdin) = if spec.stdin {
+            let (read, write) = pipe()?;
+            (read, Some(write))
+        } else {
+            (OwnedFd::from(File::open("/dev/null")?), None)
+        };
+        for ours in [&stdout, &stderr, &result, &report] {
+            rustix::io::ioctl_fionbio(ours, true)?;
+        }
+        let log = log::open(&spec.log_path)?;
+        let mut container = Self {
+            id: spec.id.clone(),
+            phase: Phase::Created,
+            pid: None,
+            dir,
+            group,
+            log_path: spec.log_path.clone(),
+            log: Some(log),
+            outputs: [(stdout, Stream::Stdout), (stderr, Stream::Stderr)].map(|(pipe, stream)| Output {
+                pipe: Some(pipe),
+                lines: LineSplitter::new(stream),
+            }),
+            stdin,
+            report: Some(report),
+            reported: Vec::new(),
+            message_from_log: spec.message_from_log,
+            message_file: spec.message_file,
+            killing: false,
+        };
+        let keep = [&stdin_end, &stdout_end, &stderr_end, &result_end, &report_end].map(AsRawFd::as_raw_fd);
+        let worker = fork_worker(&keep, || {
+            let [_, _, _, result, report] = keep;
+            let work = Work {
+                spec,
+                dir: &container.dir,
+                trees,
+                group: &container.group,
+                reaper,
+                stdin: stdin_end,
+                stdout: stdout_end,
+                stderr: stderr_end,
+                report,
+            };
+            let mut line = serde_json::to_vec(&create::make(work)).unwrap_or_default();
+            line.push(b'\n');
+            i32::from(crate::process::write_all(result, &line).is_err())
+        })?;
+        container.phase = Phase::Creating {
+            worker,
+            result,
+            told: Vec::new(),
+            deadline: Instant::now() + CREATE_TIMEOUT,
+        };
+        Ok(container)
+    }
+
+    pub(crate) fn status(&self) -> ContainerStatus {
+        let state = match &self.phase {
+            Phase::Creating { .. } => State::Creating,
+            Phase::Created | Phase::Starting => State::Created,
+            Phase::Running { started_at_ns } => State::Running {
+                started_at_ns: *started_at_ns,
+            },
+            Phase::Exited(exit) => State::Exited(exit.clone()),
+        };
+        ContainerStatus {
+            id: self.id.clone(),
+            state,
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Exited(_))
+    }
+
+    /// What the loop should wait for.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (&OwnedFd, Watched)> {
+        let result = match &self.phase {
+            Phase::Creating { result, .. } => Some((result, Watched::Result)),
+            _ => None,
+        };
+        let report = match &self.phase {
+            Phase::Starting => self.report.as_ref().map(|fd| (fd, Watched::Report)),
+            _ => None,
+        };
+        let outputs = self
+            .outputs
+            .iter()
+            .enumerate()
+            .filter_map(|(n, output)| Some((output.pipe.as_ref()?, Watched::Output(n))));
+        result.into_iter().chain(report).chain(outputs)
+    }
+
+    /// When to look again although nothing happened.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Creating { deadline, .. } => Some(*deadline),
+            _ => None,
+        }
+    }
+
+    /// Reads what the worker tells. `ended`: it is gone, or out of time.
+    pub(crate) fn on_result(&mut self, ended: bool) -> Step {
+        let Phase::Creating { result, told, worker, .. } = &mut self.phase else {
+            return Step::None;
+        };
+        let mut buffer = [0; 1024];
+        while let Ok(n @ 1..) = rustix::io::read(&*result, &mut buffer) {
+            told.extend_from_slice(&buffer[..n]);
+        }
+        let made = match told.iter().position(|&b| b == b'\n') {
+            Some(end) => serde_json::from_slice(&told[..end]).unwrap_or_else(|cause| Made::Refused(Refusal::System, cause.to_string())),
+            None if ended => Made::Refused(
+                Refusal::System,
+                format!("the worker that made the container ended or ran out of {CREATE_TIMEOUT:?}"),
+            ),
+            None => return Step::None,
+        };
+        match made {
+            Made::Process(pid) => {
+                self.pid = Some(pid);
+                self.phase = Phase::Created;
+                Step::Made
+            }
+            Made::Refused(kind, message) => {
+                if let Some(worker) = rustix::process::Pid::from_raw(*worker).filter(|_| ended) {
+                    let _ = rustix::process::kill_process(worker, rustix::process::Signal::KILL);
+                }
+                Step::NotMade(kind, message)
+            }
+        }
+    }
+
+    /// Lets its process run the program.
+    pub(crate) fn start(&mut self) -> io::Result<()> {
+        let socket = create::start_socket(&self.dir, &self.id);
+        let parent = File::open(socket.parent().unwrap_or(Path::new("/")))?;
+        // Socket addresses are short, directories need not be.
+        let short = format!(
+            "/proc/self/fd/{}/{}",
+            parent.as_raw_fd(),
+            socket.file_name().unwrap_or_default().to_string_lossy()
+        );
+        UnixStream::connect(short)?.write_all(b"start container")?;
+        self.phase = Phase::Starting;
+        Ok(())
+    }
+
+    /// Reads why the program cannot run, or that it does.
+    pub(crate) fn on_report(&mut self, now_ns: i64, trees: &Trees) -> Step {
+        let (Phase::Starting, Some(report)) = (&self.phase, &self.report) else {
+            return Step::None;
+        };
+        let mut buffer = [0; 1024];
+        loop {
+            match rustix::io::read(report, &mut buffer) {
+                Ok(0) => break,
+                Ok(n) => self.reported.extend_from_slice(&buffer[..n]),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return Step::None,
+            }
+        }
+        self.report = None;
+        if let Ok(failure) = serde_json::from_slice::<StartFailure>(&self.reported) {
+            let exit = ExitRecord {
+                code: failure.code,
+                signal: None,
+                started_at_ns: None,
+                finished_at_ns: now_ns,
+                cause: Cause::StartError,
+                message: failure.message.clone(),
+            };
+            self.end(exit, trees);
+            return Step::NotStarted(failure.message);
+        }
+        let run = RunRecord {
+            pid: self.pid.unwrap_or_default(),
+            started_at_ns: now_ns,
+        };
+        // Only read when the shim has died; the container runs without it.
+        let _ = record::write(&self.dir.join(RUN_FILE), &run, false);
+        self.phase = Phase::Running { started_at_ns: now_ns };
+        Step::Started
+    }
+
+    /// Copies what it wrote into its log. Gives up its turn after a while.
+    pub(crate) fn on_output(&mut self, which: usize, now_ns: i64) {
+        let mut buffer = [0; READ_BYTES];
+        let output = &mut self.outputs[which];
+        let mut lines = Vec::new();
+        for _ in 0..READS_MAX {
+            let Some(pipe) = &output.pipe else { break };
+            match rustix::io::read(pipe, &mut buffer) {
+                Ok(n @ 1..) => output.lines.push(now_ns, &buffer[..n], &mut lines),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => break,
+                Ok(_) | Err(_) => {
+                    output.lines.finish(now_ns, &mut lines);
+                    output.pipe = None;
+                }
+            }
+        }
+        if let Some(log) = self.log.as_mut().filter(|_| !lines.is_empty())
+            && let Err(cause) = log.write_all(&lines)
+        {
+            eprintln!("writing {}: {cause}; output is lost", self.log_path.display());
+        }
+        if self.outputs.iter().all(|output| output.pipe.is_none()) {
+            self.log = None;
+        }
+    }
+
+    /// Its first process ended: kills the rest, drains its output, records it.
+    pub(crate) fn on_exit(&mut self, wait_status: i32, now_ns: i64, trees: &Trees) {
+        let started_at_ns = match &self.phase {
+            Phase::Running { started_at_ns } => Some(*started_at_ns),
+            Phase::Exited(_) => return,
+            Phase::Creating { .. } | Phase::Created | Phase::Starting => None,
+        };
+        let signal = libc::WIFSIGNALED(wait_status).then(|| libc::WTERMSIG(wait_status));
+        let code = signal.map_or_else(|| libc::WEXITSTATUS(wait_status), |signal| 128 + signal);
+        let out_of_memory = code != 0 && trees.oom_kills(&self.group) > 0;
+        let cause = if out_of_memory { Cause::OutOfMemory } else { Cause::Process };
+        self.end(
+            ExitRecord {
+                code,
+                signal,
+                started_at_ns,
+                finished_at_ns: now_ns,
+                cause,
+                message: String::new(),
+            },
+            trees,
+        );
+    }
+
+    fn end(&mut self, mut exit: ExitRecord, trees: &Trees) {
+        trees.kill(&self.group);
+        for which in 0..self.outputs.len() {
+            self.on_output(which, exit.finished_at_ns);
+        }
+        if exit.message.is_empty() {
+            exit.message = self.last_words(exit.code);
+        }
+        if let Err(cause) = record::write(&self.dir.join(EXIT_FILE), &exit, true) {
+            eprintln!("writing the exit record of {}: {cause}; it is kept in memory only", self.id);
+        }
+        self.phase = Phase::Exited(exit);
+        self.killing = true; // until its group is empty and gone
+        self.stdin = None;
+    }
+
+    fn last_words(&self, code: i32) -> String {
+        let file = self.dir.join(MESSAGE_FILE);
+        let written = if self.message_file {
+            std::fs::read(&file).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        if written.is_empty() && self.message_from_log && code != 0 {
+            return log::tail(&self.log_path).unwrap_or_default();
+        }
+        String::from_utf8_lossy(log::last(&written, MESSAGE_BYTES_MAX)).into_owned()
+    }
+
+    /// Kills what is left of it; once nothing is, removes its cgroup.
+    pub(crate) fn keep_killing(&mut self, trees: &Trees) {
+        trees.kill(&self.group);
+        if self.has_ended() && trees.remove(&self.group).is_ok() {
+            self.killing = false;
+        }
+    }
+}
+
+/// Which of a container's descriptors is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    Result,
+    Report,
+    Output(usize),
+}

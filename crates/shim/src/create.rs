@@ -1,0 +1,194 @@
+//! Making one attempt of a container: the forked worker that does it.
+//!
+//! The worker mounts the root file system, looks up the user, and calls
+//! libcontainer, which changes its process (directory, dumpable flag) and
+//! takes its time; so the shim never calls it itself. The container's process
+//! becomes the shim's child when the worker ends, and waits to be started.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Trees;
+use crate::process;
+use crate::protocol::{CreateSpec, Refusal};
+use crate::rootfs::{self, Root};
+use crate::users;
+
+/// In the attempt's directory: libcontainer's own, and in that the socket the
+/// container's process waits on.
+const LIBCONTAINER_DIR: &str = "oci";
+
+/// The OCI configuration, in the attempt's directory.
+pub(crate) const CONFIG_FILE: &str = "config.json";
+
+/// What a worker tells the shim: one line of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Made {
+    /// Process id on the node.
+    Process(i32),
+    /// It could not be made.
+    Refused(Refusal, String),
+}
+
+/// Where a container's process waits to be started.
+pub(crate) fn start_socket(dir: &Path, id: &str) -> PathBuf {
+    dir.join(LIBCONTAINER_DIR).join(id).join("notify.sock")
+}
+
+/// Everything the worker needs.
+pub(crate) struct Work<'a> {
+    pub(crate) spec: CreateSpec,
+    /// The attempt's directory.
+    pub(crate) dir: &'a Path,
+    pub(crate) trees: &'a Trees,
+    /// The container's cgroup.
+    pub(crate) group: &'a Path,
+    /// First process of a shared process-id namespace.
+    pub(crate) reaper: Option<i32>,
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    /// Closes when the program runs; before that, tells why it does not.
+    pub(crate) report: RawFd,
+}
+
+/// The worker's life.
+pub(crate) fn make(work: Work<'_>) -> Made {
+    let (dir, trees, group) = (work.dir, work.trees, work.group);
+    let made = try_make(work);
+    // The container holds its root in its own mount namespace.
+    let _ = rootfs::unmount(&dir.join("merged"));
+    match made {
+        Ok(pid) => Made::Process(pid),
+        Err((kind, message)) => {
+            let _ = trees.destroy(group, Duration::from_secs(2));
+            Made::Refused(kind, message)
+        }
+    }
+}
+
+fn system(doing: &str) -> impl FnOnce(io::Error) -> (Refusal, String) {
+    move |cause| (Refusal::System, format!("{doing}: {cause}"))
+}
+
+fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
+    let Work {
+        spec, dir, trees, group, ..
+    } = work;
+    let merged = rootfs::mount_overlay(&spec.layers, dir).map_err(system("mounting the root file system"))?;
+    let root = Root::open(&merged).map_err(system("opening the root file system"))?;
+    let passwd = root
+        .read_to_string("/etc/passwd")
+        .map_err(system("reading the image's /etc/passwd"))?;
+    let groups = root
+        .read_to_string("/etc/group")
+        .map_err(system("reading the image's /etc/group"))?;
+    let identity = users::resolve(&spec.user, &passwd, &groups).map_err(|message| (Refusal::Config, message))?;
+    let mut oci = spec.spec;
+    settle(&mut oci, &identity, work.reaper).map_err(|message| (Refusal::Config, message))?;
+    if let Some(process) = oci.process() {
+        root.create_dir_all(process.cwd())
+            .map_err(|cause| (Refusal::Start, format!("mkdir {}: {cause}", process.cwd().display())))?;
+    }
+    drop(root);
+    let config = serde_json::to_vec(&oci).map_err(|cause| (Refusal::System, format!("writing {CONFIG_FILE}: {cause}")))?;
+    fs::write(dir.join(CONFIG_FILE), config).map_err(system("writing the container's configuration"))?;
+    if !trees.is_unified() {
+        trees.join(group).map_err(|cause| (Refusal::System, cause.to_string()))?;
+    }
+    // A worker that was killed may have left these.
+    let _ = fs::remove_dir_all(dir.join(LIBCONTAINER_DIR));
+    let refused = |error: &dyn Error| (Refusal::Start, format!("failed to create container: {}", chain(error)));
+    let container = ContainerBuilder::new(spec.id, SyscallType::Linux)
+        .with_root_path(dir.join(LIBCONTAINER_DIR))
+        .map_err(|error| refused(&error))?
+        .with_executor(Payload { report: work.report })
+        .with_stdin(work.stdin)
+        .with_stdout(work.stdout)
+        .with_stderr(work.stderr)
+        .as_init(dir)
+        .with_systemd(false)
+        .build()
+        .map_err(|error| refused(&error))?;
+    trees
+        .restrict_devices_v2(group)
+        .map_err(|cause| (Refusal::System, cause.to_string()))?;
+    trees.kill_as_one(group);
+    container
+        .pid()
+        .map(|pid| pid.as_raw())
+        .ok_or_else(|| (Refusal::System, "the container has no process".to_owned()))
+}
+
+/// Fills in what only the root file system and the sandbox could tell.
+fn settle(spec: &mut Spec, identity: &users::Identity, reaper: Option<i32>) -> Result<(), String> {
+    let process = spec.process_mut().as_mut().ok_or("the configuration names no process")?;
+    let user = process.user_mut();
+    user.set_uid(identity.uid)
+        .set_gid(identity.gid)
+        .set_additional_gids(Some(identity.groups.clone()));
+    let env = process.env_mut().get_or_insert_default();
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", identity.home));
+    }
+    let namespaces = spec.linux_mut().as_mut().and_then(|linux| linux.namespaces_mut().as_mut());
+    if let (Some(reaper), Some(namespaces)) = (reaper, namespaces) {
+        for namespace in namespaces.iter_mut().filter(|n| n.typ() == LinuxNamespaceType::Pid) {
+            namespace.set_path(Some(crate::sandbox::pid_namespace(reaper)));
+        }
+    }
+    Ok(())
+}
+
+/// An error and all that caused it, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let this = error.to_string();
+        if !text.contains(&this) {
+            let _ = write!(text, ": {this}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Becomes the container's program when it is started.
+#[derive(Clone)]
+struct Payload {
+    report: RawFd,
+}
+
+impl Executor for Payload {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
+        let args = process.args().as_deref().unwrap_or_default();
+        let env = process.env().as_deref().unwrap_or_default();
+        let failure = process::exec(args, env);
+        let line = serde_json::to_vec(&failure).unwrap_or_default();
+        let _ = process::write_all(self.report, &line);
+        Err(ExecutorError::Other(failure.message))
+    }
+
+    /// Nothing: a program that cannot be run is found out when it is started.
+    fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+
+    /// Nothing: the program gets the configuration's variables, in its order.
+    fn setup_envs(&self, _envs: std::collections::HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+}

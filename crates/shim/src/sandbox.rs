@@ -1,0 +1,148 @@
+//! What a pod's containers share: network, IPC and UTS namespaces, `/dev/shm`,
+//! and a process-id namespace where that is asked for.
+//!
+//! There is no pause process. The shim itself moves into new network, IPC and
+//! UTS namespaces, so they live as long as it does, containers are born into
+//! them, and others reach them as `/proc/<shim>/ns/*`. Only a shared
+//! process-id namespace needs a process: its first one, which reaps.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use nix::sched::CloneFlags;
+use nix::unistd::ForkResult;
+use rustix::mount::{MountFlags, MountPropagationFlags};
+
+use crate::cgroup::Trees;
+use crate::process::fork_worker;
+use crate::protocol::SandboxSpec;
+use crate::record::SHM_DIR;
+
+/// Source: containerd, sandbox `/dev/shm`.
+const SHM_OPTIONS: &str = "mode=1777,size=65536k";
+
+/// The group of the process that reaps, inside the pod's.
+const REAPER_GROUP: &str = "sandbox";
+
+/// The sandbox once made.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) spec: SandboxSpec,
+    /// First process of a shared process-id namespace.
+    pub(crate) reaper: Option<i32>,
+}
+
+/// Why it could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {cause}")]
+pub(crate) struct SandboxError {
+    doing: &'static str,
+    cause: io::Error,
+}
+
+fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
+    move |cause| SandboxError { doing, cause }
+}
+
+/// Gives the shim a mount namespace of its own: what it mounts is seen by its
+/// containers only and cannot outlive them. The node's later mounts come in.
+pub(crate) fn own_mounts() -> Result<(), SandboxError> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(io::Error::from)
+        .map_err(doing("unsharing mounts"))?;
+    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .map_err(io::Error::from)
+        .map_err(doing("making mounts follow the node's"))
+}
+
+impl Sandbox {
+    /// Moves the calling process into the new namespaces.
+    pub(crate) fn make(spec: SandboxSpec, dir: &Path, trees: &Trees, group: &Path) -> Result<Self, SandboxError> {
+        let mut flags = CloneFlags::empty();
+        if spec.own_network {
+            flags |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
+        }
+        if spec.own_ipc {
+            flags |= CloneFlags::CLONE_NEWIPC;
+        }
+        nix::sched::unshare(flags)
+            .map_err(io::Error::from)
+            .map_err(doing("unsharing namespaces"))?;
+        if spec.own_network {
+            rustix::system::sethostname(spec.hostname.as_bytes())
+                .map_err(io::Error::from)
+                .map_err(doing("setting the hostname"))?;
+        }
+        if spec.own_ipc {
+            mount_shm(&dir.join(SHM_DIR)).map_err(doing("mounting /dev/shm"))?;
+        }
+        let reaper = if spec.shared_pid {
+            Some(start_reaper(trees, &group.join(REAPER_GROUP))?)
+        } else {
+            None
+        };
+        Ok(Self { spec, reaper })
+    }
+}
+
+fn mount_shm(at: &Path) -> io::Result<()> {
+    match fs::create_dir(at) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let options = CString::new(SHM_OPTIONS)?;
+    Ok(rustix::mount::mount("shm", at, "tmpfs", flags, options.as_c_str())?)
+}
+
+/// Starts the first process of a new process-id namespace; gives its id. A
+/// process in between makes the namespace and ends; the shim inherits.
+fn start_reaper(trees: &Trees, group: &Path) -> Result<i32, SandboxError> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(io::Error::from)
+        .map_err(doing("making a pipe"))?;
+    let number = write.as_raw_fd();
+    let between = fork_worker(&[number], || {
+        if trees.join(group).is_err() || nix::sched::unshare(CloneFlags::CLONE_NEWPID).is_err() {
+            return 1;
+        }
+        // SAFETY: this process has one thread.
+        match unsafe { nix::unistd::fork() } {
+            Ok(ForkResult::Parent { child }) => i32::from(crate::process::write_all(number, &child.as_raw().to_le_bytes()).is_err()),
+            Ok(ForkResult::Child) => reap_forever(number),
+            Err(_) => 1,
+        }
+    })
+    .map_err(doing("forking the sandbox's first process"))?;
+    drop(write);
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between), None);
+    let mut id = [0; 4];
+    match rustix::io::read(&read, &mut id) {
+        Ok(4) => Ok(i32::from_le_bytes(id)),
+        _ => Err(SandboxError {
+            doing: "starting the sandbox's first process",
+            cause: io::Error::other("it ended at once"),
+        }),
+    }
+}
+
+fn reap_forever(pipe: i32) -> i32 {
+    let _ = rustix::thread::set_name(c"sandbox-init");
+    // SAFETY: the number of a pipe end this process inherited and nobody owns
+    // here; and ignoring SIGCHLD, which makes the kernel reap for us.
+    unsafe {
+        libc::close(pipe);
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+    }
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+/// Where others find one of the sandbox's namespaces.
+pub(crate) fn pid_namespace(reaper: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{reaper}/ns/pid"))
+}

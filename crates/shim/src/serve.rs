@@ -1,0 +1,695 @@
+//! The shim's one loop: requests, ended processes, output, deadlines.
+//!
+//! Everything here is quick. What is not (making a container, entering one) is
+//! done by a forked worker whose end arrives like any other event.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::cgroup::Trees;
+use crate::container::{Container, Phase, Step, Watched};
+use crate::exec::Running;
+use crate::protocol::{Answer, Decoder, Envelope, FrameError, Refusal, Request, Status, VERSION, encode};
+use crate::record::{CONTAINERS_DIR, now_ns};
+use crate::sandbox::{Sandbox, own_mounts};
+
+/// An agent, its successor, and a person looking.
+const CLIENTS_MAX: usize = 16;
+/// A client that does not read is dropped.
+const UNREAD_BYTES_MAX: usize = 8 << 20;
+const EXECS_MAX: usize = 64;
+/// Ended processes nobody has claimed yet.
+const UNCLAIMED_MAX: usize = 256;
+/// How often a group that will not empty is killed again.
+const KILL_AGAIN: Duration = Duration::from_millis(5);
+
+/// Which request to answer: connection and request id.
+type Asker = (u64, u64);
+
+struct Client {
+    serial: u64,
+    stream: UnixStream,
+    decoder: Decoder,
+    unsent: VecDeque<u8>,
+    gone: bool,
+}
+
+struct Shim {
+    listener: UnixListener,
+    children: SignalFd,
+    dir: PathBuf,
+    trees: Trees,
+    group: PathBuf,
+    sandbox: Option<Sandbox>,
+    clients: Vec<Client>,
+    containers: Vec<Container>,
+    /// Who waits for a container to be made or started.
+    waiting: Vec<(String, Asker)>,
+    execs: Vec<(Asker, String, Running)>,
+    unclaimed: VecDeque<(i32, i32)>,
+    closing: Option<Asker>,
+    next_client: u64,
+    buffer: Vec<u8>,
+}
+
+/// What became ready.
+enum Ready {
+    Connection,
+    Child,
+    Client(u64),
+    Container(String, Watched),
+    Exec(Asker),
+}
+
+/// Runs the shim; call it before anything else in the process. Standard input
+/// is the listening socket, the arguments are `--dir`, `--uid`,
+/// `--cgroup-root`, each with a value. Ends the process.
+pub fn main(args: impl Iterator<Item = OsString>) -> ! {
+    let code = match Shim::open(args).and_then(|mut shim| shim.serve()) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("shim: {error}");
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+impl Shim {
+    fn open(mut args: impl Iterator<Item = OsString>) -> io::Result<Self> {
+        let (mut dir, mut uid, mut root) = (None, None, None);
+        while let Some(flag) = args.next() {
+            let value = args.next();
+            match flag.to_str() {
+                Some("--dir") => dir = value.map(PathBuf::from),
+                Some("--uid") => uid = value.and_then(|v| v.into_string().ok()),
+                Some("--cgroup-root") => root = value.map(PathBuf::from),
+                _ => return Err(io::Error::other(format!("unknown argument {}", flag.display()))),
+            }
+        }
+        let (Some(dir), Some(uid), Some(root)) = (dir, uid, root) else {
+            return Err(io::Error::other(
+                "--dir, --uid and --cgroup-root are needed; shims are started by the agent, not by hand",
+            ));
+        };
+        let _ = rustix::process::setsid(); // fails when we lead one already
+        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
+        let _ = rustix::thread::set_name(c"lifepod-shim");
+        let trees = Trees::detect().map_err(io::Error::other)?;
+        // Out of the agent's group, so that stopping its service ends the agent only.
+        trees.join(&root.join("shims")).map_err(io::Error::other)?;
+        own_mounts().map_err(io::Error::other)?;
+        std::env::set_current_dir("/")?;
+        let mut child_signal = SigSet::empty();
+        child_signal.add(Signal::SIGCHLD);
+        child_signal.thread_block()?;
+        let children = SignalFd::with_flags(&child_signal, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        // SAFETY: standard input was given to us as the listening socket, and
+        // nothing else in this process uses it.
+        let listener = UnixListener::from(unsafe { OwnedFd::from_raw_fd(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3).map(into_raw)?) });
+        rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            children,
+            dir,
+            trees,
+            group: root.join(format!("pod{uid}")),
+            sandbox: None,
+            clients: Vec::new(),
+            containers: Vec::new(),
+            waiting: Vec::new(),
+            execs: Vec::new(),
+            unclaimed: VecDeque::new(),
+            closing: None,
+            next_client: 1,
+            buffer: vec![0; 16 << 10],
+        })
+    }
+
+    /// Until [`Request::Shutdown`] is answered.
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            for ready in self.wait()? {
+                match ready {
+                    Ready::Connection => self.accept(),
+                    Ready::Child => self.reap(),
+                    Ready::Client(serial) => self.read(serial),
+                    Ready::Container(id, watched) => self.advance(&id, watched),
+                    Ready::Exec(asker) => self.advance_exec(asker),
+                }
+            }
+            self.look_at_clocks();
+            if self.closing.is_some() && self.close() {
+                return Ok(());
+            }
+            self.clients.retain(|client| !client.gone);
+        }
+    }
+
+    fn wait(&self) -> io::Result<Vec<Ready>> {
+        let mut watched: Vec<(BorrowedFd<'_>, PollFlags, Ready)> = vec![
+            (self.listener.as_fd(), PollFlags::IN, Ready::Connection),
+            (self.children.as_fd(), PollFlags::IN, Ready::Child),
+        ];
+        for client in &self.clients {
+            let flags = if client.unsent.is_empty() {
+                PollFlags::IN
+            } else {
+                PollFlags::IN | PollFlags::OUT
+            };
+            watched.push((client.stream.as_fd(), flags, Ready::Client(client.serial)));
+        }
+        for container in &self.containers {
+            for (fd, what) in container.descriptors() {
+                watched.push((fd.as_fd(), PollFlags::IN, Ready::Container(container.id.clone(), what)));
+            }
+        }
+        for (asker, _, exec) in &self.execs {
+            for fd in [&exec.output, &exec.report].into_iter().flatten() {
+                watched.push((fd.as_fd(), PollFlags::IN, Ready::Exec(*asker)));
+            }
+        }
+        let timeout = self
+            .next_deadline()
+            .map(|at| at.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
+        let mut fds: Vec<PollFd<'_>> = watched.iter().map(|(fd, flags, _)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let hit: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        Ok(watched
+            .into_iter()
+            .zip(hit)
+            .filter(|(_, hit)| *hit)
+            .map(|((.., ready), _)| ready)
+            .collect())
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let killing = self.containers.iter().any(|c| c.killing) || self.closing.is_some();
+        let again = killing.then(|| Instant::now() + KILL_AGAIN);
+        let execs = self.execs.iter().filter_map(|(_, _, exec)| exec.deadline);
+        self.containers
+            .iter()
+            .filter_map(Container::deadline)
+            .chain(execs)
+            .chain(again)
+            .min()
+    }
+
+    fn look_at_clocks(&mut self) {
+        let now = Instant::now();
+        for (_, _, exec) in &mut self.execs {
+            if exec.deadline.is_some_and(|at| at <= now) {
+                exec.timed_out = true;
+                exec.deadline = None;
+                exec.kill();
+            }
+        }
+        let late: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|c| c.deadline().is_some_and(|at| at <= now))
+            .map(|c| c.id.clone())
+            .collect();
+        for id in late {
+            self.made(&id, true);
+        }
+        for container in self.containers.iter_mut().filter(|c| c.killing) {
+            container.keep_killing(&self.trees);
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.clients.len() >= CLIENTS_MAX || stream.set_nonblocking(true).is_err() {
+                continue; // dropped, which the other side sees
+            }
+            self.clients.push(Client {
+                serial: self.next_client,
+                stream,
+                decoder: Decoder::default(),
+                unsent: VecDeque::new(),
+                gone: false,
+            });
+            self.next_client += 1;
+        }
+    }
+
+    fn read(&mut self, serial: u64) {
+        let Some(client) = self.clients.iter_mut().find(|c| c.serial == serial) else {
+            return;
+        };
+        flush(client);
+        loop {
+            match rustix::io::read(&client.stream, &mut self.buffer) {
+                Ok(0) => {
+                    client.gone = true;
+                    break;
+                }
+                Ok(n) => client.decoder.push(&self.buffer[..n]),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => {
+                    client.gone = true;
+                    break;
+                }
+            }
+        }
+        loop {
+            let Some(client) = self.clients.iter_mut().find(|c| c.serial == serial) else {
+                return;
+            };
+            match client.decoder.next::<Request>() {
+                Ok(None) => return,
+                Ok(Some(Envelope { id, body })) => self.ask((serial, id), body),
+                Err(FrameError::Malformed { id, cause }) => {
+                    self.refuse(
+                        (serial, id),
+                        Refusal::Unsupported,
+                        format!("not understood by this shim (protocol {VERSION}): {cause}"),
+                    );
+                }
+                Err(FrameError::TooLong(_)) => {
+                    client.gone = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, asker: Asker, request: Request) {
+        match request {
+            Request::Hello { .. } => {
+                let pid = rustix::process::getpid().as_raw_nonzero().get();
+                self.answer(asker, &Answer::Hello { version: VERSION, pid });
+            }
+            Request::Status => {
+                let status = Status {
+                    sandbox: self.sandbox.is_some(),
+                    containers: self.containers.iter().map(Container::status).collect(),
+                };
+                self.answer(asker, &Answer::Status(status));
+            }
+            Request::RunSandbox(spec) => match self.run_sandbox(spec) {
+                Ok(()) => self.answer(asker, &Answer::Done),
+                Err((kind, message)) => self.refuse(asker, kind, message),
+            },
+            Request::Create(spec) => self.create(asker, *spec),
+            Request::Start { id } => self.start(asker, &id),
+            Request::Signal { id, signal } => self.signal(asker, &id, signal),
+            Request::Kill { id } => match self.containers.iter_mut().find(|c| c.id == id) {
+                Some(container) => {
+                    if !container.has_ended() {
+                        container.killing = true;
+                        container.keep_killing(&self.trees);
+                    }
+                    self.answer(asker, &Answer::Done);
+                }
+                None => self.not_found(asker, &id),
+            },
+            Request::Exec(spec) => self.exec(asker, &spec),
+            Request::CancelExec { request } => {
+                if let Some((_, _, exec)) = self.execs.iter().find(|(a, ..)| *a == (asker.0, request)) {
+                    exec.kill();
+                }
+                self.answer(asker, &Answer::Done);
+            }
+            Request::Remove { id } => match self.containers.iter().position(|c| c.id == id) {
+                Some(at) if self.containers[at].has_ended() => {
+                    self.containers.remove(at);
+                    self.answer(asker, &Answer::Done);
+                }
+                Some(_) => self.refuse(asker, Refusal::Unsupported, format!("container {id} has not ended; stop it first")),
+                None => self.answer(asker, &Answer::Done),
+            },
+            Request::Shutdown => self.closing = Some(asker),
+        }
+        trim_heap();
+    }
+
+    fn run_sandbox(&mut self, spec: crate::protocol::SandboxSpec) -> Result<(), (Refusal, String)> {
+        match &self.sandbox {
+            Some(made) if made.spec == spec => return Ok(()),
+            Some(_) => {
+                return Err((
+                    Refusal::Unsupported,
+                    "the sandbox is already made, with another configuration".to_owned(),
+                ));
+            }
+            None => {}
+        }
+        self.trees
+            .make(&self.group, &spec.limits)
+            .map_err(|cause| (Refusal::System, cause.to_string()))?;
+        let made = Sandbox::make(spec, &self.dir, &self.trees, &self.group).map_err(|cause| (Refusal::System, cause.to_string()))?;
+        self.sandbox = Some(made);
+        Ok(())
+    }
+
+    fn create(&mut self, asker: Asker, spec: crate::protocol::CreateSpec) {
+        let Some(sandbox) = &self.sandbox else {
+            return self.refuse(asker, Refusal::Unsupported, "the sandbox is not made yet".to_owned());
+        };
+        if self.closing.is_some() {
+            return self.refuse(asker, Refusal::Unsupported, "the sandbox is being stopped".to_owned());
+        }
+        if let Some(known) = self.containers.iter().find(|c| c.id == spec.id) {
+            match known.phase {
+                Phase::Creating { .. } => self.waiting.push((spec.id, asker)),
+                _ => self.answer(asker, &Answer::Done),
+            }
+            return;
+        }
+        let (id, dir, group) = (
+            spec.id.clone(),
+            self.dir.join(CONTAINERS_DIR).join(&spec.id),
+            self.group.join(&spec.id),
+        );
+        match Container::create(spec, dir, &self.trees, group, sandbox.reaper) {
+            Ok(container) => {
+                self.containers.push(container);
+                self.waiting.push((id, asker));
+            }
+            Err(cause) => self.refuse(asker, Refusal::System, format!("making container {id}: {cause}")),
+        }
+    }
+
+    fn start(&mut self, asker: Asker, id: &str) {
+        let Some(container) = self.containers.iter_mut().find(|c| c.id == id) else {
+            return self.not_found(asker, id);
+        };
+        match &container.phase {
+            Phase::Created => match container.start() {
+                Ok(()) => self.waiting.push((id.to_owned(), asker)),
+                Err(cause) => self.refuse(asker, Refusal::System, format!("starting container {id}: {cause}")),
+            },
+            Phase::Starting => self.waiting.push((id.to_owned(), asker)),
+            Phase::Running { .. } => self.answer(asker, &Answer::Done),
+            Phase::Creating { .. } => self.refuse(asker, Refusal::Unsupported, format!("container {id} is still being made")),
+            Phase::Exited(exit) => {
+                let message = format!("container {id} has ended with code {}", exit.code);
+                self.refuse(asker, Refusal::Unsupported, message);
+            }
+        }
+    }
+
+    fn signal(&mut self, asker: Asker, id: &str, signal: i32) {
+        let Some(container) = self.containers.iter().find(|c| c.id == id) else {
+            return self.not_found(asker, id);
+        };
+        let Some(pid) = container.pid.filter(|_| !container.has_ended()) else {
+            return self.answer(asker, &Answer::Done);
+        };
+        // SAFETY: no memory is involved. The process is our child and not yet
+        // reaped, so the number is still its own.
+        if unsafe { libc::kill(pid, signal) } == 0 {
+            self.answer(asker, &Answer::Done);
+        } else {
+            let cause = io::Error::last_os_error();
+            self.refuse(
+                asker,
+                Refusal::System,
+                format!("sending signal {signal} to container {id}: {cause}"),
+            );
+        }
+    }
+
+    fn exec(&mut self, asker: Asker, spec: &crate::protocol::ExecSpec) {
+        let Some(container) = self.containers.iter().find(|c| c.id == spec.id) else {
+            return self.not_found(asker, &spec.id);
+        };
+        let (Phase::Running { .. }, Some(init)) = (&container.phase, container.pid) else {
+            return self.refuse(asker, Refusal::Unsupported, format!("container {} is not running", spec.id));
+        };
+        if self.execs.len() >= EXECS_MAX {
+            return self.refuse(
+                asker,
+                Refusal::System,
+                format!("{EXECS_MAX} commands already run in this pod; wait for one to end"),
+            );
+        }
+        match Running::start(spec, init, &container.dir, &self.trees, &container.group) {
+            Ok(running) => self.execs.push((asker, spec.id.clone(), running)),
+            Err(cause) => self.refuse(
+                asker,
+                Refusal::System,
+                format!("running a command in container {}: {cause}", spec.id),
+            ),
+        }
+    }
+
+    /// Takes every process that has ended.
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.children.read_signal() {}
+        // What workers told before they ended comes first.
+        let making: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|c| matches!(c.phase, Phase::Creating { .. }))
+            .map(|c| c.id.clone())
+            .collect();
+        for id in making {
+            self.made(&id, false);
+        }
+        loop {
+            let mut status = 0;
+            // SAFETY: `status` is ours to be written.
+            let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+            if pid <= 0 {
+                break;
+            }
+            if self.unclaimed.len() >= UNCLAIMED_MAX {
+                self.unclaimed.pop_front();
+            }
+            self.unclaimed.push_back((pid, status));
+        }
+        self.claim();
+    }
+
+    /// Gives ended processes to whom they belong. A worker's message may still
+    /// be on its way, so what belongs to nobody is kept a while.
+    fn claim(&mut self) {
+        let now_ns = now_ns();
+        for (pid, status) in std::mem::take(&mut self.unclaimed) {
+            let is_worker = |c: &Container| matches!(c.phase, Phase::Creating { worker, .. } if worker == pid);
+            if let Some(id) = self.containers.iter().find(|c| is_worker(c)).map(|c| c.id.clone()) {
+                self.made(&id, true);
+            } else if let Some(id) = self.containers.iter().find(|c| c.pid == Some(pid)).map(|c| c.id.clone()) {
+                self.started(&id);
+                if let Some(container) = self.containers.iter_mut().find(|c| c.id == id && !c.has_ended()) {
+                    container.on_exit(status, now_ns, &self.trees);
+                    self.settle(&id, &Answer::Done);
+                    self.tell_all(&id);
+                }
+            } else if let Some((asker, _, exec)) = self.execs.iter_mut().find(|(_, _, e)| e.pid == Some(pid)) {
+                exec.code = Some(if libc::WIFSIGNALED(status) {
+                    128 + libc::WTERMSIG(status)
+                } else {
+                    libc::WEXITSTATUS(status)
+                });
+                let asker = *asker;
+                self.advance_exec(asker);
+            } else {
+                self.unclaimed.push_back((pid, status));
+            }
+        }
+        if self.execs.is_empty() && !self.containers.iter().any(|c| matches!(c.phase, Phase::Creating { .. })) {
+            self.unclaimed = VecDeque::new(); // orphans we only had to reap
+        }
+    }
+
+    fn advance(&mut self, id: &str, watched: Watched) {
+        match watched {
+            Watched::Result => {
+                self.made(id, false);
+                self.claim();
+            }
+            Watched::Report => self.started(id),
+            Watched::Output(which) => {
+                if let Some(container) = self.containers.iter_mut().find(|c| c.id == id) {
+                    container.on_output(which, now_ns());
+                }
+            }
+        }
+    }
+
+    fn made(&mut self, id: &str, ended: bool) {
+        let Some(at) = self.containers.iter().position(|c| c.id == id) else {
+            return;
+        };
+        match self.containers[at].on_result(ended) {
+            Step::Made => self.settle(id, &Answer::Done),
+            Step::NotMade(kind, message) => {
+                let container = self.containers.remove(at);
+                let _ = self.trees.destroy(&container.group, Duration::from_millis(200));
+                self.settle(id, &Answer::Refused { kind, message });
+            }
+            _ => return,
+        }
+        self.tell_all(id);
+    }
+
+    fn started(&mut self, id: &str) {
+        let Some(container) = self.containers.iter_mut().find(|c| c.id == id) else {
+            return;
+        };
+        match container.on_report(now_ns(), &self.trees) {
+            Step::Started => self.settle(id, &Answer::Done),
+            Step::NotStarted(message) => self.settle(
+                id,
+                &Answer::Refused {
+                    kind: Refusal::Start,
+                    message,
+                },
+            ),
+            _ => return,
+        }
+        self.tell_all(id);
+    }
+
+    fn advance_exec(&mut self, asker: Asker) {
+        let Some(at) = self.execs.iter().position(|(a, ..)| *a == asker) else {
+            return;
+        };
+        let exec = &mut self.execs[at].2;
+        exec.read_report();
+        exec.read_output();
+        let claimed = exec
+            .pid
+            .and_then(|pid| self.unclaimed.iter().position(|(p, _)| *p == pid))
+            .and_then(|n| self.unclaimed.remove(n));
+        if let Some((_, status)) = claimed {
+            exec.code = Some(if libc::WIFSIGNALED(status) {
+                128 + libc::WTERMSIG(status)
+            } else {
+                libc::WEXITSTATUS(status)
+            });
+        }
+        let answer = match (&exec.failure, exec.code) {
+            (Some(failure), _) => Answer::Refused {
+                kind: Refusal::Start,
+                message: failure.message.clone(),
+            },
+            // What it left running may hold the pipe; we do not wait for that.
+            (None, Some(code)) => Answer::Exec {
+                code,
+                output: exec.take_output(),
+                timed_out: exec.timed_out,
+            },
+            (None, None) if exec.report.is_none() && exec.pid.is_none() => Answer::Refused {
+                kind: Refusal::System,
+                message: "the process entering the container was killed".to_owned(),
+            },
+            (None, None) => return,
+        };
+        self.execs.remove(at);
+        self.answer(asker, &answer);
+    }
+
+    /// Answers whoever waits for a container.
+    fn settle(&mut self, id: &str, answer: &Answer) {
+        let (settled, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(waits_for, _)| waits_for == id);
+        self.waiting = waiting;
+        let settled: Vec<(String, Asker)> = settled;
+        for (_, asker) in settled {
+            self.answer(asker, answer);
+        }
+    }
+
+    /// One step of shutting down; whether it is done.
+    fn close(&mut self) -> bool {
+        self.trees.kill(&self.group);
+        if !self.containers.iter().all(Container::has_ended) {
+            return false;
+        }
+        if self.trees.remove(&self.group).is_err() {
+            return false; // the dying are not dead yet; killed again shortly
+        }
+        if let Some(asker) = self.closing.take() {
+            self.answer(asker, &Answer::Done);
+        }
+        for client in &mut self.clients {
+            let _ = client.stream.set_nonblocking(false);
+            let _ = client.stream.set_write_timeout(Some(Duration::from_secs(1)));
+            let _ = client.stream.write_all(client.unsent.make_contiguous());
+        }
+        true
+    }
+
+    fn tell_all(&mut self, id: &str) {
+        let Ok(frame) = encode(0, &Answer::Changed { id: id.to_owned() }) else {
+            return;
+        };
+        for client in &mut self.clients {
+            send(client, &frame);
+        }
+    }
+
+    fn answer(&mut self, asker: Asker, answer: &Answer) {
+        let Some(client) = self.clients.iter_mut().find(|c| c.serial == asker.0) else {
+            return;
+        };
+        match encode(asker.1, answer) {
+            Ok(frame) => send(client, &frame),
+            Err(_) => client.gone = true,
+        }
+    }
+
+    fn refuse(&mut self, asker: Asker, kind: Refusal, message: String) {
+        self.answer(asker, &Answer::Refused { kind, message });
+    }
+
+    fn not_found(&mut self, asker: Asker, id: &str) {
+        self.refuse(asker, Refusal::NotFound, format!("container {id} is unknown to its shim"));
+    }
+}
+
+fn send(client: &mut Client, frame: &[u8]) {
+    client.unsent.extend(frame);
+    flush(client);
+    if client.unsent.len() > UNREAD_BYTES_MAX {
+        client.gone = true;
+    }
+}
+
+fn flush(client: &mut Client) {
+    while !client.unsent.is_empty() {
+        match client.stream.write(client.unsent.as_slices().0) {
+            Ok(n) => drop(client.unsent.drain(..n)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) => {
+                client.gone = true;
+                client.unsent.clear();
+            }
+        }
+    }
+    client.unsent = VecDeque::new();
+}
+
+/// Gives freed memory back: there is one shim per pod, and it is mostly idle.
+fn trim_heap() {
+    // SAFETY: has no preconditions.
+    unsafe { libc::malloc_trim(0) };
+}
+
+fn into_raw(fd: OwnedFd) -> i32 {
+    use std::os::fd::IntoRawFd;
+    fd.into_raw_fd()
+}
