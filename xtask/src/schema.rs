@@ -16,15 +16,14 @@
 //! definition, `[]T` for an array, or `{}T` for a map with string keys.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 /// The package, its version and the hash `pip` must find.
-const PACKAGE: &str =
-    "kubernetes-validate==1.37.0 --hash=sha256:85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9";
+const PACKAGE: &str = "kubernetes-validate==1.37.0 --hash=sha256:85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9";
 /// The schema set of the pinned Kubernetes version inside the package.
 const MEMBER: &str = "kubernetes_validate/kubernetes-json-schema/v1.33.0-local/_definitions.json";
 /// The generated table, relative to the workspace.
@@ -61,34 +60,21 @@ const SCALARS: &[(&str, &str)] = &[
     ("io.k8s.apimachinery.pkg.util.intstr.IntOrString", "int-or-string"),
 ];
 
-/// `cargo xtask schema [--check] [--from FILE]`: writes the table, or with
-/// `--check` fails when the committed one differs. `FILE` is the package
-/// (`.whl`) or its `_definitions.json`; without it `pip` fetches the package.
+/// Writes the table, or with `check` fails when the committed one differs.
+/// `pip` fetches the source; without a network, point `PIP_FIND_LINKS` at a
+/// directory that holds the package and set `PIP_NO_INDEX`.
 ///
 /// # Errors
-/// On unknown arguments, when the source cannot be had or read, and when
-/// `--check` finds a difference.
-pub fn run(args: &[String]) -> Result<()> {
-    let mut check = false;
-    let mut from = None;
-    let mut rest = args.iter();
-    while let Some(arg) = rest.next() {
-        match arg.as_str() {
-            "--check" => check = true,
-            "--from" => from = Some(PathBuf::from(rest.next().context("--from needs a file: the package (.whl) or its _definitions.json")?)),
-            other => bail!("schema: unknown argument {other:?}; use: cargo xtask schema [--check] [--from FILE]"),
-        }
-    }
-    let source = match from {
-        Some(path) if path.extension().is_some_and(|e| e == "whl") => unpack(&path)?,
-        Some(path) => std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?,
-        None => fetch()?,
-    };
-    let table = generate(&source)?;
+/// When the source cannot be had or read, and when `check` finds a difference.
+pub fn run(check: bool) -> Result<()> {
+    let table = generate(&fetch()?)?;
     let output = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(OUTPUT);
     if check {
         let committed = std::fs::read_to_string(&output).with_context(|| format!("reading {OUTPUT}"))?;
-        ensure!(committed == table, "{OUTPUT} is not what its source generates; run `cargo xtask schema` and commit the result");
+        ensure!(
+            committed == table,
+            "{OUTPUT} is not what its source generates; run `cargo xtask schema` and commit the result"
+        );
         println!("{OUTPUT} is up to date ({} definitions)", table.lines().count());
     } else {
         std::fs::write(&output, &table).with_context(|| format!("writing {OUTPUT}"))?;
@@ -97,15 +83,10 @@ pub fn run(args: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// The schema set, as text.
 fn fetch() -> Result<String> {
-    let dir = std::env::temp_dir().join(format!("lifepod-schema-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let unpacked = fetch_into(&dir);
-    std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
-    unpacked
-}
-
-fn fetch_into(dir: &Path) -> Result<String> {
+    let scratch = tempfile::tempdir().context("making a directory to download into")?;
+    let dir = scratch.path();
     let wanted = dir.join("requirements.txt");
     std::fs::write(&wanted, PACKAGE).with_context(|| format!("writing {}", wanted.display()))?;
     let done = Command::new("python3")
@@ -114,17 +95,32 @@ fn fetch_into(dir: &Path) -> Result<String> {
         .arg("-r")
         .arg(&wanted)
         .status()
-        .context("starting pip (python3 -m pip); give the package with --from if there is none")?;
-    ensure!(done.success(), "pip could not fetch {PACKAGE}; give the package with --from");
+        .context("starting pip (python3 -m pip)")?;
+    ensure!(
+        done.success(),
+        "pip could not fetch {PACKAGE}; without a network, point PIP_FIND_LINKS at a copy and set PIP_NO_INDEX=1"
+    );
     let entries = std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
-    let wheel = entries.filter_map(|e| e.ok().map(|e| e.path())).find(|p| p.extension().is_some_and(|e| e == "whl"));
+    let wheel = entries
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .find(|p| p.extension().is_some_and(|e| e == "whl"));
     unpack(&wheel.context("pip reported success and left no .whl")?)
 }
 
 fn unpack(wheel: &Path) -> Result<String> {
     let script = "import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))";
-    let done = Command::new("python3").args(["-c", script]).arg(wheel).arg(MEMBER).output().context("starting python3 to unpack the package")?;
-    ensure!(done.status.success(), "unpacking {MEMBER} from {}: {}", wheel.display(), String::from_utf8_lossy(&done.stderr).trim());
+    let done = Command::new("python3")
+        .args(["-c", script])
+        .arg(wheel)
+        .arg(MEMBER)
+        .output()
+        .context("starting python3 to unpack the package")?;
+    ensure!(
+        done.status.success(),
+        "unpacking {MEMBER} from {}: {}",
+        wheel.display(),
+        String::from_utf8_lossy(&done.stderr).trim()
+    );
     String::from_utf8(done.stdout).context("the schema set is not UTF-8")
 }
 
@@ -143,7 +139,9 @@ fn generate(source: &str) -> Result<String> {
         if !seen.insert(name) {
             continue;
         }
-        let body = definitions.get(name).with_context(|| format!("{name} is referred to and not defined"))?;
+        let body = definitions
+            .get(name)
+            .with_context(|| format!("{name} is referred to and not defined"))?;
         references(body, &mut wanted);
         if !SCALARS.iter().any(|(scalar, _)| *scalar == name) {
             lines.insert(name, definition(name, body).with_context(|| format!("definition {name}"))?);
@@ -173,7 +171,10 @@ fn references<'a>(node: &'a Value, found: &mut Vec<&'a str>) {
 }
 
 fn definition(name: &str, body: &Value) -> Result<Value> {
-    let properties = body.get("properties").and_then(Value::as_object).context("is not an object with properties and not a known scalar")?;
+    let properties = body
+        .get("properties")
+        .and_then(Value::as_object)
+        .context("is not an object with properties and not a known scalar")?;
     let mut fields = Map::new();
     for (field, node) in properties {
         fields.insert(field.clone(), self::field(node).with_context(|| format!("field {field}"))?);
@@ -216,7 +217,9 @@ fn field(node: &Value) -> Result<Value> {
 
 fn type_of(node: &Value) -> Result<String> {
     if let Some(reference) = node.get("$ref").and_then(Value::as_str) {
-        let name = reference.strip_prefix("#/$defs/").with_context(|| format!("reference {reference:?} leads elsewhere"))?;
+        let name = reference
+            .strip_prefix("#/$defs/")
+            .with_context(|| format!("reference {reference:?} leads elsewhere"))?;
         let scalar = SCALARS.iter().find(|(scalar, _)| *scalar == name);
         return Ok(scalar.map_or(name, |(_, ours)| ours).to_owned());
     }
@@ -284,6 +287,9 @@ mod tests {
             "x-kubernetes-group-version-kind": [{ "group": "", "version": "v1", "kind": "Thing" }],
         }}});
         let error = format!("{:#}", generate(&source.to_string()).unwrap_err());
-        assert!(error.contains("io.k8s.api.core.v1.Thing: field x: type \"integer\" with format \"uint8\""), "{error}");
+        assert!(
+            error.contains("io.k8s.api.core.v1.Thing: field x: type \"integer\" with format \"uint8\""),
+            "{error}"
+        );
     }
 }

@@ -59,10 +59,10 @@ fn prints_canonically() {
 
 #[test]
 fn what_is_no_quantity_is_refused() {
-    for text in ["", "abc", "1x", " 1", "1 ", "1..2", "1.2.3", "--1", "0x10", "1Kib", "1e1.5", "1,5", "½"] {
+    for text in ["", "abc", "1x", " 1", "1 ", "1..2", "1.2.3", "0x10", "1Kib", "1e1.5", "1,5", "½"] {
         assert_eq!(text.parse::<Quantity>(), Err(QuantityError::Syntax), "{text}");
     }
-    for text in ["1K", "1e", "1mi", "1Mm", "1ki", "1i", "1e+", "1E99999999999"] {
+    for text in ["1K", "--1", "1e", "1mi", "1Mm", "1ki", "1i", "1e+", "1E99999999999"] {
         assert_eq!(text.parse::<Quantity>(), Err(QuantityError::Suffix), "{text}");
     }
 }

@@ -12,6 +12,8 @@ mod base64;
 mod named;
 mod rfc3339;
 
+#[cfg(test)]
+pub(super) use named::NAMED as NAMED_STRINGS;
 use serde_json::{Number, Value};
 
 use super::{Kind, Schema};

@@ -30,7 +30,7 @@ impl Default {
 }
 
 /// Definition in `io.k8s.api.core.v1`, field, default.
-const CORE: &[(&str, &str, Default)] = &[
+pub(super) const CORE: &[(&str, &str, Default)] = &[
     ("AzureDiskVolumeSource", "cachingMode", Default::Text("ReadWrite")),
     ("AzureDiskVolumeSource", "fsType", Default::Text("ext4")),
     ("AzureDiskVolumeSource", "kind", Default::Text("Shared")),

@@ -124,7 +124,7 @@ fn index(len: usize) -> u32 {
 }
 
 impl Table {
-    fn decode(source: &'static str) -> Result<Self, TableError> {
+    pub(super) fn decode(source: &'static str) -> Result<Self, TableError> {
         #[derive(Deserialize)]
         struct Name<'a> {
             definition: &'a str,

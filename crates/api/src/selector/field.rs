@@ -66,7 +66,10 @@ impl FieldSelector {
     /// The value a field must equal, if there is one.
     #[must_use]
     pub fn exact(&self, field: &str) -> Option<&str> {
-        self.requirements.iter().find(|r| r.field == field && r.operator == FieldOperator::Equals).map(|r| r.value.as_str())
+        self.requirements
+            .iter()
+            .find(|r| r.field == field && r.operator == FieldOperator::Equals)
+            .map(|r| r.value.as_str())
     }
 }
 
@@ -79,14 +82,21 @@ impl FromStr for FieldSelector {
         terms.sort_unstable();
         let mut requirements = Vec::new();
         for term in terms.into_iter().filter(|t| !t.is_empty()) {
-            let at = term.find('=').ok_or_else(|| FieldSelectorError::Term { selector: selector.to_owned(), term: term.to_owned() })?;
+            let at = term.find('=').ok_or_else(|| FieldSelectorError::Term {
+                selector: selector.to_owned(),
+                term: term.to_owned(),
+            })?;
             let (left, right) = (&term[..at], &term[at + 1..]);
             let (field, operator, value) = match (left.strip_suffix('!'), right.strip_prefix('=')) {
                 (Some(field), _) => (field, FieldOperator::NotEquals, right),
                 (None, Some(value)) => (left, FieldOperator::Equals, value),
                 (None, None) => (left, FieldOperator::Equals, right),
             };
-            requirements.push(FieldRequirement { field: field.to_owned(), operator, value: unescape(value)? });
+            requirements.push(FieldRequirement {
+                field: field.to_owned(),
+                operator,
+                value: unescape(value)?,
+            });
         }
         Ok(Self { requirements })
     }

@@ -52,7 +52,9 @@ impl<'t> Iterator for Lexer<'t> {
     /// Ends after the token `End`, whose text is empty, and never before.
     fn next(&mut self) -> Option<Self::Item> {
         self.rest = self.rest.trim_start_matches(is_space);
-        let Some(first) = self.rest.chars().next() else { return Some((Token::End, "")) };
+        let Some(first) = self.rest.chars().next() else {
+            return Some((Token::End, ""));
+        };
         if !is_special(first) {
             let end = self.rest.find(|c| is_special(c) || is_space(c)).unwrap_or(self.rest.len());
             let word = self.take(end);
@@ -75,7 +77,11 @@ impl<'t> Iterator for Lexer<'t> {
             '<' => Token::Less,
             _ => Token::Error,
         };
-        let length = if matches!(token, Token::DoubleEquals | Token::NotEquals) { 2 } else { 1 };
+        let length = if matches!(token, Token::DoubleEquals | Token::NotEquals) {
+            2
+        } else {
+            1
+        };
         Some((token, self.take(length)))
     }
 }

@@ -11,7 +11,9 @@ use super::{Operator, Requirement, RequirementError, SelectorError, label_key_er
 const BINARY: &str = "in, notin, =, ==, !=, gt, lt";
 
 pub(super) fn parse(text: &str) -> Result<Vec<Requirement>, SelectorError> {
-    let mut parser = Parser { tokens: Lexer::new(text).peekable() };
+    let mut parser = Parser {
+        tokens: Lexer::new(text).peekable(),
+    };
     let mut requirements = Vec::new();
     loop {
         let (token, found) = parser.look();
@@ -35,7 +37,10 @@ pub(super) fn parse(text: &str) -> Result<Vec<Requirement>, SelectorError> {
 }
 
 fn unexpected(found: &str, expected: &'static str) -> SelectorError {
-    SelectorError::Unexpected { found: found.to_owned(), expected }
+    SelectorError::Unexpected {
+        found: found.to_owned(),
+        expected,
+    }
 }
 
 struct Parser<'t> {
@@ -46,7 +51,11 @@ type Scanned<'t> = (Token, &'t str);
 
 /// Where a value may stand, `in` and `notin` are ordinary words.
 fn as_value((token, text): Scanned<'_>) -> Scanned<'_> {
-    let token = if matches!(token, Token::In | Token::NotIn) { Token::Identifier } else { token };
+    let token = if matches!(token, Token::In | Token::NotIn) {
+        Token::Identifier
+    } else {
+        token
+    };
     (token, text)
 }
 
@@ -64,7 +73,10 @@ impl<'t> Parser<'t> {
     }
 
     fn requirement(&mut self) -> Result<Requirement, RequirementError> {
-        let error = |found: &str, expected| RequirementError::Unexpected { found: found.to_owned(), expected };
+        let error = |found: &str, expected| RequirementError::Unexpected {
+            found: found.to_owned(),
+            expected,
+        };
         let (mut token, mut key) = self.consume();
         let negated = token == Token::Not;
         if negated {
@@ -76,7 +88,10 @@ impl<'t> Parser<'t> {
         let wrong = label_key_errors(key);
         if !wrong.is_empty() {
             // Upstream has no path here, and shows that.
-            return Err(RequirementError::Invalid(vec![format!("<nil>: Invalid value: {key:?}: {}", wrong.join("; "))]));
+            return Err(RequirementError::Invalid(vec![format!(
+                "<nil>: Invalid value: {key:?}: {}",
+                wrong.join("; ")
+            )]));
         }
         if negated {
             return Requirement::new(key, Operator::DoesNotExist, BTreeSet::new());
@@ -95,7 +110,11 @@ impl<'t> Parser<'t> {
             Token::Less => Operator::LessThan,
             _ => return Err(error(found, BINARY)),
         };
-        let values = if matches!(operator, Operator::In | Operator::NotIn) { self.list()? } else { self.exact()? };
+        let values = if matches!(operator, Operator::In | Operator::NotIn) {
+            self.list()?
+        } else {
+            self.exact()?
+        };
         Requirement::new(key, operator, values)
     }
 
@@ -106,13 +125,21 @@ impl<'t> Parser<'t> {
         }
         match self.consume() {
             (Token::Identifier, value) => Ok(BTreeSet::from([value.to_owned()])),
-            (_, found) => Err(RequirementError::Unexpected { found: found.to_owned(), expected: "identifier" }),
+            (_, found) => Err(RequirementError::Unexpected {
+                found: found.to_owned(),
+                expected: "identifier",
+            }),
         }
     }
 
     /// Values in parentheses; a missing one stands for the empty one.
     fn list(&mut self) -> Result<BTreeSet<String>, RequirementError> {
-        let error = |found: &str, expected| Err(RequirementError::Unexpected { found: found.to_owned(), expected });
+        let error = |found: &str, expected| {
+            Err(RequirementError::Unexpected {
+                found: found.to_owned(),
+                expected,
+            })
+        };
         let (token, found) = self.consume();
         if token != Token::OpenPar {
             return Err(RequirementError::NoList { found: found.to_owned() });

@@ -46,7 +46,10 @@ fn the_query_form_reads_prints_and_matches() {
 #[test]
 fn what_is_no_selector_is_refused_in_upstreams_words() {
     for (text, want) in [
-        ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+        (
+            "a b",
+            "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt",
+        ),
         ("a,,b", "found ',', expected: identifier after ','"),
         ("a,", "found '', expected: identifier after ','"),
         (",a", "found ',', expected: !, identifier, or 'end of string'"),
@@ -56,11 +59,17 @@ fn what_is_no_selector_is_refused_in_upstreams_words() {
         ("a in b", "unable to parse requirement: found 'b' expected: '('"),
         ("a in (b c)", "unable to parse requirement: found 'c', expected: ',' or ')'"),
         ("a in (b", "unable to parse requirement: found '', expected: ',' or ')'"),
-        ("a in (=)", "unable to parse requirement: found '=', expected: ',', ')' or identifier"),
+        (
+            "a in (=)",
+            "unable to parse requirement: found '=', expected: ',', ')' or identifier",
+        ),
         ("a in (b,=)", "unable to parse requirement: found '=', expected: ',', or identifier"),
         ("a==!", "unable to parse requirement: found '!', expected: identifier"),
         ("!", "unable to parse requirement: found '', expected: identifier"),
-        ("a>x", r#"unable to parse requirement: values[0]: Invalid value: "x": for 'Gt', 'Lt' operators, the value must be an integer"#),
+        (
+            "a>x",
+            r#"unable to parse requirement: values[0]: Invalid value: "x": for 'Gt', 'Lt' operators, the value must be an integer"#,
+        ),
         (
             "a=-x",
             r#"unable to parse requirement: values[0][a]: Invalid value: "-x": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"#,
@@ -79,7 +88,19 @@ fn keys_and_values_have_limits() {
     for good in ["a", "A.b_c-1", "example.com/a", &"x".repeat(63), &format!("{}/x", "a".repeat(253))] {
         assert_eq!(label_key_errors(good), Vec::<String>::new(), "{good}");
     }
-    for bad in ["", "-a", "a-", "a/b/c", "/a", "a/", "Ex.com/a", "a..b/c", &"x".repeat(64), &format!("{}/x", "a".repeat(254)), "ä"] {
+    for bad in [
+        "",
+        "-a",
+        "a-",
+        "a/b/c",
+        "/a",
+        "a/",
+        "Ex.com/a",
+        "a..b/c",
+        &"x".repeat(64),
+        &format!("{}/x", "a".repeat(254)),
+        "ä",
+    ] {
         assert!(!label_key_errors(bad).is_empty(), "{bad}");
     }
     assert!(label_value_errors("").is_empty());
@@ -89,8 +110,11 @@ fn keys_and_values_have_limits() {
 
 #[test]
 fn typed_selectors_convert() {
-    let expression =
-        |operator: &str, values: &[&str]| LabelSelectorRequirement { key: "tier".to_owned(), operator: operator.to_owned(), values: Some(values.iter().map(|v| (*v).to_owned()).collect()) };
+    let expression = |operator: &str, values: &[&str]| LabelSelectorRequirement {
+        key: "tier".to_owned(),
+        operator: operator.to_owned(),
+        values: Some(values.iter().map(|v| (*v).to_owned()).collect()),
+    };
     let typed = LabelSelector {
         match_labels: Some(labels(&[("app", "web")])),
         match_expressions: Some(vec![expression("In", &["b", "a"]), expression("DoesNotExist", &[])]),
@@ -99,10 +123,19 @@ fn typed_selectors_convert() {
     assert!(Selector::try_from(&LabelSelector::default()).unwrap().is_everything());
     for (bad, want) in [
         (expression("Like", &[]), r#""Like" is not a valid label selector operator"#),
-        (expression("In", &[]), "values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty"),
-        (expression("Exists", &["a"]), r#"values: Invalid value: ["a"]: values set must be empty for exists and does not exist"#),
+        (
+            expression("In", &[]),
+            "values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty",
+        ),
+        (
+            expression("Exists", &["a"]),
+            r#"values: Invalid value: ["a"]: values set must be empty for exists and does not exist"#,
+        ),
     ] {
-        let typed = LabelSelector { match_labels: None, match_expressions: Some(vec![bad]) };
+        let typed = LabelSelector {
+            match_labels: None,
+            match_expressions: Some(vec![bad]),
+        };
         assert_eq!(Selector::try_from(&typed).unwrap_err().to_string(), want);
     }
     assert!(!Selector::nothing().matches(&Labels::new()));
@@ -112,7 +145,11 @@ fn typed_selectors_convert() {
 #[test]
 fn field_selectors_read_and_escape() {
     let selector: FieldSelector = r"status.phase!=Running,metadata.name==a\,b\=c\\d,spec.nodeName=,".parse().unwrap();
-    let got: Vec<_> = selector.requirements.iter().map(|r| (r.field.as_str(), r.operator, r.value.as_str())).collect();
+    let got: Vec<_> = selector
+        .requirements
+        .iter()
+        .map(|r| (r.field.as_str(), r.operator, r.value.as_str()))
+        .collect();
     assert_eq!(
         got,
         [
@@ -121,10 +158,17 @@ fn field_selectors_read_and_escape() {
             ("status.phase", FieldOperator::NotEquals, "Running"),
         ]
     );
-    assert_eq!(selector.to_string(), r"metadata.name=a\,b\=c\\d,spec.nodeName=,status.phase!=Running");
+    assert_eq!(
+        selector.to_string(),
+        r"metadata.name=a\,b\=c\\d,spec.nodeName=,status.phase!=Running"
+    );
     assert_eq!(selector.exact("metadata.name"), Some(r"a,b=c\d"));
     assert_eq!(selector.exact("status.phase"), None);
-    assert!(selector.matches(|field| if field == "metadata.name" { r"a,b=c\d".to_owned() } else { String::new() }));
+    assert!(selector.matches(|field| if field == "metadata.name" {
+        r"a,b=c\d".to_owned()
+    } else {
+        String::new()
+    }));
     assert!(!selector.matches(|_| String::new()));
     for (text, want) in [
         ("a", "invalid selector: 'a'; can't understand 'a'"),

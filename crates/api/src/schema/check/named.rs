@@ -4,7 +4,7 @@
 //! Source: the Go types of `k8s.io/api` and `apimachinery`.
 
 /// Definition, field, Go type. The rows of a definition may lie anywhere.
-const NAMED: &[(&str, &str, &str)] = &[
+pub(in crate::schema) const NAMED: &[(&str, &str, &str)] = &[
     ("Capabilities", "add", "v1.Capability"),
     ("Capabilities", "drop", "v1.Capability"),
     ("Container", "imagePullPolicy", "v1.PullPolicy"),
