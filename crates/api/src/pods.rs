@@ -62,13 +62,20 @@ pub fn is_sidecar(init_container: &Container) -> bool {
 /// The containers that run at the same time once the pod is initialized:
 /// sidecars, then regular containers.
 pub fn long_running(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).chain(&spec.containers)
+    spec.init_containers
+        .iter()
+        .flatten()
+        .filter(|c| is_sidecar(c))
+        .chain(&spec.containers)
 }
 
 /// Amounts of a `requests` or `limits` map.
 #[must_use]
 pub fn amounts(wire: Option<&BTreeMap<String, WireQuantity>>) -> Resources {
-    wire.into_iter().flatten().filter_map(|(name, quantity)| Some((name.clone(), Quantity::try_from(quantity).ok()?))).collect()
+    wire.into_iter()
+        .flatten()
+        .filter_map(|(name, quantity)| Some((name.clone(), Quantity::try_from(quantity).ok()?)))
+        .collect()
 }
 
 /// What a container requests.
@@ -90,14 +97,20 @@ pub fn container_limits(container: &Container) -> Resources {
 /// `component-helpers/resource.PodRequests`.
 #[must_use]
 pub fn requests(pod: &Pod) -> Resources {
-    pod.spec.as_ref().map(|spec| most_at_any_time(spec, container_requests)).unwrap_or_default()
+    pod.spec
+        .as_ref()
+        .map(|spec| most_at_any_time(spec, container_requests))
+        .unwrap_or_default()
 }
 
 /// What a pod is limited to, by the same rule. A resource some container has
 /// no limit for is not bounded, though it may appear here.
 #[must_use]
 pub fn limits(pod: &Pod) -> Resources {
-    pod.spec.as_ref().map(|spec| most_at_any_time(spec, container_limits)).unwrap_or_default()
+    pod.spec
+        .as_ref()
+        .map(|spec| most_at_any_time(spec, container_limits))
+        .unwrap_or_default()
 }
 
 fn most_at_any_time(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
@@ -172,7 +185,10 @@ impl fmt::Display for QosClass {
 pub fn qos_class(pod: &Pod) -> QosClass {
     let Some(spec) = &pod.spec else { return QosClass::BestEffort };
     let counted = |resources: Resources| -> Resources {
-        resources.into_iter().filter(|(name, quantity)| matches!(name.as_str(), "cpu" | "memory") && *quantity > Quantity::ZERO).collect()
+        resources
+            .into_iter()
+            .filter(|(name, quantity)| matches!(name.as_str(), "cpu" | "memory") && *quantity > Quantity::ZERO)
+            .collect()
     };
     let (mut requested, mut limited) = (Resources::new(), Resources::new());
     let mut all_limited = true;

@@ -133,17 +133,28 @@ impl Requirement {
                 errors.push("values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty".to_owned());
             }
             Operator::Equals | Operator::DoubleEquals | Operator::NotEquals if count != 1 => {
-                errors.push(format!("values: Invalid value: {}: exact-match compatibility requires one single value", shown()));
+                errors.push(format!(
+                    "values: Invalid value: {}: exact-match compatibility requires one single value",
+                    shown()
+                ));
             }
             Operator::Exists | Operator::DoesNotExist if count != 0 => {
-                errors.push(format!("values: Invalid value: {}: values set must be empty for exists and does not exist", shown()));
+                errors.push(format!(
+                    "values: Invalid value: {}: values set must be empty for exists and does not exist",
+                    shown()
+                ));
             }
             Operator::GreaterThan | Operator::LessThan => {
                 if count != 1 {
-                    errors.push(format!("values: Invalid value: {}: for 'Gt', 'Lt' operators, exactly one value is required", shown()));
+                    errors.push(format!(
+                        "values: Invalid value: {}: for 'Gt', 'Lt' operators, exactly one value is required",
+                        shown()
+                    ));
                 }
                 for (index, value) in values.iter().enumerate().filter(|(_, v)| integer(v).is_none()) {
-                    errors.push(format!("values[{index}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer"));
+                    errors.push(format!(
+                        "values[{index}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+                    ));
                 }
             }
             _ => {}
@@ -154,7 +165,15 @@ impl Requirement {
                 errors.push(format!("values[{index}][{key}]: Invalid value: {value:?}: {}", wrong.join("; ")));
             }
         }
-        if errors.is_empty() { Ok(Self { key: key.to_owned(), operator, values }) } else { Err(RequirementError::Invalid(errors)) }
+        if errors.is_empty() {
+            Ok(Self {
+                key: key.to_owned(),
+                operator,
+                values,
+            })
+        } else {
+            Err(RequirementError::Invalid(errors))
+        }
     }
 
     /// The label it looks at.
@@ -204,14 +223,20 @@ impl Selector {
     /// Selects no object.
     #[must_use]
     pub fn nothing() -> Self {
-        Self { requirements: Vec::new(), nothing: true }
+        Self {
+            requirements: Vec::new(),
+            nothing: true,
+        }
     }
 
     /// Objects for which all requirements hold.
     #[must_use]
     pub fn of(mut requirements: Vec<Requirement>) -> Self {
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
-        Self { requirements, nothing: false }
+        Self {
+            requirements,
+            nothing: false,
+        }
     }
 
     /// Objects that carry all these labels, as a Service's `spec.selector`.
@@ -219,7 +244,9 @@ impl Selector {
     /// # Errors
     /// When one of them is no label.
     pub fn of_labels<'l>(labels: impl IntoIterator<Item = (&'l String, &'l String)>) -> Result<Self, SelectorError> {
-        let each = labels.into_iter().map(|(key, value)| Requirement::new(key, Operator::Equals, BTreeSet::from([value.clone()])));
+        let each = labels
+            .into_iter()
+            .map(|(key, value)| Requirement::new(key, Operator::Equals, BTreeSet::from([value.clone()])));
         Ok(Self::of(each.collect::<Result<_, _>>().map_err(SelectorError::Typed)?))
     }
 

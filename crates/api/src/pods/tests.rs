@@ -15,7 +15,11 @@ fn sidecar(requests: Value) -> Value {
 }
 
 fn shown(resources: &Resources) -> String {
-    resources.iter().map(|(name, quantity)| format!("{name}={quantity}")).collect::<Vec<_>>().join(" ")
+    resources
+        .iter()
+        .map(|(name, quantity)| format!("{name}={quantity}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[test]
@@ -27,9 +31,15 @@ fn messages_name_a_pod() {
 fn requests_are_the_most_at_any_time() {
     let none = json!({});
     for (spec, want) in [
-        (json!({ "containers": [container(json!({"cpu": "100m"}), none.clone()), container(json!({"cpu": "0.2", "memory": "1Gi"}), none.clone())] }), "cpu=300m memory=1Gi"),
+        (
+            json!({ "containers": [container(json!({"cpu": "100m"}), none.clone()), container(json!({"cpu": "0.2", "memory": "1Gi"}), none.clone())] }),
+            "cpu=300m memory=1Gi",
+        ),
         // An init container that needs more than all that follow.
-        (json!({ "initContainers": [container(json!({"cpu": 1}), none.clone())], "containers": [container(json!({"cpu": "100m"}), none.clone())] }), "cpu=1"),
+        (
+            json!({ "initContainers": [container(json!({"cpu": 1}), none.clone())], "containers": [container(json!({"cpu": "100m"}), none.clone())] }),
+            "cpu=1",
+        ),
         // Init containers run one after the other.
         (
             json!({ "initContainers": [container(json!({"cpu": "200m"}), none.clone()), container(json!({"cpu": "200m"}), none.clone())],
@@ -58,15 +68,42 @@ fn qos_follows_limits_and_requests() {
     let full = json!({ "cpu": "1", "memory": "1Gi" });
     let none = json!({});
     for (spec, want) in [
-        (json!({ "containers": [container(none.clone(), none.clone())] }), QosClass::BestEffort),
-        (json!({ "containers": [container(json!({"cpu": "0"}), json!({"example.com/gpu": "1"}))] }), QosClass::BestEffort),
-        (json!({ "containers": [container(full.clone(), full.clone())] }), QosClass::Guaranteed),
-        (json!({ "containers": [container(json!({"cpu": "1000m", "memory": "1024Mi"}), full.clone())] }), QosClass::Guaranteed),
-        (json!({ "containers": [container(json!({"cpu": "1"}), json!({"cpu": "1"}))] }), QosClass::Burstable),
-        (json!({ "containers": [container(json!({"cpu": "500m", "memory": "1Gi"}), full.clone())] }), QosClass::Burstable),
-        (json!({ "containers": [container(full.clone(), full.clone()), container(none.clone(), none.clone())] }), QosClass::Burstable),
-        (json!({ "containers": [container(full.clone(), full.clone())], "initContainers": [container(none.clone(), none.clone())] }), QosClass::Burstable),
-        (json!({ "containers": [container(none.clone(), none.clone())], "initContainers": [container(full.clone(), full.clone())] }), QosClass::Burstable),
+        (
+            json!({ "containers": [container(none.clone(), none.clone())] }),
+            QosClass::BestEffort,
+        ),
+        (
+            json!({ "containers": [container(json!({"cpu": "0"}), json!({"example.com/gpu": "1"}))] }),
+            QosClass::BestEffort,
+        ),
+        (
+            json!({ "containers": [container(full.clone(), full.clone())] }),
+            QosClass::Guaranteed,
+        ),
+        (
+            json!({ "containers": [container(json!({"cpu": "1000m", "memory": "1024Mi"}), full.clone())] }),
+            QosClass::Guaranteed,
+        ),
+        (
+            json!({ "containers": [container(json!({"cpu": "1"}), json!({"cpu": "1"}))] }),
+            QosClass::Burstable,
+        ),
+        (
+            json!({ "containers": [container(json!({"cpu": "500m", "memory": "1Gi"}), full.clone())] }),
+            QosClass::Burstable,
+        ),
+        (
+            json!({ "containers": [container(full.clone(), full.clone()), container(none.clone(), none.clone())] }),
+            QosClass::Burstable,
+        ),
+        (
+            json!({ "containers": [container(full.clone(), full.clone())], "initContainers": [container(none.clone(), none.clone())] }),
+            QosClass::Burstable,
+        ),
+        (
+            json!({ "containers": [container(none.clone(), none.clone())], "initContainers": [container(full.clone(), full.clone())] }),
+            QosClass::Burstable,
+        ),
     ] {
         assert_eq!(qos_class(&pod(spec.clone())), want, "{spec}");
     }
@@ -79,7 +116,11 @@ fn host_ports_of_sidecars_count_and_plain_init_containers_do_not() {
         "initContainers": [{ "name": "i", "ports": ports(1) }, { "name": "s", "restartPolicy": "Always", "ports": ports(2) }],
         "containers": [{ "name": "c", "ports": [{ "containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "10.0.0.1" }] }],
     })));
-    let port = |protocol: &str, ip: &str, port| HostPort { protocol: protocol.to_owned(), ip: ip.to_owned(), port };
+    let port = |protocol: &str, ip: &str, port| HostPort {
+        protocol: protocol.to_owned(),
+        ip: ip.to_owned(),
+        port,
+    };
     assert_eq!(found, [port("TCP", "", 2), port("UDP", "10.0.0.1", 53)]);
     assert!(port("TCP", "", 80).conflicts(&port("TCP", "10.0.0.1", 80)));
     assert!(port("TCP", "10.0.0.1", 80).conflicts(&port("TCP", "0.0.0.0", 80)));
