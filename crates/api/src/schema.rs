@@ -8,7 +8,7 @@
 //!
 //! Reading order: [`Schema`], [`Field`], then `walk.rs` (unknown fields and
 //! normal form), `check.rs` (type errors in Go's words), `parse.rs` (JSON with
- keys reported), `table.rs` (the arena).
+//! duplicate keys reported), `table.rs` (the arena).
 //!
 //! The table is decoded at first use. Names stay in the program image; a
 //! field costs 24 bytes.

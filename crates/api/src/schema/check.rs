@@ -71,7 +71,7 @@ pub fn check(schema: Schema, value: &Value) -> Result<(), ShapeError> {
     let mut walk = Walk {
         path: Vec::new(),
         object: None,
-        leaf: None,
+        field: None,
         first: None,
     };
     walk.visit(schema, value)?;
@@ -82,8 +82,8 @@ struct Walk<'v> {
     path: Vec<&'v str>,
     /// Definition whose field is being visited.
     object: Option<&'static str>,
-    /// Name of the named string type of that field, if it has one.
-    leaf: Option<&'static str>,
+    /// That field.
+    field: Option<&'v str>,
     first: Option<ShapeError>,
 }
 
@@ -93,17 +93,17 @@ impl<'v> Walk<'v> {
         match (schema.kind(), value) {
             (Kind::Any, _) | (_, Value::Null) => {}
             (Kind::Object, Value::Object(fields)) => {
-                let outer = (self.object, self.leaf);
+                let outer = (self.object, self.field);
                 for (name, child) in fields {
                     if let Some(field) = schema.field(name) {
                         self.object = schema.name().map(short);
-                        self.leaf = self.object.and_then(|object| named::string_type(object, name));
+                        self.field = Some(name);
                         self.path.push(name);
                         self.visit(field.schema, child)?;
                         self.path.pop();
                     }
                 }
-                (self.object, self.leaf) = outer;
+                (self.object, self.field) = outer;
             }
             (Kind::Map(values), Value::Object(entries)) => {
                 for child in entries.values() {
@@ -162,7 +162,7 @@ impl<'v> Walk<'v> {
             Kind::Map(values) if values.kind() == Kind::Quantity => "v1.ResourceList".to_owned(),
             Kind::Map(values) => format!("map[string]{}", self.go_type(values)),
             Kind::Array(items) => format!("[]{}", self.go_type(items)),
-            Kind::String => self.leaf.unwrap_or("string").to_owned(),
+            Kind::String => self.object.zip(self.field).and_then(|(object, field)| named::string_type(object, field)).unwrap_or("string").to_owned(),
             Kind::Bytes => "[]uint8".to_owned(),
             Kind::Int32 => "int32".to_owned(),
             Kind::Int64 => "int64".to_owned(),
