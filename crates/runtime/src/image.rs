@@ -4,17 +4,21 @@
 //! `store` (what is on disk and how it stays whole), `scratch` (work in
 //! progress, safe against crashes and other processes), `archive` and `unpack`
 //! (a layer's archive becomes an overlayfs directory), `layer` (compression and
-//! digests around that), `registries` (mirrors), `download` and `pull` (from a
-//! registry), `import` (from files).
+//! digests around that), `registries` (mirrors), `registry`, `download`
+//! and `pull` (from a registry), `import` (from files).
 //!
 //! Nothing here knows pods, pull policies or back-off.
 
+mod archive;
+mod download;
 mod error;
-
+mod import;
+mod layer;
 mod manifest;
 mod pull;
 mod reference;
-
+mod registries;
+mod registry;
 mod scratch;
 mod store;
 mod unpack;
@@ -23,9 +27,10 @@ use std::path::PathBuf;
 
 pub use error::ImageError;
 pub use manifest::{ImageConfig, Platform};
-pub use pull::PullError;
+pub use pull::{LayerState, Progress, PullError, PullOptions, Puller};
 pub use reference::{Digest, InvalidReference, Reference, Version};
-
+pub use registries::Registries;
+pub use registry::RegistryError;
 pub use store::{ImageStore, Removed};
 pub use unpack::{Limits, UnpackError};
 
