@@ -248,6 +248,9 @@ impl fmt::Display for Reason {
 pub(crate) struct InFlight {
     pub(crate) target: Target,
     pub(crate) verb: Verb,
+    pub(crate) since: Time,
+    /// The start of its download has been told.
+    pub(crate) pulling: bool,
     pub(crate) cancelled: bool,
 }
 

@@ -308,7 +308,7 @@ impl ParseError {
 
 /// Condition types the kubelet generates itself. Source: upstream
 /// `types/pod_status.go`, `PodConditionByKubelet`.
-const OWNED: [&str; 5] = [
+pub(crate) const OWNED_CONDITIONS: [&str; 5] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
@@ -362,7 +362,7 @@ impl Desired {
             foreign_conditions: conditions
                 .into_iter()
                 .flatten()
-                .filter(|c| !OWNED.contains(&c.type_.as_str()))
+                .filter(|c| !OWNED_CONDITIONS.contains(&c.type_.as_str()))
                 .cloned()
                 .collect(),
             qos_class: pod.status.as_ref().and_then(|s| s.qos_class.clone()),

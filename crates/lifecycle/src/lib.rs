@@ -3,7 +3,7 @@
 //! Reading order: [`input`] (what can happen to a pod and what it should be),
 //! [`action`] (what the driver may be asked to do), [`machine`] (absorb one
 //! input, plan from the whole state), `plan/` (one concern each), [`restart`]
-//! (policy and back-off), [`status`] (what the API shows), [`event`] (the
+//! (policy and back-off), `status` (what the API shows), [`event`] (the
 //! texts), [`admit`] (may this pod run on this node).
 //!
 //! This crate deliberately does not know tokio, files, sockets, clocks, chance
@@ -15,6 +15,10 @@ pub mod action;
 pub mod event;
 pub mod input;
 pub mod machine;
+mod memory;
+mod plan;
+pub mod restart;
+mod status;
 
 pub use action::{Action, ActionId, Reason, Step, Target, Verb};
 pub use event::{EventType, PodEvent};

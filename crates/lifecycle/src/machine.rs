@@ -1,11 +1,19 @@
 //! One pod on one node: absorb an input, plan from the whole state.
+//!
+//! Source: upstream `pod_workers.go` for the stages.
+
+mod outcome;
 
 use api::Time;
 use api::node::Observation;
 use api::typed::PodStatus;
 
-use crate::action::{Hands, Step};
-use crate::input::{Desired, Input};
+use crate::action::{Action, ActionId, Hands, InFlight, Step, Target, Verb};
+use crate::event::{self, PodEvent};
+use crate::input::{Container, Desired, Input, Progress};
+use crate::memory::{Ending, Memory};
+use crate::plan::{self, Plan, Want, World, terminate};
+use crate::status;
 
 /// How far a pod is on its one-way road, in upstream's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,15 +26,27 @@ pub enum Stage {
     Terminated,
 }
 
+impl Stage {
+    /// Stages only advance; asking to go back is ignored, not an error.
+    fn advance(&mut self, to: Self) {
+        *self = (*self).max(to);
+    }
+}
+
 /// A pod on this node as one value. Does no I/O and never asks the time.
 #[derive(Clone, Debug)]
 pub struct Machine {
     desired: Desired,
     observed: Option<Observation>,
+    /// An action ended unseen: the observation is older than it.
+    stale: bool,
     last: Option<PodStatus>,
+    /// Start time with more than the wire's whole seconds.
+    first_seen: Option<Time>,
     stage: Stage,
     hands: Hands,
-    #[expect(dead_code, reason = "jitter of retries")]
+    next_id: u64,
+    memory: Memory,
     seed: u64,
 }
 
@@ -34,30 +54,40 @@ impl Machine {
     /// `last` is the status the API holds. A restarted agent resumes from it
     /// and from its first observation, with no other memory. `seed` only
     /// spreads retries of many pods over time.
+    ///
+    /// Nothing is decided before the first [`Input::Observed`].
     #[must_use]
     pub fn new(desired: Desired, last: Option<PodStatus>, seed: u64) -> Self {
+        let memory = Memory {
+            resumed: desired.deletion.is_some(),
+            ..Memory::default()
+        };
         Self {
             desired,
             observed: None,
+            stale: false,
             last,
+            first_seen: None,
             stage: Stage::Sync,
             hands: Hands::default(),
+            next_id: 0,
+            memory,
             seed,
         }
     }
 
     /// Absorbs one input, then plans from the whole state.
-    pub fn step(&mut self, _now: Time, input: Input) -> Step {
-        match input {
-            Input::Desired(desired) => self.desired = *desired,
-            Input::Observed(seen) => self.observed = Some(seen),
-            Input::Progress { .. } | Input::Tick => {}
-            Input::Done { id, after, .. } => {
-                self.hands.0.remove(&id);
-                self.observed = after.or(self.observed.take());
-            }
+    pub fn step(&mut self, now: Time, input: Input) -> Step {
+        let mut step = Step::default();
+        self.absorb(now, input, &mut step.events);
+        if self.observed.is_none() {
+            return step;
         }
-        Step::default()
+        let plan = self.plan(now, &mut step.events);
+        self.publish(now, &mut step);
+        self.hand_out(now, plan, &mut step);
+        step.finished = self.desired.gone && self.stage == Stage::Terminated && self.hands.0.is_empty() && self.forgotten(now);
+        step
     }
 
     /// How far the pod is.
@@ -77,4 +107,261 @@ impl Machine {
     pub fn status(&self) -> Option<&PodStatus> {
         self.last.as_ref()
     }
+
+    fn absorb(&mut self, now: Time, input: Input, events: &mut Vec<PodEvent>) {
+        match input {
+            Input::Desired(desired) => {
+                let gone = self.desired.gone || desired.gone;
+                let eviction = desired.eviction.clone().or(self.desired.eviction.take());
+                self.desired = Desired {
+                    gone,
+                    eviction,
+                    ..*desired
+                };
+            }
+            Input::Observed(seen) => self.see(seen),
+            Input::Progress {
+                id,
+                progress: Progress::Pulling,
+            } => {
+                if let Some(InFlight {
+                    target: Target::Container(name),
+                    verb: Verb::Pull { image, .. },
+                    pulling,
+                    ..
+                }) = self.hands.0.get_mut(&id)
+                    && !std::mem::replace(pulling, true)
+                {
+                    let path = plan::container_of(&self.desired, name).map(Container::field_path);
+                    events.extend(path.map(|p| event::pulling(image).of(p)));
+                }
+            }
+            Input::Done { id, result, after } => {
+                let unseen = after.is_none();
+                if let Some(seen) = after {
+                    self.see(seen);
+                }
+                if let Some(flight) = self.hands.0.remove(&id) {
+                    self.stale |= unseen && seen_in_runtime(&flight.verb);
+                    self.ended(now, flight, result, events);
+                }
+            }
+            Input::Tick => {}
+        }
+    }
+
+    fn see(&mut self, seen: Observation) {
+        if self.observed.as_ref().is_none_or(|old| old.sequence < seen.sequence) {
+            self.observed = Some(seen);
+            self.stale = false;
+        }
+    }
+
+    fn plan(&mut self, now: Time, events: &mut Vec<PodEvent>) -> Plan {
+        let mut plan = Plan::default();
+        if self.stage == Stage::Sync {
+            match self.must_end(now) {
+                Some(ending) => self.end(now, ending, events),
+                None => plan = plan::sync(self.world(now, &self.seen())),
+            }
+            if plan.finished {
+                self.end(now, Ending::Finished, events);
+            }
+        }
+        if self.stage == Stage::Sync {
+            let deadline = self.desired.active_deadline.map(|d| self.start_time(now) + d);
+            deadline.into_iter().for_each(|at| plan.wake(at));
+            return plan;
+        }
+        let seen = self.seen();
+        if !self.stale && terminate::over(self.world(now, &seen)) {
+            self.stage.advance(Stage::Terminated);
+        }
+        let w = self.world(now, &seen);
+        if self.stage == Stage::Terminated {
+            terminate::finish(w)
+        } else {
+            terminate::plan(w)
+        }
+    }
+
+    /// Why the pod has to end, if it has to.
+    fn must_end(&self, now: Time) -> Option<Ending> {
+        let seen = self.observed.as_ref();
+        let untouched = seen.is_none_or(|s| s.sandbox.is_none() && s.containers.is_empty());
+        if self.desired.gone {
+            return Some(Ending::Gone);
+        }
+        if self.last.as_ref().is_some_and(status::is_terminal) {
+            return Some(Ending::Finished);
+        }
+        if self.desired.rejection.is_some() && untouched && self.hands.0.is_empty() {
+            return Some(Ending::Rejected);
+        }
+        if self.desired.active_deadline.is_some_and(|d| now >= self.start_time(now) + d) {
+            return Some(Ending::DeadlineExceeded);
+        }
+        if self.desired.eviction.is_some() {
+            return Some(Ending::Evicted);
+        }
+        self.desired.deletion.map(|_| Ending::Deleted)
+    }
+
+    fn end(&mut self, now: Time, ending: Ending, events: &mut Vec<PodEvent>) {
+        self.stage.advance(Stage::Terminating);
+        self.memory.ending = Some(ending);
+        self.memory.terminating_since = Some(now);
+        self.memory.retries.clear();
+        match (ending, &self.desired.rejection, &self.desired.eviction) {
+            (Ending::Rejected, Some(rejection), _) => events.push(PodEvent::warning(&rejection.reason, rejection.message.clone())),
+            (Ending::Evicted, _, Some(eviction)) => events.push(PodEvent::warning(&eviction.reason, eviction.message.clone())),
+            (Ending::DeadlineExceeded, _, _) => events.push(event::deadline_exceeded()),
+            _ => {} // no event of its own
+        }
+    }
+
+    fn start_time(&self, now: Time) -> Time {
+        let wire = self.last.as_ref().and_then(|s| s.start_time.as_ref()).map(Time::from);
+        self.first_seen.or(wire).unwrap_or(now)
+    }
+
+    /// Publishes the status if it says something new, with the events that the
+    /// change itself stands for.
+    fn publish(&mut self, now: Time, step: &mut Step) {
+        if self.desired.gone {
+            return;
+        }
+        if self.last.as_ref().is_none_or(|s| s.start_time.is_none()) {
+            self.first_seen = Some(now);
+        }
+        let new = status::generate(self.world(now, &self.seen()), self.stage);
+        if self.last.as_ref().is_some_and(|last| status::same(last, &new)) {
+            return;
+        }
+        for container in self.desired.all() {
+            let before = self.last.as_ref().and_then(|s| status::waiting_reason(s, &container.name));
+            let events: &[PodEvent] = match status::waiting_reason(&new, &container.name).filter(|r| before != Some(r)) {
+                Some("CrashLoopBackOff") => &[event::back_off_restart(&container.name, &self.desired.pod())],
+                Some("ImagePullBackOff") => &[event::back_off_pull(&container.image), event::failed("ImagePullBackOff")],
+                _ => &[], // other reasons told theirs when they arose
+            };
+            step.events.extend(events.iter().map(|e| e.clone().of(container.field_path())));
+        }
+        self.last = Some(new.clone());
+        step.status = Some(new);
+    }
+
+    fn hand_out(&mut self, now: Time, plan: Plan, step: &mut Step) {
+        step.wake_at = plan.wake_at;
+        if plan.replaced_by.is_some() && self.memory.sandbox_announced != plan.replaced_by {
+            self.memory.sandbox_announced = plan.replaced_by;
+            step.events.push(event::sandbox_changed());
+        }
+        for (id, because) in plan.cancels {
+            self.cancel(id, because, step);
+        }
+        for want in plan.wants {
+            if let Some(later) = self.not_yet(now, &want) {
+                step.wake_at = [later, step.wake_at].into_iter().flatten().min();
+                continue;
+            }
+            let Want {
+                target,
+                verb,
+                because,
+                event,
+                instead_of,
+            } = want;
+            if let Some(id) = instead_of {
+                self.cancel(id, because.clone(), step);
+            }
+            step.events.extend(event);
+            let id = self.fresh();
+            self.hands.0.insert(
+                id,
+                InFlight {
+                    target: target.clone(),
+                    verb: verb.clone(),
+                    since: now,
+                    pulling: false,
+                    cancelled: false,
+                },
+            );
+            step.actions.push(Action { id, target, verb, because });
+        }
+    }
+
+    /// Whether a want has to wait, and until when if that is known.
+    fn not_yet(&self, now: Time, want: &Want) -> Option<Option<Time>> {
+        let busy = self.hands.on(&want.target).is_some_and(|(id, _)| want.instead_of != Some(id));
+        if busy || (self.stale && seen_in_runtime(&want.verb)) {
+            return Some(None);
+        }
+        let retry = self.memory.retry(&want.target).map(|r| r.next_at);
+        let settled = self
+            .memory
+            .settled
+            .get(&want.target)
+            .filter(|(verb, _)| *verb == want.verb)
+            .map(|(_, at)| *at + outcome::EFFECT_SEEN_WITHIN);
+        retry.into_iter().chain(settled).max().filter(|at| *at > now).map(Some)
+    }
+
+    fn cancel(&mut self, id: ActionId, because: crate::Reason, step: &mut Step) {
+        if let Some(flight) = self.hands.0.get_mut(&id) {
+            flight.cancelled = true;
+            let target = flight.target.clone();
+            let own = self.fresh();
+            step.actions.push(Action {
+                id: own,
+                target,
+                verb: Verb::Cancel(id),
+                because,
+            });
+        }
+    }
+
+    fn fresh(&mut self) -> ActionId {
+        self.next_id += 1;
+        ActionId(self.next_id)
+    }
+
+    fn forgotten(&self, now: Time) -> bool {
+        let seen = self.seen();
+        let w = self.world(now, &seen);
+        !self.stale && terminate::empty(w) && (self.memory.unmounted || !self.desired.has_volumes)
+    }
+
+    fn seen(&self) -> Observation {
+        self.observed.clone().unwrap_or_default()
+    }
+
+    fn world<'a>(&'a self, now: Time, seen: &'a Observation) -> World<'a> {
+        World {
+            now,
+            desired: &self.desired,
+            seen,
+            memory: &self.memory,
+            hands: &self.hands,
+            last: self.last.as_ref(),
+        }
+    }
 }
+
+/// Whether what the verb does shows in an observation.
+fn seen_in_runtime(verb: &Verb) -> bool {
+    match verb {
+        Verb::RunSandbox { .. }
+        | Verb::StopSandbox
+        | Verb::RemoveSandbox
+        | Verb::Create { .. }
+        | Verb::Start { .. }
+        | Verb::Note { .. }
+        | Verb::Stop { .. }
+        | Verb::Remove { .. } => true,
+        Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Cancel(_) | Verb::ConfirmDeletion => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! What a machine remembers beside desired state, observation and last status.
+//!
+//! All of it may be lost at any moment without changing where the pod ends up:
+//! it only spaces retries out, and keeps the texts of failures.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use api::Time;
+
+use crate::action::{Target, Verb};
+use crate::input::{Failure, FailureClass};
+
+/// First and longest delay between downloads of an image that fail.
+///
+/// Source: upstream `pkg/kubelet/kubelet.go`, `imageBackOffPeriod` and
+/// `MaxImageBackOff`.
+const PULL_DELAY_INITIAL: Duration = Duration::from_secs(10);
+const PULL_DELAY_MAX: Duration = Duration::from_secs(300);
+/// Delays between other failed actions: 1, 2, 4, 8, 10 s and up to half more.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
+/// How long a fresh failure is shown before the back-off it leads to. Upstream
+/// shows it until its next sync, at least this long.
+pub(crate) const SHOWN: Duration = Duration::from_secs(1);
+
+/// Why the pod leaves the sync stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Deleted,
+    Gone,
+    Rejected,
+    Evicted,
+    DeadlineExceeded,
+    Finished,
+}
+
+/// The state of a container's image, as far as the next attempt is concerned.
+#[derive(Clone, Debug)]
+pub(crate) struct PullRecord {
+    pub(crate) image: String,
+    pub(crate) result: Result<(), PullFailure>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct PullFailure {
+    pub(crate) class: FailureClass,
+    pub(crate) message: String,
+    pub(crate) at: Time,
+    pub(crate) next_at: Time,
+    pub(crate) count: u32,
+}
+
+impl PullFailure {
+    /// Only failed downloads back off; the rest is looked at again and again.
+    pub(crate) fn backs_off(&self) -> bool {
+        matches!(self.class, FailureClass::ErrImagePull | FailureClass::RegistryUnavailable)
+    }
+
+    /// Whether it is the back-off that is shown instead of the failure.
+    pub(crate) fn backing_off(&self, now: Time) -> bool {
+        self.backs_off() && now >= self.at + SHOWN && now < self.next_at
+    }
+}
+
+/// A target whose last action failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Retry {
+    pub(crate) failure: Failure,
+    pub(crate) next_at: Time,
+    pub(crate) count: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) pulls: BTreeMap<String, PullRecord>,
+    pub(crate) retries: BTreeMap<Target, Retry>,
+    /// The last verb that succeeded on a target, and when: the same is not
+    /// asked for again at once, should its effect not be seen.
+    pub(crate) settled: BTreeMap<Target, (Verb, Time)>,
+    /// The sandbox attempt whose replacement has been announced.
+    pub(crate) sandbox_announced: Option<u32>,
+    pub(crate) mounted: bool,
+    pub(crate) unmounted: bool,
+    pub(crate) confirmed: bool,
+    pub(crate) ending: Option<Ending>,
+    pub(crate) terminating_since: Option<Time>,
+    /// It was already terminating when this machine first saw it.
+    pub(crate) resumed: bool,
+}
+
+impl Memory {
+    pub(crate) fn retry(&self, target: &Target) -> Option<&Retry> {
+        self.retries.get(target)
+    }
+
+    /// Takes note of a failed action and of when it may be tried again.
+    pub(crate) fn failed(&mut self, target: &Target, failure: Failure, now: Time, seed: u64) {
+        let count = self.retries.get(target).map_or(0, |r| r.count).saturating_add(1);
+        let delay = Duration::from_secs(1 << (count - 1).min(4)).min(RETRY_DELAY_MAX);
+        let next_at = now + delay + jitter(seed, count, delay / 2);
+        self.retries.insert(target.clone(), Retry { failure, next_at, count });
+    }
+
+    /// Takes note of a failed pull.
+    pub(crate) fn pull_failed(&mut self, container: &str, image: &str, failure: Failure, now: Time) {
+        let before = self
+            .pulls
+            .get(container)
+            .filter(|p| p.image == image)
+            .and_then(|p| p.result.as_ref().err());
+        let count = before.map_or(0, |f| f.count).saturating_add(1);
+        let failed = PullFailure {
+            class: failure.class,
+            message: failure.message,
+            at: now,
+            next_at: now,
+            count,
+        };
+        let delay = if failed.backs_off() {
+            (PULL_DELAY_INITIAL * (1 << (count - 1).min(5))).min(PULL_DELAY_MAX)
+        } else {
+            PULL_DELAY_INITIAL
+        };
+        let failed = PullFailure {
+            next_at: now + delay,
+            ..failed
+        };
+        self.pulls.insert(
+            container.to_owned(),
+            PullRecord {
+                image: image.to_owned(),
+                result: Err(failed),
+            },
+        );
+    }
+}
+
+/// A share of `most` that differs from pod to pod and from try to try.
+fn jitter(seed: u64, count: u32, most: Duration) -> Duration {
+    // One round of SplitMix64.
+    let mut z = seed.wrapping_add(u64::from(count).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let share = (z ^ (z >> 31)) % 1_000;
+    most.mul_f64(f64::from(u32::try_from(share).unwrap_or(0)) / 1_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pulls_back_off_from_ten_seconds_to_five_minutes() {
+        let (mut memory, now) = (Memory::default(), Time::from_secs(1_000));
+        let mut delays = Vec::new();
+        for _ in 0..7 {
+            memory.pull_failed("a", "x:1", Failure::new(FailureClass::ErrImagePull, "no"), now);
+            let next_at = memory.pulls["a"].result.as_ref().unwrap_err().next_at;
+            delays.push(next_at.since(now).as_secs());
+        }
+        assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
+        memory.pull_failed("a", "x:2", Failure::new(FailureClass::ErrImagePull, "no"), now);
+        assert_eq!(memory.pulls["a"].result.as_ref().unwrap_err().count, 1, "another image starts anew");
+    }
+
+    #[test]
+    fn retries_stay_within_fifteen_seconds_and_differ_between_pods() {
+        let now = Time::from_secs(0);
+        let mut last = Vec::new();
+        for seed in 0..20 {
+            let mut memory = Memory::default();
+            for _ in 0..40 {
+                memory.failed(&Target::Sandbox, Failure::new(FailureClass::Sandbox, "no"), now, seed);
+            }
+            last.push(memory.retries[&Target::Sandbox].next_at);
+        }
+        assert!(
+            last.iter()
+                .all(|at| at.since(now) >= RETRY_DELAY_MAX && at.since(now) <= RETRY_DELAY_MAX * 3 / 2)
+        );
+        assert!(last.iter().any(|at| *at != last[0]));
+    }
+}

@@ -1,0 +1,175 @@
+//! Regular containers, and the way every container is started: back-off,
+//! image, attempt, process.
+//!
+//! Source: upstream `computePodActions` and `startContainer`.
+
+use api::node::{ContainerView, RunState};
+
+use crate::action::{Reason, Target, Verb};
+use crate::event;
+use crate::input::Container;
+use crate::memory::SHOWN;
+use crate::plan::terminate::FLOOR;
+use crate::plan::{Plan, World, exit, stop};
+use crate::restart::{self, NOTE_BACK_OFF, NOTE_REPLACED};
+
+/// Containers start one at a time, in order, as upstream's do: the next is not
+/// made while one is on its way. One that waits for a retry stands aside.
+pub(crate) struct Line {
+    free: bool,
+}
+
+impl Line {
+    /// `open` once there is a sandbox to make containers in; until then only
+    /// images are fetched.
+    pub(crate) fn new(open: bool) -> Self {
+        Self { free: open }
+    }
+}
+
+/// Plans every regular container; true when none is kept and none is started.
+pub(crate) fn plan(w: World<'_>, plan: &mut Plan, line: &mut Line) -> bool {
+    let mut over = true;
+    for container in &w.desired.containers {
+        match w.newest(&container.name) {
+            None => start(w, plan, container, Reason::NeverStarted, line),
+            Some(view) => match &view.state {
+                RunState::Created => start(w, plan, container, Reason::Created, line),
+                RunState::Running { .. } => keep(w, plan, container, view),
+                RunState::Exited(exit) if again(w, container, view, exit) => start(w, plan, container, Reason::Exited(exit.code), line),
+                RunState::Exited(_) => continue,
+            },
+        }
+        over = false;
+    }
+    over
+}
+
+/// Whether an ended container is to run again.
+pub(crate) fn again(w: World<'_>, container: &Container, view: &ContainerView, exit: &api::node::Exit) -> bool {
+    view.notes.contains_key(NOTE_REPLACED) || restart::wanted(w.desired.restart_policy, container.role, exit)
+}
+
+/// Lets a running container be, unless the spec now names another image. That
+/// it is stopped to be replaced is noted first: it holds under `Never` too.
+fn keep(w: World<'_>, plan: &mut Plan, container: &Container, view: &ContainerView) {
+    if view.image == container.image {
+        return;
+    }
+    if view.notes.contains_key(NOTE_REPLACED) {
+        let text = format!("Container {} definition changed, will be restarted", container.name);
+        stop(plan, view, w.desired.grace.max(FLOOR), Reason::DefinitionChanged).event =
+            Some(event::killing(text).of(container.field_path()));
+    } else {
+        let verb = Verb::Note {
+            id: view.id.clone(),
+            key: NOTE_REPLACED,
+            value: container.image.clone(),
+        };
+        plan.want(Target::Container(container.name.clone()), verb, Reason::Durable);
+    }
+}
+
+/// Brings a container one action closer to running.
+pub(crate) fn start(w: World<'_>, plan: &mut Plan, container: &Container, because: Reason, line: &mut Line) {
+    let target = Target::Container(container.name.clone());
+    if w.hands.on_container(&container.name).is_some() {
+        line.free = false;
+        return;
+    }
+    if let Some(retry) = w.memory.retry(&target).filter(|r| r.next_at > w.now) {
+        plan.wake(retry.next_at);
+        return;
+    }
+    let newest = w.newest(&container.name);
+    if let Some(view) = newest.filter(|v| v.state == RunState::Created) {
+        if std::mem::take(&mut line.free) {
+            plan.want(target, note_or_start(view, w.previous(&container.name)), Reason::Created);
+        }
+        return;
+    }
+    if let Some(at) = crash_back_off(w, container).filter(|at| *at > w.now) {
+        plan.wake(at);
+        if let Some(finished_at) = newest.and_then(exit).map(|e| e.finished_at).filter(|at| *at + SHOWN > w.now) {
+            plan.wake(finished_at + SHOWN);
+        }
+        return;
+    }
+    match w
+        .memory
+        .pulls
+        .get(&container.name)
+        .filter(|p| p.image == container.image)
+        .map(|p| &p.result)
+    {
+        Some(Ok(())) => {
+            if std::mem::take(&mut line.free) {
+                plan.want(
+                    target,
+                    Verb::Create {
+                        attempt: next_attempt(w, &container.name),
+                    },
+                    because,
+                );
+            }
+        }
+        Some(Err(failure)) if failure.next_at > w.now => {
+            plan.wake(failure.next_at);
+            if failure.backs_off() && failure.at + SHOWN > w.now {
+                plan.wake(failure.at + SHOWN);
+            }
+        }
+        Some(Err(_)) | None => {
+            line.free = false;
+            plan.want(
+                target,
+                Verb::Pull {
+                    image: container.image.clone(),
+                    policy: container.pull_policy,
+                },
+                because,
+            );
+        }
+    }
+}
+
+/// When the back-off of a crashed container ends; `None` if it has not crashed.
+pub(crate) fn crash_back_off(w: World<'_>, container: &Container) -> Option<api::Time> {
+    let view = w.newest(&container.name)?;
+    Some(restart::not_before(container, view, exit(view)?, w.previous(&container.name)))
+}
+
+/// The delay a later crash will meet is noted before the process runs.
+fn note_or_start(view: &ContainerView, previous: Option<&ContainerView>) -> Verb {
+    match restart::delay_to_note(view, previous) {
+        Some(delay) => Verb::Note {
+            id: view.id.clone(),
+            key: NOTE_BACK_OFF,
+            value: delay.as_secs().to_string(),
+        },
+        None => Verb::Start { id: view.id.clone() },
+    }
+}
+
+/// One more than the newest attempt; if the runtime lost them all, than what
+/// the API last showed.
+pub(crate) fn next_attempt(w: World<'_>, name: &str) -> u32 {
+    if let Some(view) = w.newest(name) {
+        return view.attempt.saturating_add(1);
+    }
+    let lists = w.last.map(|s| {
+        s.init_container_statuses
+            .iter()
+            .flatten()
+            .chain(s.container_statuses.iter().flatten())
+    });
+    let Some(last) = lists.into_iter().flatten().find(|c| c.name == name) else {
+        return 0;
+    };
+    let count = u32::try_from(last.restart_count).unwrap_or(0);
+    if last.container_id.as_deref().is_some_and(|id| !id.is_empty()) {
+        count.saturating_add(1)
+    } else {
+        count
+    }
+}

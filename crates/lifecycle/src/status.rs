@@ -1,0 +1,197 @@
+//! What the API shows of a pod: container states, conditions, phase.
+//!
+//! Source: upstream `kubelet_pods.go` (`convertToAPIContainerStatuses`,
+//! `getPhase`), `status/generate.go`, `status/status_manager.go`
+//! (`TerminatePod`); pod lifecycle page.
+
+mod conditions;
+mod container;
+mod phase;
+
+use api::typed::{ContainerState, ContainerStateTerminated, ContainerStatus, HostIP, PodIP, PodStatus, WireTime};
+
+use crate::input::{DEADLINE_EXCEEDED, Desired, Role};
+use crate::machine::Stage;
+use crate::memory::Ending;
+use crate::plan::World;
+
+/// Reason and exit code of an attempt nobody knows the end of.
+pub(crate) const STATUS_UNKNOWN: &str = "ContainerStatusUnknown";
+pub(crate) const STATUS_UNKNOWN_CODE: i32 = 137;
+
+/// The status of the pod as of now.
+pub(crate) fn generate(w: World<'_>, stage: Stage) -> PodStatus {
+    let mut status = PodStatus {
+        qos_class: w.desired.qos_class.clone(),
+        host_ip: w.desired.host_ips.first().map(ToString::to_string),
+        host_ips: some_list(w.desired.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
+        start_time: Some(w.last.and_then(|last| last.start_time.clone()).unwrap_or_else(|| w.now.wire())),
+        // Behind PodObservedGenerationTracking, alpha and off in 1.33; a status
+        // that has one already is kept up. Source: KEP-5067.
+        observed_generation: w
+            .last
+            .and_then(|last| last.observed_generation)
+            .filter(|g| *g > 0)
+            .map(|_| w.desired.generation),
+        ..PodStatus::default()
+    };
+    if rejected(w) {
+        decide_phase(w, &mut status, "Failed");
+        status.conditions = Some(conditions::scheduled_only(w));
+        return status;
+    }
+    pod_ips(w, &mut status);
+    let mut init: Vec<_> = w.desired.init.iter().map(|c| container::status(w, stage, c)).collect();
+    let mut regular: Vec<_> = w.desired.containers.iter().map(|c| container::status(w, stage, c)).collect();
+    if stage == Stage::Terminated {
+        settle(w.desired, &mut init, &mut regular);
+    }
+    let phase = phase::phase(w, stage, &init, &regular);
+    regular.sort_by(|a, b| a.name.cmp(&b.name));
+    status.init_container_statuses = some_list(init);
+    status.container_statuses = some_list(regular);
+    decide_phase(w, &mut status, phase);
+    status.conditions = Some(conditions::all(w, &status));
+    status
+}
+
+/// Refused by the node before anything of it was made.
+fn rejected(w: World<'_>) -> bool {
+    w.memory.ending == Some(Ending::Rejected)
+        || w.last
+            .is_some_and(|last| phase::terminal(last) && last.container_statuses.is_none())
+}
+
+/// Writes phase, reason and message. A terminal phase stays; reason and message
+/// stay with the phase they came with.
+fn decide_phase(w: World<'_>, status: &mut PodStatus, phase: &str) {
+    let last_phase = w.last.and_then(|last| last.phase.as_deref()).unwrap_or("Pending");
+    let sticky = w.last.is_some_and(phase::terminal);
+    let imposed = match (w.memory.ending, &w.desired.rejection, &w.desired.eviction) {
+        (Some(Ending::Rejected), Some(r), _) => Some((r.reason.clone(), format!("Pod was rejected: {}", r.message))),
+        (Some(Ending::Evicted), _, Some(e)) => Some((e.reason.clone(), e.message.clone())),
+        (Some(Ending::DeadlineExceeded), _, _) => Some(("DeadlineExceeded".to_owned(), DEADLINE_EXCEEDED.to_owned())),
+        _ => None, // every other way to end leaves the phase to the containers
+    };
+    (status.phase, status.reason, status.message) = match imposed {
+        Some((reason, message)) if !sticky => (Some("Failed".to_owned()), Some(reason), Some(message)),
+        _ if sticky || last_phase == phase => {
+            let last = w.last;
+            (
+                Some(last_phase.to_owned()),
+                last.and_then(|s| s.reason.clone()),
+                last.and_then(|s| s.message.clone()),
+            )
+        }
+        _ => (Some(phase.to_owned()), None, None),
+    };
+}
+
+/// Addresses are kept after the sandbox is gone.
+fn pod_ips(w: World<'_>, status: &mut PodStatus) {
+    let ips: Vec<_> = if w.desired.host_network {
+        match &w.seen.sandbox {
+            Some(_) => w.desired.host_ips.clone(),
+            None => Vec::new(),
+        }
+    } else {
+        w.seen.sandbox.iter().flat_map(|s| s.ips.clone()).collect()
+    };
+    if let Some(first) = ips.first() {
+        status.pod_ip = Some(first.to_string());
+        status.pod_ips = Some(ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect());
+    } else if let Some(last) = w.last {
+        status.pod_ip = last.pod_ip.clone();
+        status.pod_ips = last.pod_ips.clone();
+    }
+}
+
+/// Once everything is over, what cannot be found is reported as failed.
+///
+/// Source: upstream `TerminatePod`, `hasPodInitialized`,
+/// `initializedContainers`.
+fn settle(desired: &Desired, init: &mut [ContainerStatus], regular: &mut [ContainerStatus]) {
+    let waits = |c: &ContainerStatus| c.state.as_ref().is_none_or(|s| s.waiting.is_some());
+    let ended = |c: &ContainerStatus| c.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
+    let done = |c: &ContainerStatus| {
+        [&c.state, &c.last_state]
+            .iter()
+            .any(|s| s.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0))
+    };
+    let last_init = match (desired.init.last(), init.last()) {
+        (Some(spec), Some(status)) if spec.role == Role::Sidecar => status.started == Some(true),
+        (Some(_), Some(status)) => done(status),
+        _ => true, // a pod without init containers is initialized
+    };
+    if last_init || regular.iter().any(|c| !waits(c) || ended(c)) {
+        regular.iter_mut().for_each(lost);
+    }
+    if !init.is_empty() {
+        let tried = init.iter().rposition(|c| !waits(c) || ended(c)).unwrap_or(0);
+        init.iter_mut().take(tried + 1).for_each(lost);
+    }
+}
+
+fn lost(status: &mut ContainerStatus) {
+    if status.state.as_ref().is_some_and(|s| s.terminated.is_some()) {
+        return;
+    }
+    let message = "The container could not be located when the pod was terminated";
+    status.state = Some(terminated(ContainerStateTerminated {
+        exit_code: STATUS_UNKNOWN_CODE,
+        reason: Some(STATUS_UNKNOWN.to_owned()),
+        message: Some(message.to_owned()),
+        ..ContainerStateTerminated::default()
+    }));
+    (status.ready, status.started) = (false, Some(false));
+}
+
+pub(crate) fn terminated(terminated: ContainerStateTerminated) -> ContainerState {
+    ContainerState {
+        terminated: Some(terminated),
+        ..ContainerState::default()
+    }
+}
+
+/// Whether a status says the pod is over.
+pub(crate) fn is_terminal(status: &PodStatus) -> bool {
+    phase::terminal(status)
+}
+
+/// Whether two statuses say the same, conditions of others aside.
+pub(crate) fn same(a: &PodStatus, b: &PodStatus) -> bool {
+    let own = |status: &PodStatus| {
+        let mut status = status.clone();
+        status.conditions = status
+            .conditions
+            .map(|list| list.into_iter().filter(|c| conditions::owned(&c.type_)).collect());
+        (status.resize, status.nominated_node_name, status.resource_claim_statuses) = (None, None, None);
+        status
+    };
+    own(a) == own(b)
+}
+
+/// The reason a container waits for, if it waits.
+pub(crate) fn waiting_reason<'a>(status: &'a PodStatus, name: &str) -> Option<&'a str> {
+    let all = status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .chain(status.container_statuses.iter().flatten());
+    all.filter(|c| c.name == name)
+        .find_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
+}
+
+fn some_list<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
+}
+
+/// Seconds since the epoch zero, as upstream prints an unknown start.
+pub(crate) fn epoch() -> WireTime {
+    api::Time(0).wire()
+}
+
+/// The word for a failure's class where only its class is told.
+pub(crate) fn class_word(class: crate::input::FailureClass) -> &'static str {
+    container::shown_class(class).unwrap_or("ErrImagePull")
+}

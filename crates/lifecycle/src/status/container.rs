@@ -1,0 +1,238 @@
+//! The status of one container.
+
+use api::node::{ContainerView, Exit, ExitCause, RunState};
+use api::typed::{ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus};
+
+use crate::action::Target;
+use crate::event;
+use crate::input::{Container, FailureClass, Role};
+use crate::machine::Stage;
+use crate::memory::SHOWN;
+use crate::plan::containers::{again, crash_back_off};
+use crate::plan::{World, exit};
+use crate::restart;
+use crate::status::{STATUS_UNKNOWN, STATUS_UNKNOWN_CODE, epoch, terminated};
+
+/// Bytes of termination messages a pod may have, shared by its containers.
+///
+/// Source: upstream `MaxPodTerminationMessageLogLength`.
+const MESSAGES_MAX_BYTES: usize = 12_288;
+
+pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> ContainerStatus {
+    let attempts = w.attempts(&container.name);
+    // An attempt on its way to its first start is not shown: it says nothing
+    // but that the state before it is about to end.
+    let hidden = usize::from(stage == Stage::Sync && attempts.last().is_some_and(|v| v.state == RunState::Created));
+    let shown = &attempts[..attempts.len() - hidden];
+    let mut status = match shown.last() {
+        Some(newest) => of_attempt(w, newest, shown.len().checked_sub(2).map(|i| shown[i])),
+        None => without_attempt(w, stage, container),
+    };
+    let trouble = if stage == Stage::Sync && to_start(w, container, shown.last().copied()) {
+        waiting(w, container)
+    } else {
+        None
+    };
+    if let Some(waiting) = trouble {
+        if status.state.as_ref().is_some_and(|s| s.terminated.is_some()) {
+            status.last_state = status.state.take();
+        }
+        status.state = Some(ContainerState {
+            waiting: Some(waiting),
+            ..ContainerState::default()
+        });
+    }
+    let ended_well = status
+        .state
+        .as_ref()
+        .and_then(|s| s.terminated.as_ref())
+        .is_some_and(|t| t.exit_code == 0);
+    let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
+    status.started = Some(running);
+    status.ready = if container.role == Role::Init { ended_well } else { running };
+    status.volume_mounts = (!container.volume_mounts.is_empty()).then(|| container.volume_mounts.clone());
+    status
+}
+
+fn of_attempt(w: World<'_>, newest: &ContainerView, previous: Option<&ContainerView>) -> ContainerStatus {
+    let state = match &newest.state {
+        RunState::Created => ContainerState {
+            waiting: Some(ContainerStateWaiting::default()),
+            ..ContainerState::default()
+        },
+        RunState::Running { started_at } => ContainerState {
+            running: Some(ContainerStateRunning {
+                started_at: Some(started_at.wire()),
+            }),
+            ..ContainerState::default()
+        },
+        RunState::Exited(exit) => terminated(termination(w, newest, exit)),
+    };
+    let last_state = previous.and_then(|p| exit(p).map(|e| terminated(termination(w, p, e))));
+    ContainerStatus {
+        name: newest.name.clone(),
+        image: newest.image.clone(),
+        image_id: newest.image_id.clone(),
+        container_id: Some(wire_id(newest)),
+        restart_count: i32::try_from(newest.attempt).unwrap_or(i32::MAX),
+        state: Some(state),
+        last_state: Some(last_state.unwrap_or_default()),
+        ..ContainerStatus::default()
+    }
+}
+
+/// A container the runtime has no attempt of: what the API last said of it
+/// decides. One that ran is inferred to have ended, though nobody knows how.
+fn without_attempt(w: World<'_>, stage: Stage, container: &Container) -> ContainerStatus {
+    let reason = if w.desired.init.is_empty() {
+        "ContainerCreating"
+    } else {
+        "PodInitializing"
+    };
+    let waiting = ContainerStateWaiting {
+        reason: Some(reason.to_owned()),
+        message: None,
+    };
+    let mut status = ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone(),
+        state: Some(ContainerState {
+            waiting: Some(waiting),
+            ..ContainerState::default()
+        }),
+        last_state: Some(ContainerState::default()),
+        ..ContainerStatus::default()
+    };
+    let lists = w.last.map(|s| {
+        s.init_container_statuses
+            .iter()
+            .flatten()
+            .chain(s.container_statuses.iter().flatten())
+    });
+    let Some(old) = lists.into_iter().flatten().find(|c| c.name == container.name) else {
+        return status;
+    };
+    if old.state.as_ref().is_some_and(|s| s.terminated.is_some()) {
+        return old.clone();
+    }
+    status.restart_count = old.restart_count;
+    status.last_state = Some(old.last_state.clone().unwrap_or_default());
+    if old.state.as_ref().is_some_and(|s| s.running.is_some()) {
+        let message = "The container could not be located when the pod was deleted.  The container used to be Running";
+        status.last_state = Some(terminated(ContainerStateTerminated {
+            exit_code: STATUS_UNKNOWN_CODE,
+            reason: Some(STATUS_UNKNOWN.to_owned()),
+            message: Some(message.to_owned()),
+            ..ContainerStateTerminated::default()
+        }));
+        if stage == Stage::Sync {
+            status.restart_count = status.restart_count.saturating_add(1);
+        }
+    } else if stage == Stage::Sync && old.container_id.as_deref().is_some_and(|id| !id.is_empty()) {
+        // It waited for a restart when its attempts vanished.
+        status.restart_count = status.restart_count.saturating_add(1);
+    }
+    status
+}
+
+/// Whether the container would be started, were nothing in its way. One that
+/// ended well as an init container never is.
+fn to_start(w: World<'_>, container: &Container, newest: Option<&ContainerView>) -> bool {
+    match newest.map(|view| (view, &view.state)) {
+        None | Some((_, RunState::Created)) => true,
+        Some((_, RunState::Running { .. })) => false,
+        Some((view, RunState::Exited(exit))) => again(w, container, view, exit),
+    }
+}
+
+/// What keeps the container from being started, if anything does.
+fn waiting(w: World<'_>, container: &Container) -> Option<ContainerStateWaiting> {
+    let pod = w.desired.pod();
+    let reason = |reason: &str, message: String| {
+        Some(ContainerStateWaiting {
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+        })
+    };
+    let newest = w.newest(&container.name);
+    let finished_at = newest.and_then(exit).map(|e| e.finished_at);
+    if let (Some(until), Some(finished_at), Some(view)) = (crash_back_off(w, container), finished_at, newest)
+        && until > w.now
+        && finished_at + SHOWN <= w.now
+        && let Some(delay) = restart::delay(view, w.previous(&container.name))
+    {
+        let name = &container.name;
+        return reason(
+            "CrashLoopBackOff",
+            format!("back-off {} restarting failed container={name} pod={pod}", event::duration(delay)),
+        );
+    }
+    if let Some(failure) = w.memory.retry(&Target::Container(container.name.clone())).map(|r| &r.failure) {
+        return shown_class(failure.class).and_then(|class| reason(class, failure.message.clone()));
+    }
+    let pull = w.memory.pulls.get(&container.name).filter(|p| p.image == container.image)?;
+    let failure = pull.result.as_ref().err()?;
+    let class = shown_class(failure.class)?;
+    if failure.backing_off(w.now) {
+        return reason(
+            "ImagePullBackOff",
+            format!("Back-off pulling image \"{}\": {class}: {}", container.image, failure.message),
+        );
+    }
+    reason(class, failure.message.clone())
+}
+
+/// The waiting reason of a failure; `None` for those of no container.
+pub(crate) fn shown_class(class: FailureClass) -> Option<&'static str> {
+    match class {
+        FailureClass::ErrImagePull => Some("ErrImagePull"),
+        FailureClass::InvalidImageName => Some("InvalidImageName"),
+        FailureClass::ErrImageNeverPull => Some("ErrImageNeverPull"),
+        FailureClass::ImageInspectError => Some("ImageInspectError"),
+        FailureClass::RegistryUnavailable => Some("RegistryUnavailable"),
+        FailureClass::CreateContainerConfigError => Some("CreateContainerConfigError"),
+        FailureClass::CreateContainerError => Some("CreateContainerError"),
+        FailureClass::RunContainerError => Some("RunContainerError"),
+        FailureClass::Sandbox
+        | FailureClass::Network
+        | FailureClass::Mount
+        | FailureClass::Kill
+        | FailureClass::Unavailable
+        | FailureClass::Timeout
+        | FailureClass::Api
+        | FailureClass::Cancelled => None,
+    }
+}
+
+fn wire_id(view: &ContainerView) -> String {
+    format!("lifepod://{}", view.id)
+}
+
+fn termination(w: World<'_>, view: &ContainerView, exit: &Exit) -> ContainerStateTerminated {
+    let reason = match (exit.cause, exit.code) {
+        (ExitCause::OutOfMemory, _) => "OOMKilled",
+        (ExitCause::StartError, _) => "StartError",
+        (ExitCause::Lost, _) => "Unknown",
+        (ExitCause::Process, 0) => "Completed",
+        (ExitCause::Process, _) => "Error",
+    };
+    let share = MESSAGES_MAX_BYTES / w.desired.all().count().max(1);
+    ContainerStateTerminated {
+        container_id: Some(wire_id(view)),
+        exit_code: exit.code,
+        reason: Some(reason.to_owned()),
+        message: (!exit.message.is_empty()).then(|| cut(&exit.message, share).to_owned()),
+        started_at: Some(exit.started_at.map_or_else(epoch, api::Time::wire)),
+        finished_at: Some(exit.finished_at.wire()),
+        signal: None,
+    }
+}
+
+/// At most `bytes` bytes, not within a character.
+fn cut(text: &str, bytes: usize) -> &str {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
