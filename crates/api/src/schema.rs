@@ -20,7 +20,7 @@ mod table;
 mod walk;
 
 pub use check::{ShapeError, check};
-pub use defaults::{Default, apply_defaults};
+pub use defaults::{FieldDefault, apply_defaults};
 pub use parse::{ParseError, parse_strict};
 pub use walk::{normalize, prune, unknown_fields};
 
@@ -101,7 +101,7 @@ pub struct Field {
     /// Server-side apply owns the object or map as a whole.
     pub atomic: bool,
     /// What the published schema gives an absent field.
-    pub default: Option<Default>,
+    pub default: Option<FieldDefault>,
 }
 
 /// The schema of a definition of the OpenAPI document, such as

@@ -162,7 +162,12 @@ impl<'v> Walk<'v> {
             Kind::Map(values) if values.kind() == Kind::Quantity => "v1.ResourceList".to_owned(),
             Kind::Map(values) => format!("map[string]{}", self.go_type(values)),
             Kind::Array(items) => format!("[]{}", self.go_type(items)),
-            Kind::String => self.object.zip(self.field).and_then(|(object, field)| named::string_type(object, field)).unwrap_or("string").to_owned(),
+            Kind::String => self
+                .object
+                .zip(self.field)
+                .and_then(|(object, field)| named::string_type(object, field))
+                .unwrap_or("string")
+                .to_owned(),
             Kind::Bytes => "[]uint8".to_owned(),
             Kind::Int32 => "int32".to_owned(),
             Kind::Int64 => "int64".to_owned(),

@@ -11,14 +11,14 @@ use super::{Kind, Schema};
 
 /// The value of an absent field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Default {
+pub enum FieldDefault {
     /// A text.
     Text(&'static str),
     /// `true` or `false`.
     Boolean(bool),
 }
 
-impl Default {
+impl FieldDefault {
     /// As JSON.
     #[must_use]
     pub fn value(self) -> Value {
@@ -30,29 +30,33 @@ impl Default {
 }
 
 /// Definition in `io.k8s.api.core.v1`, field, default.
-pub(super) const CORE: &[(&str, &str, Default)] = &[
-    ("AzureDiskVolumeSource", "cachingMode", Default::Text("ReadWrite")),
-    ("AzureDiskVolumeSource", "fsType", Default::Text("ext4")),
-    ("AzureDiskVolumeSource", "kind", Default::Text("Shared")),
-    ("AzureDiskVolumeSource", "readOnly", Default::Boolean(false)),
-    ("ContainerPort", "protocol", Default::Text("TCP")),
-    ("ISCSIPersistentVolumeSource", "iscsiInterface", Default::Text("default")),
-    ("ISCSIVolumeSource", "iscsiInterface", Default::Text("default")),
-    ("RBDPersistentVolumeSource", "keyring", Default::Text("/etc/ceph/keyring")),
-    ("RBDPersistentVolumeSource", "pool", Default::Text("rbd")),
-    ("RBDPersistentVolumeSource", "user", Default::Text("admin")),
-    ("RBDVolumeSource", "keyring", Default::Text("/etc/ceph/keyring")),
-    ("RBDVolumeSource", "pool", Default::Text("rbd")),
-    ("RBDVolumeSource", "user", Default::Text("admin")),
-    ("ScaleIOPersistentVolumeSource", "fsType", Default::Text("xfs")),
-    ("ScaleIOPersistentVolumeSource", "storageMode", Default::Text("ThinProvisioned")),
-    ("ScaleIOVolumeSource", "fsType", Default::Text("xfs")),
-    ("ScaleIOVolumeSource", "storageMode", Default::Text("ThinProvisioned")),
-    ("ServicePort", "protocol", Default::Text("TCP")),
+pub(super) const CORE: &[(&str, &str, FieldDefault)] = &[
+    ("AzureDiskVolumeSource", "cachingMode", FieldDefault::Text("ReadWrite")),
+    ("AzureDiskVolumeSource", "fsType", FieldDefault::Text("ext4")),
+    ("AzureDiskVolumeSource", "kind", FieldDefault::Text("Shared")),
+    ("AzureDiskVolumeSource", "readOnly", FieldDefault::Boolean(false)),
+    ("ContainerPort", "protocol", FieldDefault::Text("TCP")),
+    ("ISCSIPersistentVolumeSource", "iscsiInterface", FieldDefault::Text("default")),
+    ("ISCSIVolumeSource", "iscsiInterface", FieldDefault::Text("default")),
+    ("RBDPersistentVolumeSource", "keyring", FieldDefault::Text("/etc/ceph/keyring")),
+    ("RBDPersistentVolumeSource", "pool", FieldDefault::Text("rbd")),
+    ("RBDPersistentVolumeSource", "user", FieldDefault::Text("admin")),
+    ("RBDVolumeSource", "keyring", FieldDefault::Text("/etc/ceph/keyring")),
+    ("RBDVolumeSource", "pool", FieldDefault::Text("rbd")),
+    ("RBDVolumeSource", "user", FieldDefault::Text("admin")),
+    ("ScaleIOPersistentVolumeSource", "fsType", FieldDefault::Text("xfs")),
+    (
+        "ScaleIOPersistentVolumeSource",
+        "storageMode",
+        FieldDefault::Text("ThinProvisioned"),
+    ),
+    ("ScaleIOVolumeSource", "fsType", FieldDefault::Text("xfs")),
+    ("ScaleIOVolumeSource", "storageMode", FieldDefault::Text("ThinProvisioned")),
+    ("ServicePort", "protocol", FieldDefault::Text("TCP")),
 ];
 
 /// The default of a field of a definition.
-pub(super) fn of(definition: &str, field: &str) -> Option<Default> {
+pub(super) fn of(definition: &str, field: &str) -> Option<FieldDefault> {
     let name = definition.strip_prefix("io.k8s.api.core.v1.")?;
     CORE.iter()
         .find(|(d, f, _)| *d == name && *f == field)

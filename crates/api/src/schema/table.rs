@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::{Default, Field, Kind, ListType, PatchStrategy, Schema, defaults};
+use super::{Field, FieldDefault, Kind, ListType, PatchStrategy, Schema, defaults};
 
 const SOURCE: &str = include_str!("v1_33.jsonl");
 
@@ -51,7 +51,7 @@ struct Extras {
     /// Into `Table::names`.
     keys: std::ops::Range<u32>,
     atomic: bool,
-    default: Option<Default>,
+    default: Option<FieldDefault>,
 }
 
 /// All definitions, sorted by name: definition `i` is node `i`.

@@ -73,7 +73,7 @@ fn the_table_knows_shapes_and_patch_rules() {
     );
     assert_eq!(
         ports.schema.items().unwrap().field("protocol").unwrap().default,
-        Some(Default::Text("TCP"))
+        Some(FieldDefault::Text("TCP"))
     );
 
     let volumes = spec.field("volumes").unwrap();
