@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail};
 
 /// Which of our crates a crate may depend on outside tests. The table of
 /// `docs/architecture.md`, section 2.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 15] = [
     ("api", &[]),
     ("apiserver", &["api", "store"]),
+    ("bench", &[]),
     ("client", &["api"]),
     ("control", &["api", "client"]),
     ("e2e", &[]),

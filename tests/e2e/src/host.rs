@@ -21,7 +21,8 @@ impl Host {
     /// When the caller is not root or `ip` is missing.
     pub fn new(label: &str) -> Result<Self> {
         let name = format!("lp-{label}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        run(Command::new("ip").args(["netns", "add", &name])).context("a network namespace is needed: this must run as root, with iproute2 installed")?;
+        run(Command::new("ip").args(["netns", "add", &name]))
+            .context("a network namespace is needed: this must run as root, with iproute2 installed")?;
         let host = Self { name };
         run(host.command("ip").args(["link", "set", "lo", "up"]))?;
         Ok(host)
@@ -54,7 +55,9 @@ impl Host {
     /// When the kernel refuses.
     pub fn add_interface(&self, name: &str, address: &str) -> Result<()> {
         let peer = format!("{name}-peer");
-        run(self.command("ip").args(["link", "add", name, "type", "veth", "peer", "name", &peer]))?;
+        run(self
+            .command("ip")
+            .args(["link", "add", name, "type", "veth", "peer", "name", &peer]))?;
         run(self.command("ip").args(["link", "set", &peer, "up"]))?;
         run(self.command("ip").args(["link", "set", name, "up"]))?;
         self.add_address(name, address)
@@ -75,7 +78,11 @@ impl Host {
     pub fn links(&self) -> Result<Vec<String>> {
         let output = run(self.command("ip").args(["-o", "link"]))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok(text.lines().filter_map(|line| line.split(": ").nth(1)).map(|name| name.split('@').next().unwrap_or(name).to_owned()).collect())
+        Ok(text
+            .lines()
+            .filter_map(|line| line.split(": ").nth(1))
+            .map(|name| name.split('@').next().unwrap_or(name).to_owned())
+            .collect())
     }
 }
 

@@ -31,8 +31,15 @@ impl Build {
     /// # Errors
     /// When they are not set: the tests are run by `cargo xtask test`.
     pub fn from_env() -> Result<Self> {
-        let path = |name: &str| std::env::var_os(name).map(PathBuf::from).with_context(|| format!("{name} is not set: run these tests with `cargo xtask test`"));
-        Ok(Self { binary: path("LIFEPOD_BINARY")?, images: path("LIFEPOD_IMAGES")? })
+        let path = |name: &str| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .with_context(|| format!("{name} is not set: run these tests with `cargo xtask test`"))
+        };
+        Ok(Self {
+            binary: path("LIFEPOD_BINARY")?,
+            images: path("LIFEPOD_IMAGES")?,
+        })
     }
 }
 
@@ -81,7 +88,13 @@ impl Platform {
         let host = Host::new(label)?;
         let dir = tempfile::Builder::new().prefix("lifepod-").tempdir()?;
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        Ok(Self { host, build: build.clone(), dir, child: None, flags })
+        Ok(Self {
+            host,
+            build: build.clone(),
+            dir,
+            child: None,
+            flags,
+        })
     }
 
     /// The data directory given to `lifepod`.
@@ -126,7 +139,10 @@ impl Platform {
     /// When it cannot be started.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "lifepod up runs already");
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("up.log"))?;
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("up.log"))?;
         let mut command = self.lifepod(&["up", "--node-name", "node1", "--cgroup-root", self.cgroup_root()]);
         command.args(&self.flags).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().context("cannot start lifepod up")?);
@@ -151,7 +167,11 @@ impl Platform {
             let nodes = self.kubectl(&["get", "nodes", "--no-headers"])?;
             let text = String::from_utf8_lossy(&nodes.stdout).into_owned();
             let up = text.split_whitespace().any(|word| word == "Ready");
-            Ok(if up { Ok(()) } else { Err(format!("{text}{}", String::from_utf8_lossy(&nodes.stderr))) })
+            Ok(if up {
+                Ok(())
+            } else {
+                Err(format!("{text}{}", String::from_utf8_lossy(&nodes.stderr)))
+            })
         });
         ready.with_context(|| format!("lifepod up did not become ready; its log:\n{}", self.log()))
     }
@@ -188,7 +208,9 @@ impl Platform {
         let pid = self.pid().context("lifepod up does not run")?;
         run(Command::new("kill").args(["-TERM", &pid.to_string()]))?;
         let mut child = self.child.take().context("lifepod up does not run")?;
-        wait::until("lifepod up to end", Duration::from_secs(20), || Ok(child.try_wait()?.ok_or_else(|| "it still runs".to_owned())))
+        wait::until("lifepod up to end", Duration::from_secs(20), || {
+            Ok(child.try_wait()?.ok_or_else(|| "it still runs".to_owned()))
+        })
     }
 
     /// Runs `lifepod down`, which also ends `lifepod up`.
@@ -207,7 +229,10 @@ impl Platform {
     #[must_use]
     pub fn kubectl_command(&self) -> Command {
         let mut command = self.host.command("kubectl");
-        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.dir.path()).env("KUBECACHEDIR", self.dir.path().join("cache"));
+        command
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HOME", self.dir.path())
+            .env("KUBECACHEDIR", self.dir.path().join("cache"));
         command
     }
 
@@ -217,7 +242,11 @@ impl Platform {
     /// When it cannot be started.
     pub fn kubectl(&self, args: &[&str]) -> Result<Output> {
         let mut command = self.kubectl_command();
-        command.args(args).stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run {command:?}"))
     }
 
     /// Runs `kubectl`, which must succeed, and gives what it printed.
@@ -245,8 +274,16 @@ impl Platform {
     /// When `kubectl` fails for another reason.
     pub fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Option<Value>> {
         let output = self.kubectl(&["get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found"])?;
-        ensure!(output.status.success(), "kubectl get {kind} {name}: {}", String::from_utf8_lossy(&output.stderr));
-        if output.stdout.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&output.stdout)?)) }
+        ensure!(
+            output.status.success(),
+            "kubectl get {kind} {name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        if output.stdout.is_empty() {
+            Ok(None)
+        } else {
+            Ok(Some(serde_json::from_slice(&output.stdout)?))
+        }
     }
 
     /// Waits until a pod satisfies `check`, which says what it sees otherwise.
@@ -271,7 +308,11 @@ impl Platform {
         let seen = wait::until(&format!("pod {namespace}/{name} to be {status}"), limit, || {
             let line = self.kubectl(&["get", "pod", name, "-n", namespace, "--no-headers"])?;
             let text = String::from_utf8_lossy(&line.stdout).into_owned();
-            Ok(if text.split_whitespace().nth(2) == Some(status) { Ok(()) } else { Err(text) })
+            Ok(if text.split_whitespace().nth(2) == Some(status) {
+                Ok(())
+            } else {
+                Err(text)
+            })
         });
         seen.with_context(|| format!("log of lifepod up:\n{}", tail(&self.log(), 40)))
     }
@@ -285,11 +326,24 @@ impl Platform {
     pub fn leftovers(&self) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let data = self.data_dir().to_string_lossy().into_owned();
-        found.extend(fs::read_to_string("/proc/self/mounts")?.lines().filter(|line| line.contains(&data)).map(|line| format!("mount {line}")));
+        found.extend(
+            fs::read_to_string("/proc/self/mounts")?
+                .lines()
+                .filter(|line| line.contains(&data))
+                .map(|line| format!("mount {line}")),
+        );
         cgroups(Path::new("/sys/fs/cgroup"), self.cgroup_root(), 3, &mut found);
-        found.extend(self.host.links()?.into_iter().filter(|link| link.starts_with("lifepod") || link.starts_with("lp")).map(|link| format!("link {link}")));
+        found.extend(
+            self.host
+                .links()?
+                .into_iter()
+                .filter(|link| link.starts_with("lifepod") || link.starts_with("lp"))
+                .map(|link| format!("link {link}")),
+        );
         for entry in fs::read_dir("/proc")?.flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+                continue;
+            };
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             if line.contains(&data) && !line.starts_with("nsenter") {

@@ -1,0 +1,135 @@
+//! Where a platform keeps what: one data directory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// The paths below a data directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout of a data directory, which need not exist.
+    pub fn new(root: &Path) -> Result<Self> {
+        let root = std::path::absolute(root).with_context(|| format!("the data directory {} has no absolute path", root.display()))?;
+        Ok(Self { root })
+    }
+
+    /// Makes the data directory, for root alone.
+    pub fn create(&self) -> Result<()> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.root)
+            .with_context(|| format!("cannot make the data directory {}; choose another one with --data-dir", self.root.display()))
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn exists(&self) -> bool {
+        self.root.is_dir()
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    pub fn pki(&self) -> PathBuf {
+        self.root.join("pki")
+    }
+
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    pub fn network(&self) -> PathBuf {
+        self.root.join("net")
+    }
+
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    pub fn pod_logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.root.join("admin.kubeconfig")
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.root.join("lifepod.lock")
+    }
+}
+
+/// Held while a platform runs on a data directory. The kernel releases it
+/// with the process, however that ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the data directory, and leaves this process' id in it.
+    pub fn take(layout: &Layout) -> Result<Self> {
+        match Self::try_take(layout)? {
+            Ok(lock) => Ok(lock),
+            Err(pid) => bail!(
+                "the data directory {} is in use by process {pid}; stop it with `lifepod down`, or choose another directory with --data-dir",
+                layout.root.display()
+            ),
+        }
+    }
+
+    /// The same, giving the holder's process id if it is taken.
+    pub fn try_take(layout: &Layout) -> Result<std::result::Result<Self, u32>> {
+        let path = layout.lock_file();
+        let mut file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
+                return Ok(Err(text.trim().parse().unwrap_or(0)));
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).with_context(|| {
+            format!("cannot write {}; is the disk full?", path.display())
+        })?;
+        Ok(Ok(Self { _file: file }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_has_one_owner_who_can_be_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path()).unwrap();
+        let held = Lock::take(&layout).unwrap();
+        assert_eq!(Lock::try_take(&layout).unwrap().unwrap_err(), std::process::id());
+        let refusal = Lock::take(&layout).unwrap_err().to_string();
+        assert!(refusal.contains("lifepod down"), "{refusal}");
+        drop(held);
+        assert!(Lock::try_take(&layout).unwrap().is_ok());
+    }
+}

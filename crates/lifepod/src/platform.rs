@@ -1,0 +1,245 @@
+//! Wires every part together in one process: the roles of `lifepod up`.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use api::Status;
+use apiserver::authn::Identity;
+use apiserver::body::Body;
+use apiserver::pki::Authority;
+use apiserver::serve::{ConnectionLimits, serve};
+use apiserver::server::{ApiServer, Config, Limits, NodeProxy, Version};
+use async_trait::async_trait;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use kubelet::node_status::{Machine, NodeIdentity};
+use kubelet::pods::Pods;
+use kubelet::{Clock, Kubelet, NodeApi, SystemClock};
+use net::BridgeNetwork;
+use runtime::Runtime;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::flags::Up;
+use crate::layout::{Layout, Lock};
+use crate::{node, preflight};
+
+/// How long the parts may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// A running platform. Ends when its [`stop`](Platform::stop) is called; its
+/// containers go on running.
+pub struct Platform {
+    /// The API server, for clients in this process.
+    pub api: ApiServer,
+    /// Where it keeps everything.
+    pub layout: Layout,
+    /// What the platform runs as.
+    pub report: Report,
+    /// The runtime, for its removal.
+    pub runtime: Arc<runtime::embedded::Embedded>,
+    network: Arc<BridgeNetwork>,
+    store: Arc<store::Embedded>,
+    tasks: JoinSet<Result<()>>,
+    shutdown: CancellationToken,
+    _lock: Lock,
+}
+
+/// What `lifepod up` tells when it is ready.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub server: String,
+    pub node: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub pod_cidr: String,
+    pub version: String,
+}
+
+/// A client of the API server in this process, as `identity`.
+pub fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Client {
+    let api = api.clone();
+    client::in_process(move |request: Request<kube::client::Body>| {
+        let (api, identity) = (api.clone(), identity.clone());
+        async move {
+            let identity = Identity { user: identity.user, groups: identity.groups };
+            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            api.handle(Some(identity), request).await
+        }
+    })
+}
+
+/// The way to the one node of this process.
+struct OwnNode {
+    name: String,
+    api: NodeApi,
+}
+
+#[async_trait]
+impl NodeProxy for OwnNode {
+    async fn call(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Status> {
+        if node != self.name {
+            return Err(Status::unavailable(format!("node {node:?} is not connected to this server")));
+        }
+        Ok(self.api.handle(request).await)
+    }
+}
+
+impl Platform {
+    /// Starts every role and returns once `/readyz` would answer. The node
+    /// registers in the background.
+    pub async fn start(up: &Up) -> Result<Self> {
+        preflight::check()?;
+        let clock = Arc::new(SystemClock::new());
+        let layout = Layout::new(&up.data.data_dir)?;
+        layout.create()?;
+        let lock = Lock::take(&layout)?;
+        let listener = TcpListener::bind(up.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}; choose another address with --listen", up.listen))?;
+        let listen = listener.local_addr().context("the listening socket has no address")?;
+        let identity = node::identity(up)?;
+        let machine = Machine::read(layout.root()).context("cannot read what this machine has")?;
+        let shutdown = CancellationToken::new();
+
+        // Not bound to `shutdown`: the store must outlive the API server.
+        let directory = layout.store();
+        let store = tokio::task::spawn_blocking(move || store::Embedded::open(&directory, store::EmbeddedOptions::default())).await??;
+        let store = Arc::new(store);
+        let pods = Arc::new(Pods::default());
+        let node_api = NodeApi::new(pods.clone(), layout.pod_logs(), clock.clone(), shutdown.clone());
+        let version = Version::default();
+        let api = start_api(store.clone(), &identity.name, node_api, &version, clock.clone(), up).await?;
+
+        let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
+        let tls = front(&authority, &layout, &identity, listen, clock.now())?;
+        let mut tasks = JoinSet::new();
+        let serving = serve(listener, tls, api.clone(), ConnectionLimits::default(), shutdown.clone());
+        tasks.spawn(async move {
+            serving.await;
+            Ok(())
+        });
+
+        let (network, runtime) = node::runtime(up, &layout).await?;
+        let report = Report {
+            server: server_url(listen),
+            node: identity.name.clone(),
+            cpus: machine.cpus,
+            memory_bytes: machine.memory_bytes,
+            pod_cidr: identity.pod_cidr.clone(),
+            version: version.git_version,
+        };
+        let mut platform = Self { api, layout, report, runtime, network, store, tasks, shutdown, _lock: lock };
+        platform.start_control(&authority)?;
+        platform.start_kubelet(identity, machine, pods, clock)?;
+        Ok(platform)
+    }
+
+    fn start_control(&mut self, authority: &Authority) -> Result<()> {
+        let scheduler = client_as(&self.api, client::Identity::scheduler());
+        let controllers = client_as(&self.api, client::Identity::controllers());
+        let _ = (scheduler, controllers, authority);
+        Ok(())
+    }
+
+    fn start_kubelet(&mut self, node: NodeIdentity, machine: Machine, pods: Arc<Pods>, clock: Arc<SystemClock>) -> Result<()> {
+        let options = kubelet::Options {
+            client: client_as(&self.api, client::Identity::node(&node.name)),
+            runtime: self.runtime.clone() as Arc<dyn Runtime>,
+            clock,
+            node,
+            machine,
+            pods,
+            log_root: self.layout.pod_logs(),
+            node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        };
+        let (ready, _) = tokio::sync::oneshot::channel();
+        self.spawn("the node agent", Kubelet::run(options, ready, self.shutdown.clone()));
+        Ok(())
+    }
+
+    fn spawn<E: std::error::Error + Send + Sync + 'static>(&mut self, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static) {
+        self.tasks.spawn(async move { part.await.with_context(|| format!("{name} ended")) });
+    }
+
+    /// Waits until a part ends by itself, which is a fault.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Ok(Ok(()))) => anyhow::anyhow!("a part of the platform ended"),
+            Some(Err(error)) => anyhow::anyhow!("a part of the platform panicked: {error}"),
+            None => anyhow::anyhow!("no part of the platform runs"),
+        }
+    }
+
+    /// Ends the platform; its containers go on running.
+    pub async fn stop(&mut self) {
+        self.shutdown.cancel();
+        let tasks = &mut self.tasks;
+        let ending = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_LIMIT, ending).await.is_err() {
+            tracing::warn!("some parts did not end within {STOP_LIMIT:?} and are cut off");
+        }
+        self.tasks.shutdown().await;
+        self.api.close().await;
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(error = %error, "the store was not closed cleanly; nothing acknowledged is lost");
+        }
+    }
+
+    /// Removes every container, mount, cgroup, link and rule. Objects and
+    /// images stay. Call it after [`stop`](Self::stop).
+    pub async fn purge(&self) -> Result<usize> {
+        let removed = self.runtime.purge().await.context("removing the pods")?;
+        self.network.purge().await.context("removing the pod network")?;
+        Ok(removed)
+    }
+}
+
+async fn start_api(
+    store: Arc<store::Embedded>,
+    node: &str,
+    node_api: NodeApi,
+    version: &Version,
+    clock: Arc<SystemClock>,
+    up: &Up,
+) -> Result<ApiServer> {
+    let _ = &up.service_cidr;
+    let config = Config {
+        store,
+        registry: apiserver::kinds::builtin(),
+        nodes: Arc::new(OwnNode { name: node.to_owned(), api: node_api }),
+        authorizer: Arc::new(apiserver::authz::Builtin),
+        limits: Limits::default(),
+        version: version.clone(),
+        clock: Arc::new(move || clock.now()),
+    };
+    ApiServer::start(config).await.context("starting the API server")
+}
+
+fn server_url(listen: std::net::SocketAddr) -> String {
+    let host = if listen.ip().is_unspecified() { std::net::IpAddr::from([127, 0, 0, 1]) } else { listen.ip() };
+    format!("https://{}", std::net::SocketAddr::new(host, listen.port()))
+}
+
+/// The serving certificate and the administrator's kubeconfig, made anew at
+/// every start so that neither can be out of date.
+fn front(
+    authority: &Authority,
+    layout: &Layout,
+    node: &NodeIdentity,
+    listen: std::net::SocketAddr,
+    now: api::Time,
+) -> Result<Arc<rustls::ServerConfig>> {
+    let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "127.0.0.1", "::1"];
+    let mut names: Vec<String> = names.map(str::to_owned).to_vec();
+    names.extend([node.name.clone(), node.ip.to_string(), listen.ip().to_string()]);
+    let serving = authority.serving("kube-apiserver", &names, now)?;
+    let admin = authority.client("kubernetes-admin", &["system:masters"], now)?;
+    let kubeconfig = apiserver::pki::kubeconfig(&server_url(listen), authority.certificate_pem(), "kubernetes-admin", &admin);
+    apiserver::pki::write_file(&layout.admin_kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
+    Ok(authority.tls(&serving)?)
+}

@@ -1,0 +1,96 @@
+//! How many objects a second: durable creates, gets, lists.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Client;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+/// Connections that work at the same time.
+const CLIENTS: usize = 32;
+/// How long each kind of request is measured.
+const WINDOW: Duration = Duration::from_secs(3);
+/// Objects in the list that is read.
+const LISTED: usize = 500;
+
+/// Each kind of request for a few seconds, from 32 connections.
+pub async fn measure(client: &Client, kubeconfig: &Path) -> Result<Value> {
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), "bench");
+    for index in 0..LISTED {
+        maps.create(&PostParams::default(), &config_map(&format!("listed-{index}"), "listed")?)
+            .await?;
+    }
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        // A connection of its own each: one connection would queue in itself.
+        clients.push(Api::<ConfigMap>::namespaced(crate::client(kubeconfig).await?, "bench"));
+    }
+    let counter = Arc::new(AtomicUsize::new(0));
+    let creates = rate(&clients, {
+        let counter = counter.clone();
+        move |api| {
+            let name = format!("created-{}", counter.fetch_add(1, Ordering::Relaxed));
+            async move {
+                api.create(&PostParams::default(), &config_map(&name, "created")?)
+                    .await
+                    .map(|_| ())
+                    .map_err(Into::into)
+            }
+        }
+    })
+    .await?;
+    let gets = rate(
+        &clients,
+        |api| async move { api.get("listed-7").await.map(|_| ()).map_err(Into::into) },
+    )
+    .await?;
+    let listed = ListParams::default().labels("set=listed");
+    let lists = rate(&clients, move |api| {
+        let listed = listed.clone();
+        async move { api.list(&listed).await.map(|_| ()).map_err(Into::into) }
+    })
+    .await?;
+    maps.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
+    Ok(
+        json!({ "clients": CLIENTS, "object_bytes": 1024, "durable_creates_per_s": creates, "gets_per_s": gets, "lists_of_500_per_s": lists }),
+    )
+}
+
+/// Requests a second over all clients, each sending the next when the last is
+/// answered.
+async fn rate<F, Fut>(clients: &[Api<ConfigMap>], request: F) -> Result<f64>
+where
+    F: Fn(Api<ConfigMap>) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Result<()>> + Send,
+{
+    let started = Instant::now();
+    let mut workers = JoinSet::new();
+    for api in clients {
+        let (api, request) = (api.clone(), request.clone());
+        workers.spawn(async move {
+            let mut done = 0_u32;
+            while started.elapsed() < WINDOW {
+                request(api.clone()).await?;
+                done += 1;
+            }
+            Ok::<_, anyhow::Error>(done)
+        });
+    }
+    let mut total = 0.0;
+    while let Some(done) = workers.join_next().await {
+        total += f64::from(done??);
+    }
+    Ok((total / started.elapsed().as_secs_f64()).round())
+}
+
+/// An object of about 1 KiB.
+fn config_map(name: &str, set: &str) -> Result<ConfigMap> {
+    let value = json!({ "metadata": { "name": name, "labels": { "set": set } }, "data": { "content": "x".repeat(700) } });
+    Ok(serde_json::from_value(value)?)
+}

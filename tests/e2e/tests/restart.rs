@@ -1,0 +1,126 @@
+//! A restart of Lifepod, SIGKILL included, changes nothing a user sees.
+
+use std::time::Duration;
+
+use e2e::Platform;
+use e2e::platform::Build;
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+const PODS: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: steady}
+spec:
+  initContainers:
+  - {name: first, image: 'busybox:1.30', command: ['true']}
+  containers:
+  - {name: web, image: 'nginx:1.17.1'}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ends-meanwhile}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: job, image: 'busybox:1.30', command: ['sh', '-c', 'echo begin; while [ ! -f /tmp/stop ]; do sleep 0.1; done & sleep 4; echo end; exit 7']}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: crashing}
+spec:
+  containers:
+  - {name: loop, image: 'busybox:1.30', command: ['sh', '-c', 'exit 1']}
+";
+
+/// What must not change: identity, counts, times of containers, conditions.
+fn lasting(pod: &Value) -> Value {
+    let mut status = pod["status"].clone();
+    if let Some(fields) = status.as_object_mut() {
+        fields.retain(|name, _| {
+            [
+                "containerStatuses",
+                "initContainerStatuses",
+                "conditions",
+                "podIP",
+                "phase",
+                "startTime",
+            ]
+            .contains(&name.as_str())
+        });
+    }
+    status
+}
+
+#[test]
+fn root_containers_outlive_a_killed_lifepod() {
+    let build = Build::from_env().unwrap();
+    let mut platform = Platform::start("restart", &build).unwrap();
+    platform.create(PODS).unwrap();
+    platform.wait_status("default", "steady", "Running", LIMIT).unwrap();
+    platform.wait_status("default", "ends-meanwhile", "Running", LIMIT).unwrap();
+    platform.wait_status("default", "crashing", "CrashLoopBackOff", LIMIT).unwrap();
+    let before = platform.get("default", "pod", "steady").unwrap().unwrap();
+    let crashed = platform.get("default", "pod", "crashing").unwrap().unwrap();
+    let resource_version = before["metadata"]["resourceVersion"].clone();
+
+    platform.kill().unwrap();
+    // Long enough for the job to end while nobody is there.
+    std::thread::sleep(Duration::from_secs(5));
+    platform.up().unwrap();
+
+    let job = platform
+        .wait_pod("default", "ends-meanwhile", "Failed", LIMIT, |pod| {
+            (pod["status"]["phase"] == "Failed").then(|| pod.clone())
+        })
+        .unwrap();
+    let state = &job["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!((&state["exitCode"], &state["reason"]), (&Value::from(7), &Value::from("Error")));
+    assert_eq!(job["status"]["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!(platform.ok(&["logs", "ends-meanwhile"]).unwrap(), "begin\nend\n");
+
+    let after = platform.get("default", "pod", "steady").unwrap().unwrap();
+    assert_eq!(lasting(&after), lasting(&before));
+    assert_eq!(
+        after["metadata"]["resourceVersion"], resource_version,
+        "nothing was to be written: {after:#}"
+    );
+
+    // The back-off goes on from where it was: one restart later it has doubled.
+    let count = crashed["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap();
+    let later = platform
+        .wait_pod("default", "crashing", "the next back-off", LIMIT, |pod| {
+            let container = &pod["status"]["containerStatuses"][0];
+            let waits = container["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+            (waits && container["restartCount"].as_i64() == Some(count + 1)).then(|| container.clone())
+        })
+        .unwrap();
+    let message = later["state"]["waiting"]["message"].as_str().unwrap();
+    let expected = if count == 1 { "back-off 20s" } else { "back-off 40s" };
+    assert!(message.starts_with(expected), "{message}");
+
+    platform.ok(&["delete", "pods", "--all", "--timeout=40s"]).unwrap();
+    platform.down().unwrap();
+    assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn root_a_pod_deleted_while_lifepod_was_away_is_finished_on_return() {
+    let build = Build::from_env().unwrap();
+    let mut platform = Platform::start("away", &build).unwrap();
+    platform.create("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  terminationGracePeriodSeconds: 20\n  containers: [{name: c, image: 'busybox:1.30', command: ['sh', '-c', 'trap \"sleep 1; exit 0\" TERM; while true; do sleep 0.1; done']}]\n").unwrap();
+    platform.wait_status("default", "p", "Running", LIMIT).unwrap();
+    platform.ok(&["delete", "pod", "p", "--wait=false"]).unwrap();
+    platform.kill().unwrap();
+    platform.up().unwrap();
+    e2e::wait::until("the pod to be gone", LIMIT, || {
+        Ok(platform
+            .get("default", "pod", "p")?
+            .map_or(Ok(()), |pod| Err(pod["status"].to_string())))
+    })
+    .unwrap();
+    platform.stop().unwrap();
+    platform.down().unwrap();
+    assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
+}
