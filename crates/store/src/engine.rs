@@ -275,8 +275,10 @@ impl<J: Journal> Writer<J> {
 }
 
 impl<J: Journal> Drop for Writer<J> {
-    /// However the writer ends, watches end with it.
+    /// However the writer ends, watches end with it, and no commit is taken
+    /// after they have.
     fn drop(&mut self) {
+        self.commands.close();
         self.end_watches();
     }
 }
