@@ -4,6 +4,7 @@
 //! watch all read that row; there are no per-kind handlers.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use api::schema::Schema;
@@ -114,13 +115,25 @@ impl Column {
     /// A column that shows the value at a path.
     #[must_use]
     pub const fn path(name: &'static str, cell: Cell, path: &'static str) -> Self {
-        Self { name, cell, priority: 0, description: "", value: CellValue::Path(path) }
+        Self {
+            name,
+            cell,
+            priority: 0,
+            description: "",
+            value: CellValue::Path(path),
+        }
     }
 
     /// A column whose value is a function of the object and the current time.
     #[must_use]
     pub const fn computed(name: &'static str, cell: Cell, value: fn(&Object, Time) -> Value) -> Self {
-        Self { name, cell, priority: 0, description: "", value: CellValue::Computed(value) }
+        Self {
+            name,
+            cell,
+            priority: 0,
+            description: "",
+            value: CellValue::Computed(value),
+        }
     }
 
     /// The same, shown only with `-o wide`.
@@ -193,6 +206,24 @@ pub trait Strategy: Sync {
         Vec::new()
     }
 
+    /// Whether [`allocate`](Self::allocate) has something to do for this create
+    /// or update. Asked after `prepare` and `validate`.
+    fn allocates(&self, _new: &Object, _old: Option<&Object>) -> bool {
+        false
+    }
+
+    /// Fills what must be unique among all objects of the row, such as the
+    /// address of a Service. `existing` are all stored objects of the row, of
+    /// every namespace. The caller commits the result only if nothing of the
+    /// row was written since it read `existing`, and otherwise asks again;
+    /// only for an object that [`allocates`](Self::allocates).
+    ///
+    /// # Errors
+    /// When what was asked for is taken, or nothing is left.
+    fn allocate(&self, _new: &mut Object, _existing: &[Arc<Object>], _ranges: &Ranges) -> Result<(), Violation> {
+        Ok(())
+    }
+
     /// Grace in seconds for a delete; `None` removes the object at once.
     fn grace(&self, _object: &Object, _asked_s: Option<i64>) -> Option<u64> {
         None
@@ -205,6 +236,31 @@ pub trait Strategy: Sync {
     /// The texts of the rules it breaks.
     fn check_name(&self, name: &str) -> Result<(), Vec<String>> {
         crate::validate::names::dns1123_subdomain(name)
+    }
+}
+
+/// What [`Strategy::allocate`] may give away, cluster-wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// An address in the range of Services. The first of the range is the API
+    /// server's own.
+    pub service: Ipv4Addr,
+    /// Leading bits all addresses of Services share, 12 to 30.
+    pub service_prefix: u8,
+}
+
+impl Ranges {
+    /// The lowest address of the range of Services.
+    #[must_use]
+    pub fn service_network(&self) -> Ipv4Addr {
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.service_prefix)).unwrap_or(0);
+        Ipv4Addr::from(u32::from(self.service) & mask)
+    }
+
+    /// How many addresses the range of Services holds; saturates.
+    #[must_use]
+    pub fn service_size(&self) -> u32 {
+        1_u32.checked_shl(32 - u32::from(self.service_prefix)).unwrap_or(u32::MAX)
     }
 }
 

@@ -1,0 +1,138 @@
+//! The built-in rows of the registry, one file per kind that behaves in its
+//! own way.
+//!
+//! Reading order: [`builtin`], a small kind such as `config_map.rs`, then
+//! `pod.rs`. A kind is its row; a row without a strategy behaves as its schema
+//! says.
+
+mod config_map;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod lease;
+mod namespace;
+mod node;
+pub mod pod;
+mod secret;
+mod service;
+mod service_account;
+mod values;
+
+use api::schema::{self, Schema};
+use api::{Object, ResourceId};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use api::status::Violation;
+
+use crate::registry::{Change, Registry, Resource};
+
+/// A selectable field that holds text at a path outside `metadata`.
+macro_rules! text_field {
+    ($path:literal) => {
+        $crate::registry::Field {
+            name: $path,
+            value: |object| object.str_at($path).to_owned(),
+        }
+    };
+    ($name:literal, $path:literal) => {
+        $crate::registry::Field {
+            name: $name,
+            value: |object| object.str_at($path).to_owned(),
+        }
+    };
+}
+use text_field;
+
+/// A selectable field that is true or false; absent is false.
+macro_rules! flag_field {
+    ($path:literal) => {
+        $crate::registry::Field {
+            name: $path,
+            value: |object| object.at($path).and_then(serde_json::Value::as_bool).unwrap_or(false).to_string(),
+        }
+    };
+}
+use flag_field;
+
+/// Every built-in row.
+#[must_use]
+pub fn builtin() -> Registry {
+    let mut registry = Registry::default();
+    for row in [
+        namespace::row(),
+        node::row(),
+        pod::row(),
+        event::core_row(),
+        event::events_row(),
+        config_map::row(),
+        secret::row(),
+        service::row(),
+        endpoints::row(),
+        endpoint_slice::row(),
+        service_account::row(),
+        lease::row(),
+    ] {
+        registry.insert(row);
+    }
+    registry
+}
+
+/// The row of a kind the schema table holds, with nothing special.
+fn plain(group: &str, kind: &str, plural: &str, storage: &'static str) -> Resource {
+    Resource::plain(ResourceId::new(group, "v1", kind, plural), storage, shape(group, kind))
+}
+
+fn shape(group: &str, kind: &str) -> Schema {
+    schema::for_kind(group, "v1", kind).expect("the schema table is built into the binary and holds every kind named in this directory")
+}
+
+fn short(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// Keeps the two halves of an object apart: creates have no status, updates
+/// keep the stored one, and status updates change nothing but it. Owner
+/// references are not status either.
+///
+/// Source: upstream's strategies, such as `pkg/registry/core/pod/strategy.go`.
+pub fn keep_status_apart(change: Change<'_>) {
+    match change {
+        Change::Create { new } => {
+            new.body.remove("status");
+        }
+        Change::Update { new, old } => restore(new, old, "status"),
+        Change::UpdateStatus { new, old } => {
+            let status = new.body.remove("status");
+            new.body.clone_from(&old.body);
+            match status {
+                Some(status) => new.body.insert("status".to_owned(), status),
+                None => new.body.remove("status"),
+            };
+            new.meta.owner_references.clone_from(&old.meta.owner_references);
+        }
+    }
+}
+
+/// Puts a field of the body back to what is stored.
+fn restore(new: &mut Object, old: &Object, field: &str) {
+    match old.body.get(field) {
+        Some(value) => {
+            new.body.insert(field.to_owned(), value.clone());
+        }
+        None => {
+            new.body.remove(field);
+        }
+    }
+}
+
+/// The typed view, or the one violation that there is none.
+fn view<T: DeserializeOwned>(object: &Object) -> Result<T, Vec<Violation>> {
+    object.view().map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        vec![Violation::invalid("", &Value::Null, &cause)]
+    })
+}
+
+#[cfg(test)]
+mod tests;

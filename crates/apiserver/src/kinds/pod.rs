@@ -1,0 +1,96 @@
+//! Pod: the row and what its strategy does.
+//!
+//! Reading order: [`row`](self), `default.rs` (what is filled in),
+//! `prepare.rs` (what the server owns), `validate.rs` (upstream's rules), and
+//! [`supported`] (what Lifepod does not do yet).
+//!
+//! Source: upstream `pkg/registry/core/pod/strategy.go`.
+
+mod default;
+mod prepare;
+pub mod supported;
+mod validate;
+
+pub(super) use self::supported::not_yet;
+pub(super) use self::validate::taint_effect;
+
+use api::status::Violation;
+use api::typed::Pod as Typed;
+use api::{Object, Time};
+use serde_json::Value;
+
+use super::{flag_field, plain, short, text_field, view};
+use crate::registry::{Change, Resource, Rules, Strategy, Subresource};
+use crate::table;
+
+pub(super) fn row() -> Resource {
+    Resource {
+        short_names: short(&["po"]),
+        categories: short(&["all"]),
+        strategy: &Pod,
+        fields: vec![
+            text_field!("spec.nodeName"),
+            text_field!("spec.restartPolicy"),
+            text_field!("spec.schedulerName"),
+            text_field!("spec.serviceAccountName"),
+            flag_field!("spec.hostNetwork"),
+            text_field!("status.phase"),
+            text_field!("status.podIP"),
+            text_field!("status.nominatedNodeName"),
+        ],
+        columns: table::pod::columns(),
+        row_conditions: table::pod::row_conditions,
+        subresources: vec![Subresource::Status, Subresource::Binding, Subresource::Log],
+        ..plain("", "Pod", "pods", "pods")
+    }
+}
+
+struct Pod;
+
+impl Strategy for Pod {
+    fn default(&self, pod: &mut Object) {
+        default::fill(pod);
+    }
+
+    fn prepare(&self, change: Change<'_>, now: Time) {
+        prepare::prepare(change, now);
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>, rules: Rules) -> Vec<Violation> {
+        let pod: Typed = match view(new) {
+            Ok(pod) => pod,
+            Err(broken) => return broken,
+        };
+        match (rules, old) {
+            (Rules::Create, _) | (_, None) => {
+                let broken = validate::create(&pod);
+                // What is wrong is said first; what is right but not done, then.
+                if broken.is_empty() { supported::refusals(&pod) } else { broken }
+            }
+            (Rules::Update, Some(old)) => match view::<Typed>(old) {
+                Ok(before) => validate::update(&pod, &before, new, old),
+                Err(broken) => broken,
+            },
+            (Rules::UpdateStatus, Some(old)) => match view::<Typed>(old) {
+                Ok(before) => validate::status(&pod, &before),
+                Err(broken) => broken,
+            },
+        }
+    }
+
+    /// Nothing to wait for unless the Pod is on a node and not over.
+    fn grace(&self, pod: &Object, asked_s: Option<i64>) -> Option<u64> {
+        if pod.str_at("spec.nodeName").is_empty() || matches!(pod.str_at("status.phase"), "Succeeded" | "Failed") {
+            return None;
+        }
+        let own_s = || pod.at("spec.terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+        match asked_s.unwrap_or_else(own_s) {
+            0 => None,
+            ..0 => Some(1),
+            grace_s => Some(grace_s.unsigned_abs()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! What Lifepod does not do yet is refused by name.
+
+use super::*;
+
+#[track_caller]
+fn refused(pod: &Object, paths: &[&str]) {
+    let said = created(pod);
+    let begins = |path: &&str| format!("{path}: Forbidden: Lifepod {} does not ", env!("CARGO_PKG_VERSION"));
+    assert_eq!(said.len(), paths.len(), "{said:?}");
+    for path in paths {
+        assert!(
+            said.iter().any(|text| text.starts_with(&begins(path)) && text.ends_with(" yet")),
+            "{path} in {said:?}"
+        );
+    }
+}
+
+#[test]
+fn the_words_of_a_refusal() {
+    let said = created(&with(json!({ "livenessProbe": { "exec": { "command": ["true"] } } })));
+    assert_eq!(
+        said,
+        [format!(
+            "spec.containers[0].livenessProbe: Forbidden: Lifepod {} does not run liveness probes yet",
+            env!("CARGO_PKG_VERSION")
+        )]
+    );
+}
+
+#[test]
+fn parts_of_a_container() {
+    let probe = json!({ "exec": { "command": ["true"] } });
+    let rows = [
+        (json!({ "readinessProbe": probe }), "readinessProbe"),
+        (json!({ "startupProbe": probe }), "startupProbe"),
+        (json!({ "lifecycle": { "preStop": probe } }), "lifecycle"),
+        (
+            json!({ "env": [{ "name": "A" }, { "name": "B", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }] }),
+            "env[1].valueFrom",
+        ),
+        (json!({ "envFrom": [{ "secretRef": { "name": "s" } }] }), "envFrom[0]"),
+        (json!({ "ports": [{ "containerPort": 80, "hostPort": 80 }] }), "ports[0].hostPort"),
+        (
+            json!({ "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }] }),
+            "resizePolicy",
+        ),
+        (json!({ "stdin": true }), "stdin"),
+        (json!({ "tty": true }), "tty"),
+        (
+            json!({ "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } } }),
+            "securityContext.seccompProfile",
+        ),
+        (
+            json!({ "securityContext": { "appArmorProfile": { "type": "RuntimeDefault" } } }),
+            "securityContext.appArmorProfile",
+        ),
+        (
+            json!({ "securityContext": { "seLinuxOptions": { "level": "s0" } } }),
+            "securityContext.seLinuxOptions",
+        ),
+    ];
+    for (more, path) in rows {
+        refused(&with(more), &[&format!("spec.containers[0].{path}")]);
+    }
+    let extended = with(json!({ "resources": { "limits": { "ephemeral-storage": "1Gi" } } }));
+    refused(
+        &extended,
+        &[
+            "spec.containers[0].resources.limits[ephemeral-storage]",
+            "spec.containers[0].resources.requests[ephemeral-storage]",
+        ],
+    );
+    let mounted = pod(
+        json!({ "volumes": [{ "name": "v" }], "containers": [container(json!({ "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }))] }),
+    );
+    refused(&mounted, &["spec.volumes[0]", "spec.containers[0].volumeMounts[0]"]);
+    let sidecar = pod(
+        json!({ "initContainers": [{ "name": "s", "image": "i", "restartPolicy": "Always" }], "containers": [{ "name": "a", "image": "i" }] }),
+    );
+    refused(&sidecar, &["spec.initContainers[0].restartPolicy"]);
+}
+
+#[test]
+fn parts_of_a_pod() {
+    let term = json!({ "topologyKey": "kubernetes.io/hostname" });
+    let preferred = json!([{ "weight": 1, "preference": { "matchExpressions": [{ "key": "a", "operator": "Exists" }] } }]);
+    let rows = [
+        (json!({ "imagePullSecrets": [{ "name": "s" }] }), "imagePullSecrets"),
+        (json!({ "hostUsers": false }), "hostUsers"),
+        (json!({ "setHostnameAsFQDN": true }), "setHostnameAsFQDN"),
+        (json!({ "os": { "name": "windows" } }), "os.name"),
+        (json!({ "runtimeClassName": "r" }), "runtimeClassName"),
+        (json!({ "overhead": { "cpu": "1" } }), "overhead"),
+        (json!({ "priorityClassName": "mine" }), "priorityClassName"),
+        (
+            json!({ "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule" }] }),
+            "topologySpreadConstraints",
+        ),
+        (
+            json!({ "affinity": { "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [term] } } }),
+            "affinity.podAffinity",
+        ),
+        (
+            json!({ "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [term] } } }),
+            "affinity.podAntiAffinity",
+        ),
+        (
+            json!({ "affinity": { "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": preferred } } }),
+            "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution",
+        ),
+        (json!({ "securityContext": { "fsGroup": 1 } }), "securityContext.fsGroup"),
+        (
+            json!({ "securityContext": { "sysctls": [{ "name": "net.a", "value": "1" }] } }),
+            "securityContext.sysctls",
+        ),
+        (
+            json!({ "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } } }),
+            "securityContext.seccompProfile",
+        ),
+        (
+            json!({ "securityContext": { "supplementalGroupsPolicy": "Strict" } }),
+            "securityContext.supplementalGroupsPolicy",
+        ),
+    ];
+    for (mut spec, path) in rows {
+        spec["containers"] = json!([{ "name": "a", "image": "i" }]);
+        refused(&pod(spec), &[&format!("spec.{path}")]);
+    }
+}
+
+#[test]
+fn an_app_armor_annotation_is_refused_unless_it_asks_for_nothing() {
+    let key = "container.apparmor.security.beta.kubernetes.io/a";
+    let mut annotated = with(json!({}));
+    annotated.meta.annotations = Some([(key.to_owned(), "runtime/default".to_owned())].into());
+    refused(&annotated, &[&format!("metadata.annotations[{key}]")]);
+    annotated.meta.annotations = Some([(key.to_owned(), "unconfined".to_owned())].into());
+    refused(&annotated, &[]);
+}
+
+#[test]
+fn what_works_is_not_refused() {
+    let term = json!({ "matchExpressions": [{ "key": "a", "operator": "In", "values": ["b"] }] });
+    let main = container(json!({
+        "command": ["sh"], "args": ["-c", "$(A)"], "workingDir": "/", "env": [{ "name": "A", "value": "b" }, { "name": "B" }],
+        "ports": [{ "containerPort": 80, "name": "http" }], "imagePullPolicy": "Never", "terminationMessagePath": "/t",
+        "resources": { "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m" } }, "stdin": false, "tty": false,
+        "securityContext": {
+            "privileged": true, "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] }, "readOnlyRootFilesystem": true, "procMount": "Default",
+        },
+    }));
+    let full = pod(json!({
+        "restartPolicy": "OnFailure", "terminationGracePeriodSeconds": 5, "activeDeadlineSeconds": 60, "nodeName": "n", "nodeSelector": { "a": "b" },
+        "hostNetwork": true, "hostIPC": true, "shareProcessNamespace": true, "hostname": "h", "subdomain": "s", "schedulerName": "mine",
+        "hostAliases": [{ "ip": "1.2.3.4", "hostnames": ["a.b"] }], "dnsPolicy": "None",
+        "dnsConfig": { "nameservers": ["1.1.1.1"], "options": [{ "name": "ndots" }] },
+        "tolerations": [{ "key": "a", "operator": "Exists", "effect": "NoSchedule" }], "readinessGates": [{ "conditionType": "a.b/c" }],
+        "automountServiceAccountToken": true, "enableServiceLinks": true, "os": { "name": "linux" }, "hostUsers": true,
+        "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } } },
+        "securityContext": { "runAsUser": 1, "runAsGroup": 2, "runAsNonRoot": true, "supplementalGroups": [3], "seccompProfile": { "type": "Unconfined" } },
+        "initContainers": [{ "name": "i", "image": "i" }], "containers": [main],
+    }));
+    assert_eq!(created(&full), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_wrong_is_said_before_what_is_not_done() {
+    let said = created(&with(
+        json!({ "name": "A_b", "livenessProbe": { "exec": { "command": ["true"] } } }),
+    ));
+    assert!(
+        said.len() == 1 && said[0].starts_with("spec.containers[0].name: Invalid value"),
+        "{said:?}"
+    );
+}
