@@ -309,6 +309,11 @@ impl Status {
         Self::failure(410, "Expired", message.into(), None)
     }
 
+    /// Sets `metadata.continue`: how a list that expired may go on.
+    pub fn set_continue(&mut self, token: String) {
+        self.metadata.insert("continue".to_owned(), serde_json::Value::String(token));
+    }
+
     /// 413.
     #[must_use]
     pub fn request_too_large(message: impl Into<String>) -> Self {
@@ -360,7 +365,12 @@ impl Status {
     /// 422 for a patch that is well formed and cannot be applied.
     #[must_use]
     pub fn unprocessable(message: impl std::fmt::Display) -> Self {
-        Self::failure(422, "Invalid", format!("the server rejected our request due to an error in our request: {message}"), Some(Details::default()))
+        Self::failure(
+            422,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {message}"),
+            Some(Details::default()),
+        )
     }
 
     /// 429.

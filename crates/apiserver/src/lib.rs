@@ -1,1 +1,44 @@
 //! The API server: registry, request chain, admission, patch, watch fan-out, HTTP.
+//!
+//! Reading order: [`registry`] (a resource is a row), [`server`] (the request
+//! chain: one entry for every request), [`request`], [`authn`] and [`authz`]
+//! (what is asked, by whom, may they), `verbs/create.rs` and `write.rs` (a
+//! write from body to store), `hub.rs` and `verbs/watch.rs` (from the store to
+//! watchers), [`serve`] and [`pki`] (the HTTPS front).
+//!
+//! This crate does not know any other component: schedulers, controllers and
+//! kubelets are callers with an identity, in this process or elsewhere. Nodes
+//! are reached through [`NodeProxy`].
+
+pub mod authn;
+pub mod authz;
+pub mod body;
+mod call;
+mod codec;
+mod discovery;
+mod entropy;
+mod health;
+mod hub;
+pub mod kinds;
+mod metrics;
+pub mod negotiate;
+mod openapi;
+mod patch;
+pub mod pki;
+pub mod registry;
+pub mod request;
+mod respond;
+mod select;
+pub mod serve;
+pub mod server;
+mod subresources;
+pub mod table;
+#[cfg(test)]
+mod testing;
+pub mod validate;
+mod verbs;
+mod write;
+
+pub use authn::Identity;
+pub use body::Body;
+pub use server::{ApiServer, Clock, Config, Limits, NodeProxy, StartError, Version};

@@ -1,0 +1,94 @@
+//! Who is asking: the identity a client certificate states.
+
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// The group every identified caller is in.
+pub const AUTHENTICATED: &str = "system:authenticated";
+
+/// A user and the groups they are in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// For example `system:node:n1`.
+    pub user: String,
+    /// For example `system:nodes`; `system:authenticated` is implied.
+    pub groups: Vec<String>,
+}
+
+impl Identity {
+    /// An identity of one user in some groups.
+    #[must_use]
+    pub fn new(user: &str, groups: &[&str]) -> Self {
+        Self {
+            user: user.to_owned(),
+            groups: groups.iter().map(|&group| group.to_owned()).collect(),
+        }
+    }
+
+    /// Whether the identity is in `group`.
+    #[must_use]
+    pub fn is_in(&self, group: &str) -> bool {
+        group == AUTHENTICATED || self.groups.iter().any(|own| own == group)
+    }
+
+    /// The node this identity acts for, if it is a kubelet's.
+    ///
+    /// Source: upstream `pkg/auth/nodeidentifier/default.go`.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        self.user
+            .strip_prefix("system:node:")
+            .filter(|name| !name.is_empty() && self.is_in("system:nodes"))
+    }
+}
+
+/// A certificate that identifies nobody.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// Not X.509.
+    #[error("the client certificate cannot be decoded: {0}")]
+    Malformed(String),
+    /// The common name is the user; it is missing.
+    #[error("the client certificate's subject has no common name, so it names no user")]
+    NoCommonName,
+}
+
+/// The identity of a certificate whose chain TLS has already verified: the
+/// common name is the user, each organization is a group.
+///
+/// Source: Kubernetes "Authenticating", "X.509 client certificates".
+///
+/// # Errors
+/// When the subject names no user.
+pub fn from_certificate(der: &[u8]) -> Result<Identity, CertificateError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| CertificateError::Malformed(error.to_string()))?;
+    let subject = certificate.subject();
+    let user = subject
+        .iter_common_name()
+        .find_map(|name| name.as_str().ok())
+        .filter(|name| !name.is_empty());
+    let user = user.ok_or(CertificateError::NoCommonName)?.to_owned();
+    let groups = subject
+        .iter_organization()
+        .filter_map(|group| group.as_str().ok())
+        .map(str::to_owned)
+        .collect();
+    Ok(Identity { user, groups })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_one_only_with_its_group() {
+        assert_eq!(Identity::new("system:node:n1", &["system:nodes"]).node(), Some("n1"));
+        assert_eq!(Identity::new("system:node:n1", &[]).node(), None);
+        assert_eq!(Identity::new("admin", &["system:nodes"]).node(), None);
+        assert_eq!(Identity::new("system:node:", &["system:nodes"]).node(), None);
+    }
+
+    #[test]
+    fn what_is_not_a_certificate_is_nobody() {
+        assert!(from_certificate(b"not a certificate").is_err());
+    }
+}

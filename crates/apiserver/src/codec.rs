@@ -1,0 +1,132 @@
+//! From a request body to an object: JSON, shape, unknown fields, defaults.
+//!
+//! Source: Kubernetes "API concepts", "Field validation"; upstream
+//! `apiserver/pkg/endpoints/handlers/{create,update}.go`.
+
+use api::schema::{apply_defaults, check, normalize, parse_strict, prune, unknown_fields};
+use api::{Object, Status};
+use serde_json::Value;
+
+use crate::call::Call;
+use crate::registry::Resource;
+
+/// What happens to fields the schema does not know, and to duplicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    /// Dropped without a word.
+    Ignore,
+    /// Dropped, with a `Warning` header each.
+    Warn,
+    /// The request is refused.
+    Strict,
+}
+
+impl FieldValidation {
+    /// From the query of a write; the server's default is `Warn`.
+    pub(crate) fn of(call: &Call) -> Result<Self, Status> {
+        match call.query.get("fieldValidation") {
+            Some("Ignore") => Ok(Self::Ignore),
+            None | Some("Warn") => Ok(Self::Warn),
+            Some("Strict") => Ok(Self::Strict),
+            Some(other) => {
+                let violation = api::status::Violation::not_supported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"]);
+                Err(Status::invalid(
+                    &api::ResourceId::new("meta.k8s.io", "v1", "CreateOptions", ""),
+                    "",
+                    &[violation],
+                ))
+            }
+        }
+    }
+}
+
+/// Parsed JSON, and what strict validation has against it.
+pub(crate) struct Parsed {
+    pub(crate) value: Value,
+    /// `duplicate field "x"`, `unknown field "y"`.
+    pub(crate) complaints: Vec<String>,
+}
+
+/// Parses a request body as JSON.
+pub(crate) fn parse(bytes: &[u8], max_depth: usize, kind: &str) -> Result<Parsed, Status> {
+    let (value, complaints) = parse_strict(bytes, max_depth)
+        .map_err(|error| Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {error}")))?;
+    Ok(Parsed { value, complaints })
+}
+
+/// Reads and decodes the body of a create or update.
+pub(crate) async fn read(call: &mut Call) -> Result<Object, Status> {
+    require_json(call)?;
+    let validation = FieldValidation::of(call)?;
+    let bytes = call.read_body().await?;
+    let parsed = parse(&bytes, call.core.limits.body_depth, &call.row.id.kind)?;
+    let (object, complaints) = decode(&call.row, parsed)?;
+    match validation {
+        FieldValidation::Strict if !complaints.is_empty() => {
+            Err(unhandled(&call.row, &format!("strict decoding error: {}", complaints.join(", "))))
+        }
+        FieldValidation::Warn => {
+            call.warnings.extend(complaints);
+            Ok(object)
+        }
+        _ => Ok(object),
+    }
+}
+
+/// Turns a value into an object of a row: checked, pruned, in normal form,
+/// with defaults. Also returns every field it did not know.
+pub(crate) fn decode(row: &Resource, parsed: Parsed) -> Result<(Object, Vec<String>), Status> {
+    let Parsed { mut value, mut complaints } = parsed;
+    require_kind(row, &mut value)?;
+    check(row.schema, &value).map_err(|error| unhandled(row, &error.to_string()))?;
+    complaints.extend(unknown_fields(row.schema, &value));
+    prune(row.schema, &mut value);
+    normalize(row.schema, &mut value);
+    apply_defaults(row.schema, &mut value);
+    let mut object: Object = serde_json::from_value(value).map_err(|error| unhandled(row, &error.to_string()))?;
+    row.strategy.default(&mut object);
+    Ok((object, complaints))
+}
+
+/// `Pod in version "v1" cannot be handled as a Pod: <why>`.
+fn unhandled(row: &Resource, why: &str) -> Status {
+    Status::bad_request(format!(
+        "{} in version {:?} cannot be handled as a {}: {why}",
+        row.id.kind, row.id.version, row.id.kind
+    ))
+}
+
+/// The body's `apiVersion` and `kind` must be the row's; absent ones are
+/// filled in, as upstream's decoder does from the path.
+fn require_kind(row: &Resource, value: &mut Value) -> Result<(), Status> {
+    let wanted = (row.id.api_version(), row.id.kind.as_str());
+    let Value::Object(fields) = value else {
+        return Err(Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): the body is not a JSON object",
+            row.id.kind
+        )));
+    };
+    for (field, wanted) in [("apiVersion", wanted.0.as_str()), ("kind", wanted.1)] {
+        match fields.get(field) {
+            None | Some(Value::Null) => {}
+            Some(Value::String(given)) if given.is_empty() || given == wanted => {}
+            Some(given) => {
+                let given = given.as_str().map_or_else(|| given.to_string(), str::to_owned);
+                return Err(Status::bad_request(format!(
+                    "the {field} in the data ({given}) does not match the expected {field} ({wanted})"
+                )));
+            }
+        }
+        fields.insert(field.to_owned(), Value::from(wanted));
+    }
+    Ok(())
+}
+
+fn require_json(call: &Call) -> Result<(), Status> {
+    match call.content_type().as_str() {
+        "" | "application/json" => Ok(()),
+        _ => Err(Status::unsupported_media_type(
+            "the body of the request was in an unknown format - accepted media types include: application/json",
+        )),
+    }
+}

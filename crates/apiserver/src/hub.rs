@@ -1,0 +1,266 @@
+//! One reader of the store per storage prefix, for every list and watch of it.
+//!
+//! A hub lists its prefix once and follows it. Each object is decoded once;
+//! its bytes are the store's own, shared. A bounded ring keeps the newest
+//! changes with both the old and the new object, so that a watcher can tell an
+//! object that stopped matching its selector from one it never saw.
+//!
+//! Reading order: [`Hub::open`] (list, then follow), [`Hub::page`] and
+//! [`Hub::get`] (reads), [`Hub::subscribe`] (what a watcher starts from), then
+//! [`state`] (how a change becomes visible to all of them at once).
+
+mod state;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use api::Object;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use store::{Page, Revision, Store, StoreError, Watch, WatchMessage};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::state::{Change, Message, TooOld};
+use self::state::{State, decode};
+use crate::server::Limits;
+
+/// Entries read from the store at a time while listing.
+const LIST_PAGE: usize = 1_000;
+/// Pause before the store is tried again.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+
+/// An object as stored, decoded once and shared.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Its key in the store.
+    pub(crate) key: String,
+    /// Its stored form, with its revision.
+    pub(crate) object: Arc<Object>,
+    /// Its stored bytes, without a revision.
+    pub(crate) stored: Bytes,
+    /// The revision that last changed it.
+    pub(crate) revision: u64,
+}
+
+/// Objects of one storage prefix, as of one revision.
+pub(crate) struct Snapshot {
+    /// Everything up to here is in it.
+    pub(crate) revision: u64,
+    /// In key order.
+    pub(crate) entries: Vec<Arc<Entry>>,
+    /// Entries after the last one that were not looked at.
+    pub(crate) remaining: usize,
+}
+
+/// What a watcher starts from.
+pub(crate) enum From {
+    /// All objects there are, then changes.
+    Now,
+    /// Changes after a revision.
+    After(u64),
+    /// Changes from now on, nothing else.
+    Later,
+}
+
+/// A watcher's view of a hub.
+pub(crate) struct Subscription {
+    /// Where it starts: everything up to here is in `objects` or was known.
+    pub(crate) revision: u64,
+    /// Objects to show first.
+    pub(crate) objects: Vec<Arc<Entry>>,
+    /// Changes to show next.
+    pub(crate) backlog: Vec<Arc<Change>>,
+    /// Changes after that. Closed when the watcher was too slow, or the hub
+    /// lost the store and began anew.
+    pub(crate) changes: mpsc::Receiver<Message>,
+}
+
+/// One reader of a storage prefix.
+pub(crate) struct Hub {
+    prefix: String,
+    state: Mutex<State>,
+    /// The revision the state has reached; 0 while it does not follow.
+    reached: watch::Sender<u64>,
+}
+
+impl Hub {
+    /// Lists the prefix, and returns the hub with the task that follows it.
+    pub(crate) async fn open(
+        store: Arc<dyn Store>,
+        prefix: &str,
+        limits: &Limits,
+        closing: CancellationToken,
+    ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + use<>), StoreError> {
+        let hub = Arc::new(Self {
+            prefix: prefix.to_owned(),
+            state: Mutex::new(State::new(limits.hub_events, limits.watcher_events)),
+            reached: watch::Sender::new(0),
+        });
+        let changes = hub.list(store.as_ref()).await?;
+        let follower = Arc::clone(&hub);
+        let bookmarks = limits.bookmark_interval;
+        let follow = async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = follower.follow(store, changes, bookmarks) => {}
+            }
+            follower.reached.send_replace(0);
+            follower.state().drop_watchers();
+        };
+        Ok((hub, follow))
+    }
+
+    /// Whether the hub is connected to the store.
+    pub(crate) fn follows(&self) -> bool {
+        *self.reached.borrow() > 0
+    }
+
+    /// How many objects there are.
+    pub(crate) fn len(&self) -> usize {
+        self.state().len()
+    }
+
+    /// Waits until everything up to `revision` is visible here; false if that
+    /// takes longer than `limit`.
+    pub(crate) async fn reach(&self, revision: u64, limit: Duration) -> bool {
+        if *self.reached.borrow() >= revision {
+            return true;
+        }
+        let mut reached = self.reached.subscribe();
+        matches!(tokio::time::timeout(limit, reached.wait_for(|at| *at >= revision)).await, Ok(Ok(_)))
+    }
+
+    /// The object of a key, if everything up to `revision` is visible here;
+    /// `None` when it is not.
+    pub(crate) fn get(&self, key: &str, revision: u64) -> Option<Option<Arc<Entry>>> {
+        let state = self.state();
+        (state.revision() >= revision && self.follows()).then(|| state.get(key))
+    }
+
+    /// Objects whose key starts with `prefix` and comes after `after`, that
+    /// `matches` accepts, at most `limit`.
+    pub(crate) fn page(&self, prefix: &str, after: Option<&str>, limit: Option<usize>, matches: impl Fn(&Entry) -> bool) -> Snapshot {
+        self.state().page(prefix, after, limit, matches)
+    }
+
+    /// The decoded entry of a value the store returned; taken from here when
+    /// it is still the newest.
+    pub(crate) fn resolve(&self, key: &str, versioned: &store::Versioned) -> Option<Arc<Entry>> {
+        let known = self.state().get(key).filter(|entry| entry.revision == versioned.modified.0);
+        known.or_else(|| decode(key, versioned))
+    }
+
+    /// Starts a watcher of the keys that start with `prefix`, without a gap
+    /// between what it is given now and what it will be sent.
+    pub(crate) fn subscribe(&self, prefix: &str, from: &From, bookmarks: bool) -> Result<Subscription, TooOld> {
+        self.state().subscribe(prefix, from, bookmarks)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whoever held the lock only moved values; a panic in between (memory
+        // exhausted) leaves maps that are still maps.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    async fn list(&self, store: &dyn Store) -> Result<Watch, StoreError> {
+        let first = store
+            .range(
+                &self.prefix,
+                None,
+                Page {
+                    after: None,
+                    limit: Some(LIST_PAGE),
+                },
+            )
+            .await?;
+        let revision = first.revision;
+        let mut entries: Vec<Arc<Entry>> = Vec::new();
+        let mut page = first;
+        loop {
+            let last = page.entries.last().map(|(key, _)| key.clone());
+            entries.extend(page.entries.iter().filter_map(|(key, versioned)| decode(key, versioned)));
+            if !page.more {
+                break;
+            }
+            page = store
+                .range(
+                    &self.prefix,
+                    Some(revision),
+                    Page {
+                        after: last,
+                        limit: Some(LIST_PAGE),
+                    },
+                )
+                .await?;
+        }
+        let changes = store.watch(&self.prefix, revision).await?;
+        self.state().reset(revision.0, entries);
+        self.reached.send_replace(revision.0);
+        Ok(changes)
+    }
+
+    /// Follows the store until it is closed. Losing it (a watch that lagged, a
+    /// disk that failed) means beginning anew: all watchers are dropped, and
+    /// come back with a list of their own.
+    async fn follow(&self, store: Arc<dyn Store>, mut changes: Watch, bookmark_interval: Duration) {
+        loop {
+            let why = self.drain(&mut changes, bookmark_interval).await;
+            self.reached.send_replace(0);
+            if matches!(why, Some(StoreError::Closed)) {
+                return;
+            }
+            let error = why.map_or_else(|| "the watch ended".to_owned(), |error| error.to_string());
+            tracing::warn!(prefix = self.prefix, error, "following the store was interrupted; listing again");
+            changes = loop {
+                match self.list(store.as_ref()).await {
+                    Ok(changes) => break changes,
+                    Err(StoreError::Closed) => return,
+                    Err(error) => {
+                        tracing::warn!(prefix = self.prefix, %error, "listing failed; trying again");
+                        tokio::time::sleep(RETRY_DELAY).await;
+                    }
+                }
+            };
+        }
+    }
+
+    /// Applies changes until the watch ends, and says why it did.
+    async fn drain(&self, changes: &mut Watch, bookmark_interval: Duration) -> Option<StoreError> {
+        let mut bookmarks = tokio::time::interval(bookmark_interval);
+        bookmarks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let next = tokio::select! {
+                next = changes.next() => next,
+                _ = bookmarks.tick() => {
+                    self.state().bookmark();
+                    continue;
+                }
+            };
+            // Everything that is there already is applied under one lock.
+            let mut next = Some(next);
+            let mut ended = None;
+            let revision = {
+                let mut state = self.state();
+                while let Some(message) = next.take() {
+                    match message {
+                        Some(Ok(WatchMessage::Events(events))) => state.apply(events),
+                        Some(Ok(WatchMessage::Progress(Revision(revision)))) => state.advance(revision),
+                        Some(Err(error)) => ended = Some(Some(error)),
+                        None => ended = Some(None),
+                    }
+                    next = if ended.is_none() { changes.next().now_or_never() } else { None };
+                }
+                state.revision()
+            };
+            self.reached.send_replace(revision);
+            if let Some(why) = ended {
+                return why;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

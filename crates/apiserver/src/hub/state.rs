@@ -1,0 +1,245 @@
+//! What a hub knows: objects, the ring of changes, and who watches.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use api::Object;
+use store::{Event, Versioned};
+use tokio::sync::mpsc;
+
+use super::{Entry, From, Snapshot, Subscription};
+
+/// One change of one object.
+#[derive(Debug)]
+pub(crate) struct Change {
+    /// Its key.
+    pub(crate) key: String,
+    /// When it changed.
+    pub(crate) revision: u64,
+    /// As it was; `None` for a creation.
+    pub(crate) old: Option<Arc<Entry>>,
+    /// As it is; `None` for a removal.
+    pub(crate) new: Option<Arc<Entry>>,
+}
+
+/// What a watcher is sent.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A change under its prefix.
+    Change(Arc<Change>),
+    /// Nothing else changed up to this revision.
+    Progress(u64),
+}
+
+/// A watch asked for changes that are no longer kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooOld {
+    /// What was asked for.
+    pub(crate) asked: u64,
+    /// The oldest revision that can be asked for.
+    pub(crate) oldest: u64,
+}
+
+struct Watcher {
+    prefix: String,
+    bookmarks: bool,
+    changes: mpsc::Sender<Message>,
+}
+
+/// What a hub knows at one revision.
+pub(crate) struct State {
+    revision: u64,
+    objects: BTreeMap<String, Arc<Entry>>,
+    /// Changes in order; all changes after `floor` are here.
+    ring: VecDeque<Arc<Change>>,
+    floor: u64,
+    ring_limit: usize,
+    queue_limit: usize,
+    watchers: Vec<Watcher>,
+}
+
+/// Decodes a stored value. What does not decode is logged and left out: one
+/// damaged object must not take its whole kind down.
+pub(crate) fn decode(key: &str, versioned: &Versioned) -> Option<Arc<Entry>> {
+    match serde_json::from_slice::<Object>(&versioned.value) {
+        Ok(mut object) => {
+            let revision = versioned.modified.0;
+            object.meta.resource_version = Some(revision.to_string());
+            Some(Arc::new(Entry {
+                key: key.to_owned(),
+                object: Arc::new(object),
+                stored: versioned.value.clone(),
+                revision,
+            }))
+        }
+        Err(error) => {
+            tracing::error!(key, %error, "a stored object cannot be decoded; it is not served");
+            None
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn new(ring_limit: usize, queue_limit: usize) -> Self {
+        Self {
+            revision: 0,
+            objects: BTreeMap::new(),
+            ring: VecDeque::new(),
+            floor: 0,
+            ring_limit,
+            queue_limit: queue_limit.max(1),
+            watchers: Vec::new(),
+        }
+    }
+
+    /// Begins anew from a list.
+    pub(crate) fn reset(&mut self, revision: u64, entries: Vec<Arc<Entry>>) {
+        self.objects = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        self.ring.clear();
+        self.floor = revision;
+        self.revision = revision;
+        self.drop_watchers();
+    }
+
+    pub(crate) fn drop_watchers(&mut self) {
+        self.watchers.clear();
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<Entry>> {
+        self.objects.get(key).cloned()
+    }
+
+    pub(crate) fn page(&self, prefix: &str, after: Option<&str>, limit: Option<usize>, matches: impl Fn(&Entry) -> bool) -> Snapshot {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let start = after.filter(|after| *after >= prefix).map_or(Included(prefix), Excluded);
+        let mut rest = self
+            .objects
+            .range::<str, _>((start, Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(_, entry)| entry);
+        let limit = limit.unwrap_or(usize::MAX);
+        let mut entries = Vec::new();
+        while entries.len() < limit {
+            match rest.next() {
+                Some(entry) if matches(entry) => entries.push(Arc::clone(entry)),
+                Some(_) => {}
+                None => {
+                    return Snapshot {
+                        revision: self.revision,
+                        entries,
+                        remaining: 0,
+                    };
+                }
+            }
+        }
+        Snapshot {
+            revision: self.revision,
+            entries,
+            remaining: rest.count(),
+        }
+    }
+
+    /// Applies changes of the store, in order, and hands them to watchers.
+    pub(crate) fn apply(&mut self, events: Vec<Event>) {
+        for event in events {
+            let new = event.value.as_ref().and_then(|versioned| decode(&event.key, versioned));
+            let old = match &new {
+                Some(entry) => self.objects.insert(event.key.clone(), Arc::clone(entry)),
+                None => self.objects.remove(&event.key),
+            };
+            self.revision = self.revision.max(event.revision.0);
+            if old.is_none() && new.is_none() {
+                continue;
+            }
+            let change = Arc::new(Change {
+                key: event.key,
+                revision: event.revision.0,
+                old,
+                new,
+            });
+            self.watchers
+                .retain(|watcher| !change.key.starts_with(&watcher.prefix) || watcher.send(Message::Change(Arc::clone(&change))));
+            self.ring.push_back(change);
+        }
+        while self.ring.len() > self.ring_limit {
+            if let Some(dropped) = self.ring.pop_front() {
+                self.floor = dropped.revision;
+            }
+        }
+    }
+
+    /// Notes that nothing here changed up to `revision`.
+    pub(crate) fn advance(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// Sends everybody who asked for it the revision reached. Also finds the
+    /// watchers that have gone.
+    pub(crate) fn bookmark(&mut self) {
+        let revision = self.revision;
+        self.watchers.retain(|watcher| {
+            if watcher.bookmarks {
+                watcher.send(Message::Progress(revision))
+            } else {
+                !watcher.changes.is_closed()
+            }
+        });
+    }
+
+    pub(crate) fn subscribe(&mut self, prefix: &str, from: &From, bookmarks: bool) -> Result<Subscription, TooOld> {
+        let mut objects = Vec::new();
+        let mut backlog = Vec::new();
+        let mut revision = self.revision;
+        match *from {
+            From::Now => objects = self.page(prefix, None, None, |_| true).entries,
+            From::Later => {}
+            From::After(asked) if asked < self.floor => return Err(TooOld { asked, oldest: self.floor }),
+            From::After(asked) => {
+                // The ring is in order; what was asked for usually is near its end.
+                let start = self.ring.partition_point(|change| change.revision <= asked);
+                backlog = self
+                    .ring
+                    .range(start..)
+                    .filter(|change| change.key.starts_with(prefix))
+                    .cloned()
+                    .collect();
+                revision = asked;
+            }
+        }
+        let (sender, changes) = mpsc::channel(self.queue_limit);
+        self.watchers.push(Watcher {
+            prefix: prefix.to_owned(),
+            bookmarks,
+            changes: sender,
+        });
+        Ok(Subscription {
+            revision,
+            objects,
+            backlog,
+            changes,
+        })
+    }
+}
+
+impl Watcher {
+    /// False when the watcher is gone, or so far behind that it is let go; it
+    /// alone has to start again.
+    fn send(&self, message: Message) -> bool {
+        match self.changes.try_send(message) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                tracing::info!(prefix = self.prefix, "a watcher fell behind and is dropped");
+                false
+            }
+        }
+    }
+}

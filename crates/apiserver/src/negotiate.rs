@@ -1,0 +1,190 @@
+//! Content negotiation: which form of an answer a client wants.
+//!
+//! Source: Kubernetes "API concepts", "Resource representations" and
+//! "Receiving resources as Tables"; RFC 9110, section 12.5.1.
+
+use api::Status;
+
+/// The form of an answer that shows objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The objects themselves.
+    Whole,
+    /// A `meta.k8s.io/v1` `Table`, as `kubectl get` prints.
+    Table,
+    /// `PartialObjectMetadata`: names, labels, annotations, owners.
+    Metadata,
+}
+
+/// The form of a discovery answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiscoveryForm {
+    /// One document per group and version.
+    Plain,
+    /// Everything at once, `apidiscovery.k8s.io/v2`.
+    AggregatedV2,
+    /// The same under its older name, as clients before 1.30 ask for it.
+    AggregatedV2Beta1,
+}
+
+/// One media range of an `Accept` header, parameters in lower case.
+#[derive(Debug)]
+struct Range<'a> {
+    media: String,
+    parameters: Vec<(String, &'a str)>,
+    quality_milli: u32,
+}
+
+impl Range<'_> {
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| *value)
+    }
+
+    fn is_json(&self) -> bool {
+        matches!(self.media.as_str(), "application/json" | "application/*" | "*/*")
+    }
+}
+
+fn ranges(accept: &str) -> Vec<Range<'_>> {
+    let mut ranges: Vec<Range<'_>> = accept
+        .split(',')
+        .filter(|range| !range.trim().is_empty())
+        .map(range)
+        .filter(|range| range.quality_milli > 0)
+        .collect();
+    // Stable: equal weights stay in the client's order.
+    ranges.sort_by_key(|range| std::cmp::Reverse(range.quality_milli));
+    ranges
+}
+
+fn range(text: &str) -> Range<'_> {
+    let mut parts = text.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let mut quality_milli = 1_000;
+    let mut parameters = Vec::new();
+    for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+        let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().trim_matches('"'));
+        if name == "q" {
+            let quality = value.parse::<f32>().unwrap_or(0.0).clamp(0.0, 1.0);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 to 1000 by the clamp
+            let milli = (quality * 1_000.0) as u32;
+            quality_milli = milli;
+        } else {
+            parameters.push((name, value));
+        }
+    }
+    Range {
+        media,
+        parameters,
+        quality_milli,
+    }
+}
+
+fn not_acceptable(produced: &str) -> Status {
+    Status::not_acceptable(format!("only the following media types are accepted: {produced}"))
+}
+
+/// The form objects are answered in. No header means JSON.
+///
+/// # Errors
+/// 406 when nothing the client accepts can be produced, such as protobuf alone.
+pub fn objects(accept: Option<&str>) -> Result<Form, Status> {
+    let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else {
+        return Ok(Form::Whole);
+    };
+    let form = |range: &Range<'_>| {
+        if !range.is_json() {
+            return None;
+        }
+        let meta = range.parameter("g") == Some("meta.k8s.io") && matches!(range.parameter("v"), Some("v1" | "v1beta1"));
+        match range.parameter("as") {
+            None => Some(Form::Whole),
+            Some("Table") if meta => Some(Form::Table),
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if meta => Some(Form::Metadata),
+            Some(_) => None,
+        }
+    };
+    ranges(accept)
+        .iter()
+        .find_map(form)
+        .ok_or_else(|| not_acceptable("application/json"))
+}
+
+/// The form `/api` and `/apis` are answered in.
+///
+/// # Errors
+/// 406 as above.
+pub fn discovery(accept: Option<&str>) -> Result<DiscoveryForm, Status> {
+    let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else {
+        return Ok(DiscoveryForm::Plain);
+    };
+    let form = |range: &Range<'_>| {
+        if !range.is_json() {
+            return None;
+        }
+        match (range.parameter("as"), range.parameter("g"), range.parameter("v")) {
+            (None, ..) => Some(DiscoveryForm::Plain),
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => Some(DiscoveryForm::AggregatedV2),
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => Some(DiscoveryForm::AggregatedV2Beta1),
+            _ => None,
+        }
+    };
+    ranges(accept)
+        .iter()
+        .find_map(form)
+        .ok_or_else(|| not_acceptable("application/json"))
+}
+
+/// The media type of a request body, without parameters, in lower case.
+#[must_use]
+pub fn media_type(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_s_first_choice_that_exists_wins() {
+        let table = [
+            (None, Some(Form::Whole)),
+            (Some("application/json"), Some(Form::Whole)),
+            (Some("*/*"), Some(Form::Whole)),
+            (Some("application/vnd.kubernetes.protobuf,application/json"), Some(Form::Whole)),
+            (Some("application/vnd.kubernetes.protobuf"), None),
+            (
+                Some("application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json"),
+                Some(Form::Table),
+            ),
+            (
+                Some("application/json;as=Table;v=v9;g=meta.k8s.io,application/json"),
+                Some(Form::Whole),
+            ),
+            (
+                Some("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
+                Some(Form::Metadata),
+            ),
+            (
+                Some("application/json;q=0.1, application/json;as=Table;v=v1;g=meta.k8s.io"),
+                Some(Form::Table),
+            ),
+            (Some("application/json;q=0"), None),
+            (Some("text/html"), None),
+        ];
+        for (accept, form) in table {
+            assert_eq!(objects(accept).ok(), form, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn discovery_is_aggregated_when_asked() {
+        let v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        let v2beta1 = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+        assert_eq!(discovery(Some(&format!("{v2},{v2beta1}"))).unwrap(), DiscoveryForm::AggregatedV2);
+        assert_eq!(discovery(Some(v2beta1)).unwrap(), DiscoveryForm::AggregatedV2Beta1);
+        assert_eq!(discovery(Some("application/json")).unwrap(), DiscoveryForm::Plain);
+        assert_eq!(discovery(None).unwrap(), DiscoveryForm::Plain);
+        assert_eq!(discovery(Some("application/yaml")).unwrap_err().code, 406);
+    }
+}

@@ -1,0 +1,385 @@
+//! The API server as a value: one entry for every request, whoever sends it.
+//!
+//! [`ApiServer::handle`] is the request chain: what is asked
+//! ([`crate::request`]), by whom, whether they may ([`crate::authz`]), then
+//! one file of [`crate::verbs`] or [`crate::subresources`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use api::{Status, Time};
+use async_trait::async_trait;
+use http::{Method, Request, Response, header};
+use store::Store;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::authn::Identity;
+use crate::authz::Authorizer;
+use crate::body::{self, Body};
+use crate::call::Call;
+use crate::hub::Hub;
+use crate::metrics::{Labels, Metrics};
+use crate::registry::{Registry, Resource, Subresource};
+use crate::request::{self, Query, ResourceRequest, Target, Verb};
+use crate::{discovery, health, openapi, respond, subresources, verbs};
+
+/// Tells the time. Only the edge of the server asks; everything below is
+/// handed a [`Time`].
+pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
+
+/// The way to the API of a node, for what only the node knows: logs.
+#[async_trait]
+pub trait NodeProxy: Send + Sync {
+    /// Sends a request to the API of `node`; its path is the kubelet's, such
+    /// as `/containerLogs/NAMESPACE/POD/CONTAINER?follow=true`. The answer's
+    /// body may be a stream without end.
+    ///
+    /// # Errors
+    /// When the node is not known or not reached, as a status for the client.
+    async fn call(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Status>;
+}
+
+/// What one request, watcher or hub may cost.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Of a request body.
+    pub body_bytes: usize,
+    /// Nesting of a request body.
+    pub body_depth: usize,
+    /// Requests that read, at a time, without watches; more get 429.
+    pub reads: usize,
+    /// Requests that write, at a time; more get 429.
+    pub writes: usize,
+    /// Watches and followed logs at a time; more get 429.
+    pub streams: usize,
+    /// Events a watcher may be behind before it is dropped.
+    pub watcher_events: usize,
+    /// Events a hub keeps for watches that resume.
+    pub hub_events: usize,
+    /// How long a read waits for the hub to catch up with the store.
+    pub fresh_timeout: Duration,
+    /// How long a request other than a stream may take.
+    pub request_timeout: Duration,
+    /// Between bookmarks of a watch.
+    pub bookmark_interval: Duration,
+    /// Least time after which a watch without `timeoutSeconds` ends; the most
+    /// is twice that.
+    pub watch_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 3 << 20,
+            body_depth: 100,
+            reads: 400,
+            writes: 200,
+            streams: 4_096,
+            watcher_events: 1_024,
+            hub_events: 2_048,
+            fresh_timeout: Duration::from_secs(3),
+            request_timeout: Duration::from_secs(60),
+            bookmark_interval: Duration::from_secs(60),
+            watch_timeout: Duration::from_secs(1_800),
+        }
+    }
+}
+
+/// What `/version` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Semantic version of the served API, such as `v1.33.0+lifepod.0.1.0`.
+    pub git_version: String,
+    /// Commit this was built from; may be empty.
+    pub git_commit: String,
+    /// When it was built, RFC 3339; may be empty.
+    pub build_date: String,
+}
+
+impl Default for Version {
+    fn default() -> Self {
+        Self {
+            git_version: concat!("v1.33.0+lifepod.", env!("CARGO_PKG_VERSION")).to_owned(),
+            git_commit: String::new(),
+            build_date: String::new(),
+        }
+    }
+}
+
+/// What an API server is made of.
+pub struct Config {
+    /// Where objects live. This server must be the only one that writes there,
+    /// or the store must be one that several servers share.
+    pub store: Arc<dyn Store>,
+    /// What is served.
+    pub registry: Registry,
+    /// The way to the nodes.
+    pub nodes: Arc<dyn NodeProxy>,
+    /// Who may do what; [`crate::authz::Builtin`] to begin with.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// What requests may cost.
+    pub limits: Limits,
+    /// What `/version` says.
+    pub version: Version,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store could not be read.
+    #[error("reading {prefix} from the store")]
+    Read {
+        /// Which keys.
+        prefix: String,
+        /// Why.
+        #[source]
+        source: store::StoreError,
+    },
+    /// A namespace every cluster has could not be made.
+    #[error("making the namespace {name}: {message}")]
+    Namespace {
+        /// Its name.
+        name: &'static str,
+        /// What the server said to its own request.
+        message: String,
+    },
+}
+
+/// What every part of the request chain shares.
+pub(crate) struct Core {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) registry: Registry,
+    pub(crate) nodes: Arc<dyn NodeProxy>,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) limits: Limits,
+    pub(crate) version: Version,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    pub(crate) closing: CancellationToken,
+    pub(crate) hubs: BTreeMap<&'static str, Arc<Hub>>,
+    /// The hubs' own tasks; they end with the server.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Core {
+    /// The hub of a row. Every row has one: they are made from the registry,
+    /// which does not change afterwards.
+    pub(crate) fn hub(&self, row: &Resource) -> &Arc<Hub> {
+        self.hubs
+            .get(row.storage)
+            .expect("a hub is made for the storage of every row at start, and rows are not added later")
+    }
+}
+
+/// A running API server. Clones share it; it ends with the last of them.
+#[derive(Clone)]
+pub struct ApiServer {
+    core: Arc<Core>,
+}
+
+/// Namespaces every cluster has. Source: upstream
+/// `pkg/controlplane/controller/systemnamespaces`.
+const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+impl ApiServer {
+    /// Reads the store, starts the hubs, and makes the system's namespaces.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let mut hubs = BTreeMap::new();
+        let mut tasks = JoinSet::new();
+        let closing = CancellationToken::new();
+        for row in config.registry.rows() {
+            if hubs.contains_key(row.storage) {
+                continue;
+            }
+            let prefix = row.prefix(None);
+            let (hub, follow) = Hub::open(Arc::clone(&config.store), &prefix, &config.limits, closing.clone())
+                .await
+                .map_err(|source| StartError::Read {
+                    prefix: prefix.clone(),
+                    source,
+                })?;
+            tasks.spawn(follow);
+            hubs.insert(row.storage, hub);
+        }
+        let server = Self {
+            core: Arc::new(Core {
+                store: config.store,
+                registry: config.registry,
+                nodes: config.nodes,
+                authorizer: config.authorizer,
+                limits: config.limits,
+                version: config.version,
+                clock: config.clock,
+                metrics: Metrics::default(),
+                closing,
+                hubs,
+                tasks: Mutex::new(tasks),
+            }),
+        };
+        server.make_namespaces().await?;
+        Ok(server)
+    }
+
+    async fn make_namespaces(&self) -> Result<(), StartError> {
+        if self.core.registry.find("", "v1", "namespaces").is_none() {
+            return Ok(());
+        }
+        for name in SYSTEM_NAMESPACES {
+            let manifest = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            let request = Request::post("/api/v1/namespaces")
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body::full(manifest.to_string()));
+            let request = request.map_err(|error| StartError::Namespace {
+                name,
+                message: error.to_string(),
+            })?;
+            let response = self
+                .handle(Some(Identity::new("system:apiserver", &["system:masters"])), request)
+                .await;
+            // 409: it is there since an earlier start.
+            if !response.status().is_success() && response.status() != http::StatusCode::CONFLICT {
+                let why = body::read(response.into_body(), 1 << 16).await;
+                let message = why.map_or_else(|status| status.message, |bytes| String::from_utf8_lossy(&bytes).into_owned());
+                return Err(StartError::Namespace { name, message });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all watches and followed logs and stops following the store. For a
+    /// clean end, before the store is closed; requests are refused afterwards.
+    pub async fn close(&self) {
+        self.core.closing.cancel();
+        let mut tasks = self.core.tasks.lock().map_or_else(
+            |poisoned| std::mem::take(&mut *poisoned.into_inner()),
+            |mut tasks| std::mem::take(&mut *tasks),
+        );
+        tasks.shutdown().await;
+    }
+
+    /// Answers one request of a caller, who may be nobody. A streamed answer
+    /// also ends when a [`CancellationToken`] in the request's extensions is
+    /// cancelled: that is how a front takes its streams down with it.
+    ///
+    /// Dropping the future leaves a write either made or not made, never half.
+    pub async fn handle(&self, identity: Option<Identity>, request: Request<Body>) -> Response<Body> {
+        let core = &self.core;
+        let started = Instant::now();
+        let head = request.method() == Method::HEAD;
+        let mut labels = Labels::default();
+        let answer = if core.closing.is_cancelled() {
+            Err(Status::unavailable("the server is shutting down"))
+        } else {
+            // Boxed: the state of the largest verb would be part of every
+            // caller's future.
+            let answering = Box::pin(self.answer(identity, request, &mut labels));
+            let limit = core.limits.request_timeout;
+            tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| {
+                Err(Status::timeout(format!(
+                    "the request was not finished within {} seconds",
+                    limit.as_secs()
+                )))
+            })
+        };
+        let response = answer.unwrap_or_else(|status| respond::status(&status));
+        core.metrics.observe(labels, response.status(), started.elapsed());
+        if head { response.map(|_| body::empty()) } else { response }
+    }
+
+    async fn answer(&self, identity: Option<Identity>, request: Request<Body>, labels: &mut Labels) -> Result<Response<Body>, Status> {
+        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        match request::target(request.method(), request.uri().path(), &query)? {
+            Target::Path(path) => self.path(identity, &path, &query, &request),
+            Target::Resource(asked) => {
+                labels.set(&asked, query.get("dryRun").is_some());
+                let identity = identity.ok_or_else(Status::unauthorized)?;
+                self.resource(identity, asked, query, request).await
+            }
+        }
+    }
+
+    fn path(&self, identity: Option<Identity>, path: &str, query: &Query, request: &Request<Body>) -> Result<Response<Body>, Status> {
+        let core = &self.core;
+        if let Some(response) = health::answer(core, path, query) {
+            return Ok(response);
+        }
+        let identity = identity.ok_or_else(Status::unauthorized)?;
+        core.authorizer.path(&identity, path, request.method())?;
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(Status::method_not_allowed(
+                "the server does not allow this method on the requested resource",
+            ));
+        }
+        let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        match path {
+            "/metrics" => Ok(core.metrics.render(core)),
+            "/openapi/v3" => Ok(openapi::index(core)),
+            _ => match path.strip_prefix("/openapi/v3/") {
+                Some(group_version) => openapi::document(core, group_version),
+                None => discovery::answer(core, path, accept),
+            },
+        }
+    }
+
+    async fn resource(
+        &self,
+        identity: Identity,
+        asked: ResourceRequest,
+        query: Query,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Status> {
+        let core = &self.core;
+        core.authorizer.resource(&identity, &asked)?;
+        let binding = asked.group.is_empty() && asked.version == "v1" && asked.resource == "bindings";
+        let plural = if binding { "pods" } else { asked.resource.as_str() };
+        let row = core
+            .registry
+            .find(&asked.group, &asked.version, plural)
+            .ok_or_else(Status::no_such_path)?;
+        let follows = asked.verb == Verb::Watch || (asked.subresource == "log" && query.boolean("follow")?.unwrap_or(false));
+        let permit = core.metrics.admit(&core.limits, asked.verb, follows)?;
+        let mut call = Call::new(Arc::clone(core), identity, Arc::clone(row), asked, query, request)?;
+        call.permit = Some(permit);
+        if binding {
+            return subresources::binding::create_named_in_body(call).await;
+        }
+        dispatch(call).await
+    }
+}
+
+async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
+    if call.asked.subresource.is_empty() {
+        return match (call.asked.verb, call.asked.name.is_empty()) {
+            (Verb::Get, false) => verbs::get::get(call).await,
+            (Verb::List, true) => verbs::list::list(call).await,
+            (Verb::Watch, _) => verbs::watch::watch(call).await,
+            (Verb::Create, true) => verbs::create::create(call).await,
+            (Verb::Update, false) => verbs::update::update(call).await,
+            (Verb::Patch, false) => verbs::patch::patch(call).await,
+            (Verb::Delete, false) => verbs::delete::delete(call).await,
+            (Verb::DeleteCollection, true) => verbs::delete_collection::delete_collection(call).await,
+            _ => Err(call.wrong_method()),
+        };
+    }
+    let subresource = call
+        .row
+        .subresources
+        .iter()
+        .copied()
+        .find(|subresource| subresource.name() == call.asked.subresource);
+    match (subresource.ok_or_else(Status::no_such_path)?, call.asked.verb) {
+        (Subresource::Status, Verb::Get) => verbs::get::get(call).await,
+        (Subresource::Status | Subresource::Finalize, Verb::Update) => verbs::update::update(call).await,
+        (Subresource::Status, Verb::Patch) => verbs::patch::patch(call).await,
+        (Subresource::Binding, Verb::Create) => subresources::binding::create(call).await,
+        (Subresource::Log, Verb::Get) => subresources::log::get(call).await,
+        _ => Err(call.wrong_method()),
+    }
+}

@@ -1,0 +1,8 @@
+//! Subresources that are more than a part of their object. `status` and
+//! `finalize` are: see [`crate::call::Part`].
+
+pub(crate) mod binding;
+pub(crate) mod log;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! An API server over a real store in a directory of its own, and requests to
+//! it in one line each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use api::{Status, Time};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use store::Store;
+use tempfile::TempDir;
+
+use crate::body::{self, Body};
+use crate::{ApiServer, Config, Identity, Limits, NodeProxy, Version, authz, kinds};
+
+/// A node whose API echoes the request's path and query.
+pub(crate) struct EchoNode;
+
+#[async_trait::async_trait]
+impl NodeProxy for EchoNode {
+    async fn call(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Status> {
+        if node == "gone" {
+            return Err(Status::unavailable("node gone cannot be reached"));
+        }
+        if request.uri().path().ends_with("/failing") {
+            let mut response = Response::new(body::full(
+                "container \"failing\" in pod \"p\" is waiting to start: ContainerCreating\n",
+            ));
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            return Ok(response);
+        }
+        Ok(Response::new(body::full(format!("{node} {}", request.uri()))))
+    }
+}
+
+pub(crate) struct Rig {
+    pub(crate) server: ApiServer,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) now_s: Arc<AtomicI64>,
+    _directory: TempDir,
+}
+
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.text).unwrap_or_else(|error| panic!("{error}: {:?}", self.text))
+    }
+
+    pub(crate) fn message(&self) -> String {
+        self.json()["message"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// `code message`, or `code` and the object's name.
+    pub(crate) fn brief(&self) -> String {
+        let value = self.json();
+        let what = value["message"]
+            .as_str()
+            .or_else(|| value["metadata"]["name"].as_str())
+            .unwrap_or_default();
+        format!("{} {what}", self.code)
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.headers
+            .get_all(header::WARNING)
+            .iter()
+            .map(|value| value.to_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+/// The events of a watch, one at a time.
+pub(crate) struct Watching {
+    body: Body,
+    buffer: Vec<u8>,
+}
+
+impl Watching {
+    /// The next event; `None` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(20), self.body.frame())
+                .await
+                .expect("an event within 20 s");
+            self.buffer.extend_from_slice(&frame?.unwrap().into_data().unwrap());
+        }
+    }
+
+    /// `TYPE name revision` of the next event.
+    pub(crate) async fn brief(&mut self) -> String {
+        self.next().await.map_or_else(
+            || "END".to_owned(),
+            |event| {
+                format!(
+                    "{} {}",
+                    event["type"].as_str().unwrap(),
+                    event["object"]["metadata"]["name"].as_str().unwrap_or_default()
+                )
+            },
+        )
+    }
+}
+
+pub(crate) const NOW_S: i64 = 1_800_000_000;
+
+impl Rig {
+    pub(crate) async fn new() -> Self {
+        Self::with(Limits::default()).await
+    }
+
+    pub(crate) async fn with(limits: Limits) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(store::Embedded::open(directory.path(), store::Options::default()).unwrap());
+        let now_s = Arc::new(AtomicI64::new(NOW_S));
+        let clock = Arc::clone(&now_s);
+        let config = Config {
+            store: Arc::clone(&store),
+            registry: kinds::builtin(),
+            nodes: Arc::new(EchoNode),
+            authorizer: Arc::new(authz::Builtin),
+            limits,
+            version: Version::default(),
+            clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
+        };
+        let server = ApiServer::start(config).await.unwrap();
+        Self {
+            server,
+            store,
+            now_s,
+            _directory: directory,
+        }
+    }
+
+    pub(crate) fn admin() -> Identity {
+        Identity::new("admin", &["system:masters"])
+    }
+
+    pub(crate) async fn request(&self, identity: Option<Identity>, request: Request<Body>) -> Answer {
+        let response = self.server.handle(identity, request).await;
+        let (head, body) = response.into_parts();
+        let text = body::read(body, 64 << 20).await.unwrap();
+        Answer {
+            code: head.status.as_u16(),
+            headers: head.headers,
+            text,
+        }
+    }
+
+    async fn send(&self, method: Method, path: &str, content_type: &str, body: String) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body::full(body))
+            .unwrap();
+        self.request(Some(Self::admin()), request).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, "", String::new()).await
+    }
+
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        let request = Request::get(path).header(header::ACCEPT, accept).body(body::empty()).unwrap();
+        self.request(Some(Self::admin()), request).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::POST, path, "application/json", body.to_string()).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::PUT, path, "application/json", body.to_string()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str, options: Option<Value>) -> Answer {
+        self.send(
+            Method::DELETE,
+            path,
+            "application/json",
+            options.map(|options| options.to_string()).unwrap_or_default(),
+        )
+        .await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, kind: &str, body: &Value) -> Answer {
+        self.send(Method::PATCH, path, &format!("application/{kind}+json"), body.to_string())
+            .await
+    }
+
+    pub(crate) async fn watch(&self, path: &str) -> Watching {
+        self.watch_as(path, "application/json").await
+    }
+
+    pub(crate) async fn watch_as(&self, path: &str, accept: &str) -> Watching {
+        let request = Request::get(path).header(header::ACCEPT, accept).body(body::empty()).unwrap();
+        let response = self.server.handle(Some(Self::admin()), request).await;
+        let code = response.status();
+        let body = response.into_body();
+        if !code.is_success() {
+            panic!("{code}: {:?}", body::read(body, 1 << 20).await);
+        }
+        Watching { body, buffer: Vec::new() }
+    }
+
+    /// Creates a ConfigMap in `default`.
+    pub(crate) async fn config_map(&self, name: &str, labels: &Value) -> Value {
+        let answer = self
+            .post(
+                "/api/v1/namespaces/default/configmaps",
+                &json!({"metadata": {"name": name, "labels": labels}, "data": {"k": "v"}}),
+            )
+            .await;
+        assert_eq!(answer.code, 201, "{:?}", answer.text);
+        answer.json()
+    }
+
+    /// Creates a pod in `default`, on a node if one is named.
+    pub(crate) async fn pod(&self, name: &str, node: Option<&str>) -> Value {
+        let mut pod = pod(name);
+        if let Some(node) = node {
+            pod["spec"]["nodeName"] = json!(node);
+        }
+        let answer = self.post("/api/v1/namespaces/default/pods", &pod).await;
+        assert_eq!(answer.code, 201, "{:?}", answer.text);
+        answer.json()
+    }
+}
+
+pub(crate) fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "nginx:1.17.1"}]}})
+}

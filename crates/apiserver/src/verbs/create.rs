@@ -1,0 +1,170 @@
+//! `create`: a new object.
+//!
+//! Source: upstream `apiserver/pkg/registry/rest/create.go`,
+//! `apiserver/pkg/registry/generic/registry/store.go`.
+
+use std::sync::Arc;
+
+use api::status::Cause;
+use api::{Object, Scope, Status};
+use http::{Response, StatusCode};
+use store::{Compare, Op, Revision, StoreError, Txn};
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::hub::Entry;
+use crate::registry::{Change, Rules};
+use crate::{codec, entropy, write};
+
+/// How often another name is tried when a generated one is taken.
+const NAME_ATTEMPTS: u32 = 8;
+/// How often a create is tried again because its namespace changed meanwhile.
+const NAMESPACE_ATTEMPTS: u32 = 5;
+
+/// Stores a new object and answers with it.
+pub(crate) async fn create(mut call: Call) -> Result<Response<Body>, Status> {
+    if call.row.scope == Scope::Namespaced && call.asked.namespace.is_empty() {
+        return Err(call.wrong_method());
+    }
+    let mut object = codec::read(&mut call).await?;
+    place(&call, &mut object)?;
+    let entry = store(&mut call, object).await?;
+    Ok(call.entry(StatusCode::CREATED, &entry))
+}
+
+/// The body's namespace must be the request's; absent, it becomes that.
+fn place(call: &Call, object: &mut Object) -> Result<(), Status> {
+    let asked = call.namespace();
+    if call.row.scope == Scope::Cluster {
+        object.meta.namespace = None;
+    } else if object.namespace().is_empty() {
+        object.meta.namespace = Some(asked.to_owned());
+    } else if object.namespace() != asked {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// Stores a decoded object that is in its place.
+async fn store(call: &mut Call, mut object: Object) -> Result<Arc<Entry>, Status> {
+    if object
+        .meta
+        .resource_version
+        .as_deref()
+        .is_some_and(|revision| !revision.is_empty() && revision != "0")
+    {
+        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    let dry_run = call.dry_run()?;
+    let generated = object.name().is_empty() && object.meta.generate_name.as_deref().is_some_and(|prefix| !prefix.is_empty());
+    own(&mut object, call);
+    let mut attempts = if generated { NAME_ATTEMPTS } else { 1 };
+    loop {
+        attempts -= 1;
+        let mut new = object.clone();
+        if generated {
+            new.meta.name = Some(entropy::name(new.meta.generate_name.as_deref().unwrap_or_default()));
+        }
+        call.row.strategy.prepare(Change::Create { new: &mut new }, call.now);
+        match commit(call, &new, dry_run).await? {
+            Some(entry) => {
+                call.warnings.extend(call.row.strategy.warnings(&entry.object, None));
+                return Ok(entry);
+            }
+            None if attempts == 0 => return Err(Status::already_exists(&call.row.id, new.name())),
+            None => {}
+        }
+    }
+}
+
+/// Metadata the server owns.
+fn own(object: &mut Object, call: &Call) {
+    let meta = &mut object.meta;
+    meta.uid = Some(entropy::uid());
+    meta.creation_timestamp = Some(call.now.wire());
+    meta.deletion_timestamp = None;
+    meta.deletion_grace_period_seconds = None;
+    meta.generation = None;
+    meta.resource_version = None;
+    meta.self_link = None;
+    meta.managed_fields = None;
+}
+
+/// Validates and commits; `None` when the name is taken.
+async fn commit(call: &Call, new: &Object, dry_run: bool) -> Result<Option<Arc<Entry>>, Status> {
+    let key = call.row.key(new.namespace(), new.name());
+    let (mut stored, mut bytes) = (None, None);
+    for _ in 0..NAMESPACE_ATTEMPTS {
+        let namespace = namespace(call, new).await?;
+        if stored.is_none() {
+            // After the namespace: what is wrong with the place comes first.
+            write::validate(&call.row, new, None, Rules::Create)?;
+            let (object, encoded) = write::encode(&call.row, new)?;
+            (stored, bytes) = (Some(object), Some(encoded));
+        }
+        let (object, encoded) = (stored.clone().unwrap_or_default(), bytes.clone().unwrap_or_default());
+        if dry_run {
+            let taken = call.core.current(&call.row, &key).await?.is_some();
+            return Ok((!taken).then(|| write::entry(&key, object, encoded, 0)));
+        }
+        let mut compare = vec![Compare::Absent(key.clone())];
+        let namespace_key = namespace.as_ref().map(|(key, _)| key.clone());
+        // The namespace is part of the transaction: nothing slips into one
+        // that begins to terminate at this moment.
+        compare.extend(namespace.map(|(key, revision)| Compare::ModifiedAt(key, Revision(revision))));
+        match call
+            .core
+            .store
+            .commit(Txn {
+                compare,
+                ops: vec![Op::Put(key.clone(), encoded.clone())],
+            })
+            .await
+        {
+            Ok(revision) => return Ok(Some(write::entry(&key, object, encoded, revision.0))),
+            Err(StoreError::Conflict { key }) if Some(&key) == namespace_key.as_ref() => {}
+            Err(StoreError::Conflict { .. }) => return Ok(None),
+            Err(error) => return Err(write::store_failed(&error)),
+        }
+    }
+    Err(Status::too_many_requests(
+        format!("the namespace {} keeps changing; try again", new.namespace()),
+        1,
+    ))
+}
+
+/// Key and revision of the object's namespace, which must exist and stay.
+///
+/// Source: upstream `plugin/namespace/lifecycle/admission.go`.
+async fn namespace(call: &Call, new: &Object) -> Result<Option<(String, u64)>, Status> {
+    let Some(row) = call
+        .core
+        .registry
+        .find("", "v1", "namespaces")
+        .filter(|_| call.row.scope == Scope::Namespaced)
+    else {
+        return Ok(None);
+    };
+    let key = row.key("", new.namespace());
+    let Some(namespace) = call.core.current(row, &key).await? else {
+        return Err(Status::not_found(&row.id, new.namespace()));
+    };
+    if namespace.object.meta.deletion_timestamp.is_some() {
+        let why = format!(
+            "unable to create new content in namespace {} because it is being terminated",
+            new.namespace()
+        );
+        let mut status = Status::forbidden(&call.row.id, new.name(), &why);
+        if let Some(details) = &mut status.details {
+            details.causes.push(Cause {
+                reason: "NamespaceTerminating".to_owned(),
+                message: format!("namespace {} is being terminated", new.namespace()),
+                field: "metadata.namespace".to_owned(),
+            });
+        }
+        return Err(status);
+    }
+    Ok(Some((key, namespace.entry.revision)))
+}

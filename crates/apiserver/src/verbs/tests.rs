@@ -1,0 +1,14 @@
+use serde_json::{Value, json};
+
+use crate::testing::Rig;
+
+mod reads;
+mod watches;
+mod writes;
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect()
+}

@@ -1,0 +1,254 @@
+//! `watch`: changes of a collection as they happen.
+//!
+//! Source: Kubernetes "API concepts", "Efficient detection of changes";
+//! KEP-3157 (`sendInitialEvents`), KEP-956 (bookmarks).
+
+mod event;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Status;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Response, StatusCode, header};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use self::event::{Encoder, Kind, classify};
+use crate::body::{self, Body};
+use crate::call::Call;
+use crate::entropy;
+use crate::hub::{From, Message, Subscription};
+use crate::select::Selection;
+use crate::verbs::list::{reach, reach_newest, revision};
+
+/// Bytes of events that are sent together when more are waiting.
+const CHUNK_BYTES: usize = 32 << 10;
+
+/// What the query asks for.
+struct Options {
+    from: From,
+    bookmarks: bool,
+    /// Send a bookmark when all initial events are through.
+    marks_initial: bool,
+    timeout: Duration,
+}
+
+/// Answers with a stream of events.
+pub(crate) async fn watch(call: Call) -> Result<Response<Body>, Status> {
+    let selection = Selection::of(&call)?;
+    let options = Options::of(&call)?;
+    let prefix = prefix(&call, &selection);
+    match options.from {
+        From::After(asked) => reach(&call, asked).await?,
+        From::Now | From::Later => reach_newest(&call).await?,
+    }
+    let subscription = call.core.hub(&call.row).subscribe(&prefix, &options.from, options.bookmarks);
+    let stream = match subscription {
+        Ok(subscription) => Stream::new(call, selection, &options, subscription),
+        Err(too_old) => {
+            // The stream is the answer; what is wrong is its only event.
+            let status = Status::expired(format!("too old resource version: {} ({})", too_old.asked, too_old.oldest));
+            return Ok(respond_with(body::full(event::error(&status))));
+        }
+    };
+    Ok(respond_with(body::stream(futures::stream::unfold(
+        stream,
+        |mut stream| async move { stream.next().await.map(|bytes| (Ok(bytes), stream)) },
+    ))))
+}
+
+fn respond_with(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// The hub sends only what is under the prefix: one key, when a single object
+/// is watched.
+fn prefix(call: &Call, selection: &Selection) -> String {
+    // A name that is a prefix of another still is: the selection decides.
+    match selection.name() {
+        Some(name) if call.row.scope == api::Scope::Cluster || !call.namespace().is_empty() => call.row.key(call.namespace(), name),
+        _ => call.prefix(),
+    }
+}
+
+impl Options {
+    fn of(call: &Call) -> Result<Self, Status> {
+        let version = call.query.get("resourceVersion").map(revision).transpose()?;
+        let matching = call.query.get("resourceVersionMatch");
+        let initial = call.query.boolean("sendInitialEvents")?;
+        let forbidden = |why: &str| {
+            let violation = api::status::Violation::forbidden("resourceVersionMatch", why);
+            Err(Status::invalid(
+                &api::ResourceId::new("meta.k8s.io", "v1", "ListOptions", ""),
+                "",
+                &[violation],
+            ))
+        };
+        match (initial, matching) {
+            (None, Some(_)) => return forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
+            (Some(_), matching) if matching != Some("NotOlderThan") => {
+                return forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            }
+            _ => {}
+        }
+        let from = match (initial, version) {
+            // Objects as of now are not older than any revision that exists.
+            (Some(true), _) | (None, None | Some(0)) => From::Now,
+            (Some(false), None | Some(0)) => From::Later,
+            (_, Some(at)) => From::After(at),
+        };
+        let timeout = match call.query.integer("timeoutSeconds")? {
+            Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
+            // Spread, so that watches that began together do not end together.
+            _ => call.core.limits.watch_timeout.mul_f64(1.0 + entropy::fraction()),
+        };
+        let bookmarks = call.query.boolean("allowWatchBookmarks")?.unwrap_or(false);
+        Ok(Self {
+            from,
+            bookmarks,
+            marks_initial: bookmarks && initial == Some(true),
+            timeout,
+        })
+    }
+}
+
+/// A watch on its way to one client.
+struct Stream {
+    encoder: Encoder,
+    selection: Selection,
+    /// Encoded lazily, so that a large collection is not held twice.
+    initial: VecDeque<Arc<crate::hub::Entry>>,
+    backlog: VecDeque<Message>,
+    changes: mpsc::Receiver<Message>,
+    /// Everything up to here has been sent.
+    revision: u64,
+    bookmarks: bool,
+    marks_initial: bool,
+    deadline: Instant,
+    ended: bool,
+}
+
+/// What ends a wait.
+enum Next {
+    Message(Message),
+    /// The time is over: say goodbye with a bookmark.
+    TimedOut,
+    /// The hub let go, the server or the client's front ends.
+    Ended,
+}
+
+impl Stream {
+    fn new(call: Call, selection: Selection, options: &Options, subscription: Subscription) -> Self {
+        Self {
+            encoder: Encoder::new(call),
+            selection,
+            initial: subscription.objects.into(),
+            backlog: subscription.backlog.into_iter().map(Message::Change).collect(),
+            changes: subscription.changes,
+            revision: subscription.revision,
+            bookmarks: options.bookmarks,
+            marks_initial: options.marks_initial,
+            deadline: Instant::now() + options.timeout,
+            ended: false,
+        }
+    }
+
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while out.is_empty() {
+            if self.ended {
+                return None;
+            }
+            self.start(&mut out);
+            if !out.is_empty() {
+                break;
+            }
+            match self.wait().await {
+                Next::Message(message) => self.write(&message, &mut out),
+                Next::TimedOut => {
+                    if self.bookmarks {
+                        self.encoder.bookmark(self.revision, false, &mut out);
+                    }
+                    self.ended = true;
+                }
+                Next::Ended => self.ended = true,
+            }
+            // What is waiting already goes with it.
+            while out.len() < CHUNK_BYTES && !self.ended {
+                let Some(message) = self.backlog.pop_front().or_else(|| self.changes.try_recv().ok()) else {
+                    break;
+                };
+                self.write(&message, &mut out);
+            }
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    /// The next part of the initial objects, if there are any left.
+    fn start(&mut self, out: &mut BytesMut) {
+        while out.len() < CHUNK_BYTES {
+            let Some(entry) = self.initial.pop_front() else { break };
+            self.encoder.initial(&entry, &self.selection, out);
+        }
+        if self.initial.is_empty() && std::mem::take(&mut self.marks_initial) {
+            self.encoder.bookmark(self.revision, true, out);
+        }
+    }
+
+    async fn wait(&mut self) -> Next {
+        if let Some(message) = self.backlog.pop_front() {
+            return Next::Message(message);
+        }
+        tokio::select! {
+            biased;
+            () = self.encoder.call.core.closing.cancelled() => Next::Ended,
+            () = cancelled(self.encoder.call.ends.as_ref()) => Next::Ended,
+            message = self.changes.recv() => message.map_or(Next::Ended, Next::Message),
+            () = tokio::time::sleep_until(self.deadline) => Next::TimedOut,
+        }
+    }
+
+    fn write(&mut self, message: &Message, out: &mut BytesMut) {
+        match message {
+            Message::Change(change) => {
+                if let Some(kind) = classify(change, &self.selection, &self.encoder.call.row) {
+                    self.encoder.change(kind, change, out);
+                }
+                self.revision = self.revision.max(change.revision);
+            }
+            Message::Progress(revision) => {
+                self.revision = self.revision.max(*revision);
+                self.encoder.bookmark(self.revision, false, out);
+            }
+        }
+    }
+}
+
+async fn cancelled(token: Option<&tokio_util::sync::CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Kind {
+    /// As the event's `type`.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}

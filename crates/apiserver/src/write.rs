@@ -1,0 +1,299 @@
+//! Reading what is stored and committing what replaces it: the steps every
+//! write shares.
+
+use std::sync::Arc;
+
+use api::{Object, Status};
+use bytes::Bytes;
+use store::{Compare, Op, StoreError, Txn};
+
+use crate::call::{Call, Part, served};
+use crate::hub::Entry;
+use crate::registry::{Change, Resource, Rules, Subresource};
+use crate::server::Core;
+use crate::validate;
+
+/// How often a change is tried again when somebody else was faster.
+///
+/// Source: upstream `MaxRetryWhenPatchConflicts`.
+const ATTEMPTS: u32 = 5;
+
+/// An object as stored, and in the row's form.
+pub(crate) struct Current {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) object: Arc<Object>,
+}
+
+/// What a change of an object came to.
+pub(crate) enum Outcome {
+    /// It is stored; also when nothing had to be changed.
+    Stored(Arc<Entry>),
+    /// The last thing that held a deleted object back is gone, and so is it.
+    Removed(Arc<Entry>),
+}
+
+impl Outcome {
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        match self {
+            Self::Stored(entry) | Self::Removed(entry) => entry,
+        }
+    }
+}
+
+impl Core {
+    /// The newest version of an object: from the hub when that has caught up,
+    /// else from the store. Every acknowledged write is visible.
+    pub(crate) async fn current(&self, row: &Resource, key: &str) -> Result<Option<Current>, Status> {
+        let entry = match self.hub(row).get(key, self.store.revision().0) {
+            Some(entry) => entry,
+            None => {
+                let versioned = self.store.get(key).await.map_err(|error| store_failed(&error))?;
+                match versioned {
+                    None => None,
+                    Some(versioned) => Some(self.hub(row).resolve(key, &versioned).ok_or_else(|| {
+                        Status::internal(&format!("the stored object {key} cannot be decoded; the server's log says why"))
+                    })?),
+                }
+            }
+        };
+        Ok(entry.map(|entry| Current {
+            object: served(row, &entry.object),
+            entry,
+        }))
+    }
+}
+
+/// A failure of the store that is no conflict, as the client sees it.
+pub(crate) fn store_failed(error: &StoreError) -> Status {
+    match error {
+        StoreError::Conflict { key } => Status::internal(&format!("unexpected conflict for {key}")),
+        StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
+        StoreError::Future { asked, newest } => too_large(asked.0, newest.0),
+        StoreError::Lagged { .. } | StoreError::Closed => Status::unavailable(error.to_string()),
+        StoreError::Unstorable(why) => Status::request_too_large(format!("the object cannot be stored: {why}")),
+        StoreError::Storage { .. } => {
+            tracing::error!(%error, "the store failed");
+            Status::internal(&error.to_string())
+        }
+    }
+}
+
+/// 504 for a revision that does not exist yet.
+///
+/// Source: upstream `apiserver/pkg/storage/errors.go`,
+/// `NewTooLargeResourceVersionError`.
+pub(crate) fn too_large(asked: u64, newest: u64) -> Status {
+    let mut status = Status::timeout(format!("Timeout: Too large resource version: {asked}, current: {newest}"));
+    status.details = Some(api::status::Details {
+        causes: vec![api::status::Cause {
+            reason: "ResourceVersionTooLarge".to_owned(),
+            message: "Too large resource version".to_owned(),
+            field: String::new(),
+        }],
+        retry_after_seconds: 1,
+        ..api::status::Details::default()
+    });
+    status
+}
+
+/// The stored form of an object, and its bytes: without a revision.
+pub(crate) fn encode(row: &Resource, object: &Object) -> Result<(Object, Bytes), Status> {
+    let mut stored = match row.convert {
+        Some(convert) => convert.to_stored(object.clone())?,
+        None => object.clone(),
+    };
+    stored.meta.resource_version = None;
+    let bytes = serde_json::to_vec(&stored).map_err(|error| Status::internal(&format!("the object could not be encoded: {error}")))?;
+    Ok((stored, bytes.into()))
+}
+
+/// An entry of a stored form that has just been given its revision.
+pub(crate) fn entry(key: &str, mut stored: Object, bytes: Bytes, revision: u64) -> Arc<Entry> {
+    stored.meta.resource_version = Some(revision.to_string());
+    Arc::new(Entry {
+        key: key.to_owned(),
+        object: Arc::new(stored),
+        stored: bytes,
+        revision,
+    })
+}
+
+/// Every broken rule about a new version, as a 422.
+pub(crate) fn validate(row: &Resource, new: &Object, old: Option<&Object>, rules: Rules) -> Result<(), Status> {
+    let mut violations = validate::metadata(row, new, old);
+    violations.extend(row.strategy.validate(new, old, rules));
+    if violations.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::invalid(&row.id, new.name(), &violations))
+    }
+}
+
+/// Changes one stored object: `make` gets what is stored and says what it
+/// should become. Tried again when somebody else was faster, unless the new
+/// version names the revision it was made from.
+pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<String>) -> Result<Object, Status>) -> Result<Outcome, Status> {
+    let dry_run = call.dry_run()?;
+    let key = call.key();
+    let part = call.part();
+    for _ in 0..ATTEMPTS {
+        let current = call.core.current(&call.row, &key).await?.ok_or_else(|| call.not_found())?;
+        call.core.authorizer.change(&call.identity, &call.asked, &current.entry.object)?;
+        let mut warnings = Vec::new();
+        let mut new = make(&current.object, &mut warnings)?;
+        let old = current.object.as_ref();
+        let pinned = check_revision(call, &new, old)?;
+        take_over(&mut new, old);
+        restrict(&call.row, part, &mut new, old);
+        match part {
+            Part::Main => {
+                call.row.strategy.prepare(Change::Update { new: &mut new, old }, call.now);
+                validate(&call.row, &new, Some(old), Rules::Update)?;
+                warnings.extend(call.row.strategy.warnings(&new, Some(old)));
+            }
+            Part::Status => {
+                call.row.strategy.prepare(Change::UpdateStatus { new: &mut new, old }, call.now);
+                validate(&call.row, &new, Some(old), Rules::UpdateStatus)?;
+            }
+            Part::Finalize => validate(&call.row, &new, Some(old), Rules::Update)?,
+            // A pod's update rules forbid exactly what a binding does.
+            Part::Binding => {}
+        }
+        new.meta.resource_version.clone_from(&old.meta.resource_version);
+        // Nothing to write: the same object with the same revision.
+        let outcome = if new == *old {
+            Some(Outcome::Stored(current.entry))
+        } else {
+            replace(call, &key, &new, &current.entry, dry_run).await?
+        };
+        match outcome {
+            Some(outcome) => {
+                call.warnings.extend(warnings);
+                return Ok(outcome);
+            }
+            None if pinned => break,
+            None => {}
+        }
+    }
+    Err(Status::modified(&call.row.id, &call.asked.name))
+}
+
+/// Commits a new version; `None` when somebody else was faster.
+async fn replace(call: &Call, key: &str, new: &Object, current: &Entry, dry_run: bool) -> Result<Option<Outcome>, Status> {
+    let (stored, bytes) = encode(&call.row, new)?;
+    let removes =
+        new.meta.deletion_timestamp.is_some() && !is_held(&call.row, new) && new.meta.deletion_grace_period_seconds.unwrap_or(0) <= 0;
+    if dry_run {
+        return Ok(Some(Outcome::Stored(entry(key, stored, bytes, current.revision))));
+    }
+    let op = if removes {
+        Op::Delete(key.to_owned())
+    } else {
+        Op::Put(key.to_owned(), bytes.clone())
+    };
+    let txn = Txn {
+        compare: vec![Compare::ModifiedAt(key.to_owned(), store::Revision(current.revision))],
+        ops: vec![op],
+    };
+    match call.core.store.commit(txn).await {
+        Ok(revision) => {
+            let entry = entry(key, stored, bytes, revision.0);
+            Ok(Some(if removes { Outcome::Removed(entry) } else { Outcome::Stored(entry) }))
+        }
+        Err(StoreError::Conflict { .. }) => Ok(None),
+        Err(error) => Err(store_failed(&error)),
+    }
+}
+
+/// Whether finalizers keep a deleted object; those of a namespace's `spec` do
+/// where the row has the `finalize` subresource.
+pub(crate) fn is_held(row: &Resource, object: &Object) -> bool {
+    let own = object.meta.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
+    let of_spec = || {
+        object
+            .at("spec.finalizers")
+            .and_then(serde_json::Value::as_array)
+            .is_some_and(|finalizers| !finalizers.is_empty())
+    };
+    own || row.has(Subresource::Finalize) && of_spec()
+}
+
+/// Optimistic concurrency. Returns whether the new version names a revision.
+fn check_revision(call: &Call, new: &Object, old: &Object) -> Result<bool, Status> {
+    if let (Some(asked), Some(stored)) = (new.meta.uid.as_deref().filter(|uid| !uid.is_empty()), old.meta.uid.as_deref())
+        && asked != stored
+    {
+        let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {stored}");
+        return Err(Status::conflict(&call.row.id, &call.asked.name, &why));
+    }
+    match new
+        .meta
+        .resource_version
+        .as_deref()
+        .filter(|revision| !revision.is_empty() && *revision != "0")
+    {
+        None => Ok(false),
+        Some(revision) if old.meta.resource_version.as_deref() == Some(revision) => Ok(true),
+        Some(_) => Err(Status::modified(&call.row.id, &call.asked.name)),
+    }
+}
+
+/// Metadata the server owns stays as it was, whatever was sent.
+///
+/// Source: upstream `apiserver/pkg/registry/rest/update.go`, `BeforeUpdate`.
+fn take_over(new: &mut Object, old: &Object) {
+    let (new, old) = (&mut new.meta, &old.meta);
+    if new.uid.as_deref().unwrap_or_default().is_empty() {
+        new.uid.clone_from(&old.uid);
+    }
+    if new.creation_timestamp.is_none() {
+        new.creation_timestamp.clone_from(&old.creation_timestamp);
+    }
+    new.generation = old.generation;
+    new.generate_name.clone_from(&old.generate_name);
+    new.self_link = None;
+    new.managed_fields.clone_from(&old.managed_fields);
+    // A deletion is asked for by DELETE alone, and never taken back.
+    new.deletion_timestamp.clone_from(&old.deletion_timestamp);
+    new.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
+}
+
+/// Puts back what this part of the object may not change.
+fn restrict(row: &Resource, part: Part, new: &mut Object, old: &Object) {
+    match part {
+        Part::Main if row.has(Subresource::Status) => keep(new, old, "status"),
+        Part::Main | Part::Binding => {}
+        Part::Status => {
+            let status = new.body.remove("status");
+            new.body.clone_from(&old.body);
+            new.meta.owner_references.clone_from(&old.meta.owner_references);
+            new.meta.finalizers.clone_from(&old.meta.finalizers);
+            match status {
+                Some(status) => new.body.insert("status".to_owned(), status),
+                None => new.body.remove("status"),
+            };
+        }
+        Part::Finalize => {
+            let finalizers = new
+                .body
+                .get_mut("spec")
+                .and_then(|spec| spec.as_object_mut())
+                .and_then(|spec| spec.remove("finalizers"));
+            new.body.clone_from(&old.body);
+            new.meta.clone_from(&old.meta);
+            if let Some(spec) = new.body.get_mut("spec").and_then(|spec| spec.as_object_mut()) {
+                match finalizers {
+                    Some(finalizers) => spec.insert("finalizers".to_owned(), finalizers),
+                    None => spec.remove("finalizers"),
+                };
+            }
+        }
+    }
+}
+
+fn keep(new: &mut Object, old: &Object, field: &str) {
+    match old.body.get(field) {
+        Some(value) => new.body.insert(field.to_owned(), value.clone()),
+        None => new.body.remove(field),
+    };
+}
