@@ -6,6 +6,7 @@
 //! This crate deliberately does not know the API server, pods' desired state,
 //! restart policies or how a network is made.
 
+pub mod embedded;
 pub mod image;
 
 use std::net::IpAddr;
@@ -28,7 +29,7 @@ pub struct RunAs {
 }
 
 /// What a sandbox is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SandboxConfig {
     /// Identity of the pod.
     pub pod: Uid,
@@ -59,7 +60,7 @@ pub struct SandboxConfig {
 }
 
 /// Cgroup settings; `None` leaves the kernel's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Resources {
     /// Relative weight, cgroup v1 scale (2 to 262144).
     pub cpu_shares: Option<u64>,

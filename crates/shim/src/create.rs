@@ -95,6 +95,7 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
         .read_to_string("/etc/group")
         .map_err(system("reading the image's /etc/group"))?;
     let identity = users::resolve(&spec.user, &passwd, &groups).map_err(|message| (Refusal::Config, message))?;
+    let all_devices = spec.all_devices;
     let mut oci = spec.spec;
     settle(&mut oci, &identity, work.reaper).map_err(|message| (Refusal::Config, message))?;
     if let Some(process) = oci.process() {
@@ -121,9 +122,11 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
         .with_systemd(false)
         .build()
         .map_err(|error| refused(&error))?;
-    trees
-        .restrict_devices_v2(group)
-        .map_err(|cause| (Refusal::System, cause.to_string()))?;
+    if !all_devices {
+        trees
+            .restrict_devices_v2(group)
+            .map_err(|cause| (Refusal::System, cause.to_string()))?;
+    }
     trees.kill_as_one(group);
     container
         .pid()

@@ -33,4 +33,4 @@ mod sandbox;
 mod serve;
 mod users;
 
-pub use serve::main;
+pub use serve::{ROLE, main};

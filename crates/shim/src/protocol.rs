@@ -173,6 +173,9 @@ pub struct CreateSpec {
     pub message_from_log: bool,
     /// The container has a file for its last words.
     pub message_file: bool,
+    /// It may use every device of the node.
+    #[serde(default)]
+    pub all_devices: bool,
 }
 
 /// Who a container runs as, before names are looked up in its files.

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -71,18 +72,21 @@ enum Ready {
     Exec(Asker),
 }
 
-/// Runs the shim; call it before anything else in the process. Standard input
-/// is the listening socket, the arguments are `--dir`, `--uid`,
-/// `--cgroup-root`, each with a value. Ends the process.
-pub fn main(args: impl Iterator<Item = OsString>) -> ! {
-    let code = match Shim::open(args).and_then(|mut shim| shim.serve()) {
-        Ok(()) => 0,
+/// The first argument of a process that is to be a shim.
+pub const ROLE: &str = "shim";
+
+/// Runs the shim; call it before anything else in a process whose first
+/// argument is [`ROLE`]. Standard input is the listening socket; the further
+/// arguments are `--dir`, `--uid` and `--cgroup-root`, each with a value.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Shim::open(std::env::args_os().skip(2)).and_then(|mut shim| shim.serve()) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("shim: {error}");
-            1
+            ExitCode::FAILURE
         }
-    };
-    std::process::exit(code)
+    }
 }
 
 impl Shim {

@@ -1,0 +1,215 @@
+//! The embedded backend: one shim per pod, adopted by whichever agent runs.
+//!
+//! Reading order: `embedded/files.rs` (what is on disk), `embedded/pod.rs`
+//! (what is known), `embedded/sandbox.rs` and `embedded/container.rs` (what is
+//! done), `embedded/spec.rs` (a container's OCI configuration, pure),
+//! `embedded/client.rs` (the connection to a shim).
+//!
+//! Nothing here is remembered only in memory: an agent that is killed at any
+//! moment is followed by one that reads the same directories, connects to the
+//! same shims, and carries on.
+
+mod adopt;
+mod client;
+mod container;
+mod files;
+mod hosts;
+mod images;
+mod pod;
+mod sandbox;
+mod shim_exe;
+mod spec;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::node::{ContainerId, Observation, Uid};
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream};
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+
+pub use adopt::Purged;
+pub use images::{Images, NodeImages};
+pub use shim_exe::ShimExe;
+
+use crate::{Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig};
+use files::PodDir;
+use pod::Pod;
+use spec::Host;
+
+/// Hints nobody has read yet; older ones are dropped.
+const HINTS_MAX: usize = 4096;
+
+/// What the backend works with.
+pub struct Options {
+    /// Records, sockets and writable layers: one directory per pod.
+    pub state_dir: PathBuf,
+    /// Path of all pods' cgroups in the cgroup trees: `/lifepod`.
+    pub cgroup_root: PathBuf,
+    /// The program shims run.
+    pub shim_exe: Arc<ShimExe>,
+    /// Images.
+    pub images: Arc<dyn Images>,
+    /// Attaches sandboxes.
+    pub network: Arc<dyn Network>,
+    /// Addresses of pods on the node's own network.
+    pub node_ips: Vec<IpAddr>,
+}
+
+/// The backend. Dropping it leaves every pod running.
+pub struct Embedded {
+    options: Options,
+    host: Host,
+    pods: Mutex<HashMap<Uid, Arc<Pod>>>,
+    hints: broadcast::Sender<Uid>,
+    background: Mutex<JoinSet<()>>,
+}
+
+impl Embedded {
+    fn pods(&self) -> MutexGuard<'_, HashMap<Uid, Arc<Pod>>> {
+        // Each change under it is a single insertion or removal.
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pod(&self, uid: &Uid) -> Result<Arc<Pod>, RuntimeError> {
+        self.pods().get(uid).cloned().ok_or_else(|| RuntimeError::NotFound {
+            what: "sandbox",
+            name: uid.to_string(),
+        })
+    }
+
+    fn pod_or_new(&self, uid: &Uid) -> Arc<Pod> {
+        self.pods()
+            .entry(uid.clone())
+            .or_insert_with(|| Arc::new(self.new_pod(uid)))
+            .clone()
+    }
+
+    fn new_pod(&self, uid: &Uid) -> Pod {
+        let group = self.options.cgroup_root.join(format!("pod{uid}"));
+        // Numbers of a later agent, or of a pod made anew, are higher.
+        let first_sequence = u64::try_from(shim::record::now_ns()).unwrap_or_default();
+        Pod::new(uid.clone(), PodDir::new(&self.options.state_dir, uid), group, first_sequence)
+    }
+
+    fn forget(&self, pod: &Arc<Pod>) {
+        self.pods().remove(&pod.uid);
+        let _ = self.hints.send(pod.uid.clone());
+    }
+
+    /// Runs something short to its end unless the backend is dropped.
+    fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
+        while background.try_join_next().is_some() {}
+        background.spawn(work);
+    }
+}
+
+/// Runs file and process work where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static) -> Result<T, RuntimeError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(ended) => Err(RuntimeError::Io {
+            doing: "running a blocking task".to_owned(),
+            source: std::io::Error::other(ended),
+        }),
+    }
+}
+
+#[async_trait]
+impl Runtime for Embedded {
+    async fn observe(&self, uid: &Uid) -> Result<Observation, RuntimeError> {
+        let Ok(pod) = self.pod(uid) else {
+            return Ok(Observation {
+                sequence: u64::try_from(shim::record::now_ns()).unwrap_or_default(),
+                ..Observation::default()
+            });
+        };
+        if pod.has_lost_shim() {
+            let _gate = pod.gate.lock().await;
+            if pod.has_lost_shim() {
+                tracing::warn!(uid = %pod.uid, action = "end", "the pod's shim has died; its containers are lost");
+                self.end_sandbox(&pod).await?;
+            }
+        }
+        pod.observe().await
+    }
+
+    async fn list(&self) -> Result<Vec<Uid>, RuntimeError> {
+        Ok(self.pods().keys().cloned().collect())
+    }
+
+    fn hints(&self) -> BoxStream<'static, Uid> {
+        let hints = self.hints.subscribe();
+        Box::pin(stream::unfold(hints, |mut hints| async move {
+            loop {
+                match hints.recv().await {
+                    Ok(uid) => return Some((uid, hints)),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            }
+        }))
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError> {
+        let found = self.options.images.lookup(reference).map_err(|error| images::trouble(&error))?;
+        Ok(found.map(|stored| stored.image))
+    }
+
+    async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<Image, RuntimeError> {
+        self.options.images.pull(reference, auth).await
+    }
+
+    async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<(), RuntimeError> {
+        self.make_sandbox(sandbox).await
+    }
+
+    async fn create(&self, uid: &Uid, container: &ContainerConfig) -> Result<ContainerId, RuntimeError> {
+        self.make_container(&self.pod(uid)?, container).await
+    }
+
+    async fn start(&self, uid: &Uid, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.start_container(&self.pod(uid)?, &id.0).await
+    }
+
+    async fn stop(&self, uid: &Uid, id: &ContainerId, signal: Option<i32>, grace: Duration) -> Result<(), RuntimeError> {
+        match self.pod(uid) {
+            Ok(pod) => self.stop_container(&pod, &id.0, signal, grace).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn remove(&self, uid: &Uid, id: &ContainerId) -> Result<(), RuntimeError> {
+        match self.pod(uid) {
+            Ok(pod) => self.remove_container(&pod, &id.0).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn stop_sandbox(&self, uid: &Uid) -> Result<(), RuntimeError> {
+        let Ok(pod) = self.pod(uid) else { return Ok(()) };
+        let _gate = pod.gate.lock().await;
+        let stopped = pod.known().sandbox.as_ref().is_none_or(|s| s.phase == files::Phase::Stopped);
+        if stopped { Ok(()) } else { self.end_sandbox(&pod).await }
+    }
+
+    async fn remove_sandbox(&self, uid: &Uid) -> Result<(), RuntimeError> {
+        let Ok(pod) = self.pod(uid) else { return Ok(()) };
+        let _gate = pod.gate.lock().await;
+        self.erase(&pod).await
+    }
+
+    async fn exec(&self, uid: &Uid, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError> {
+        self.exec_in(&self.pod(uid)?, &id.0, request).await
+    }
+
+    async fn note(&self, uid: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError> {
+        self.note_attempt(&self.pod(uid)?, &id.0, key, value).await
+    }
+}
