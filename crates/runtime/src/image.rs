@@ -23,6 +23,9 @@ mod scratch;
 mod store;
 mod unpack;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::path::PathBuf;
 
 pub use error::ImageError;

@@ -402,3 +402,6 @@ fn lossy(bytes: &[u8]) -> String {
 fn malformed(what: impl Into<String>) -> UnpackError {
     UnpackError::Malformed(what.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -414,3 +414,6 @@ fn normal(base: &Path, path: &str) -> Option<String> {
     }
     out.into_os_string().into_string().ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -486,3 +486,6 @@ fn platform_error(reference: &Reference, wanted: &Platform, offered: String) -> 
         offered,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,7 +119,7 @@ impl Session {
             // machine. The client reads the environment only when no proxy is
             // set, so one is, for no host at all.
             config.http_proxy = Some("http://127.0.0.1:9".to_owned());
-            config.no_proxy = Some("*".to_owned());
+            config.no_proxy = Some("*,0.0.0.0/0,::/0".to_owned());
         }
         let client =
             Client::try_from(config).map_err(|error| RegistryError::Protocol(format!("set up HTTP client: {}", root_cause(&error))))?;

@@ -531,3 +531,6 @@ fn lock(root: &Path) -> Result<File, ImageError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -532,3 +532,6 @@ fn write(doing: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> UnpackError 
         source: errno.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;
