@@ -204,7 +204,13 @@ impl Machine {
         if self.desired.eviction.is_some() {
             return Some(Ending::Evicted);
         }
-        self.desired.deletion.map(|_| Ending::Deleted)
+        if self.desired.deletion.is_some() {
+            return Some(Ending::Deleted);
+        }
+        // A status that says it is over ends it, whatever else could be done:
+        // sidecars are not restarted for their own sake.
+        let status = status::generate(self.world(now, &self.seen()), Stage::Sync);
+        status::is_terminal(&status).then_some(Ending::Finished)
     }
 
     fn end(&mut self, now: Time, ending: Ending, events: &mut Vec<PodEvent>) {

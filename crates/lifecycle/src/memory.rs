@@ -58,7 +58,7 @@ impl PullFailure {
 
     /// Whether it is the back-off that is shown instead of the failure.
     pub(crate) fn backing_off(&self, now: Time) -> bool {
-        self.backs_off() && now >= self.at + SHOWN && now < self.next_at
+        self.backs_off() && now >= self.at + SHOWN
     }
 }
 

@@ -146,10 +146,12 @@ pub(crate) fn sync(w: World<'_>) -> Plan {
     plan
 }
 
-/// Keeps the newest two attempts of each container, as the status shows them.
+/// Keeps the newest two attempts of each container, as the status shows them;
+/// one that was not started yet is not shown.
 fn prune(w: World<'_>, plan: &mut Plan) {
     for container in w.desired.all() {
         let attempts = w.attempts(&container.name);
+        let unshown = usize::from(attempts.last().is_some_and(|v| v.state == RunState::Created));
         for (newer, view) in attempts.iter().rev().enumerate().skip(1) {
             let target = Target::Attempt(ContainerId(view.id.0.clone()));
             if matches!(view.state, RunState::Running { .. }) {
@@ -162,7 +164,7 @@ fn prune(w: World<'_>, plan: &mut Plan) {
                     },
                     Reason::Superseded,
                 );
-            } else if newer >= 2 {
+            } else if newer >= 2 + unshown {
                 plan.want(target, Verb::Remove { id: view.id.clone() }, Reason::Superseded);
             }
         }

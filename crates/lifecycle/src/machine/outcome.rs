@@ -29,7 +29,10 @@ impl Machine {
 
     fn succeeded(&mut self, now: Time, flight: InFlight, outcome: Outcome, events: &mut Vec<PodEvent>) {
         let InFlight { target, verb, pulling, .. } = flight;
-        self.memory.retries.remove(&target);
+        // What failed on the way to a start is shown until there is one.
+        if !matches!(verb, Verb::Pull { .. } | Verb::Create { .. } | Verb::Note { .. }) {
+            self.memory.retries.remove(&target);
+        }
         let path = self.field_path(&target);
         let mut tell = |event: PodEvent| events.extend(path.clone().map(|p| event.of(p)));
         match (&verb, &target) {

@@ -77,21 +77,21 @@ pub(crate) fn start(w: World<'_>, plan: &mut Plan, container: &Container, becaus
         line.free = false;
         return;
     }
-    if let Some(retry) = w.memory.retry(&target).filter(|r| r.next_at > w.now) {
-        plan.wake(retry.next_at);
-        return;
-    }
     let newest = w.newest(&container.name);
-    if let Some(view) = newest.filter(|v| v.state == RunState::Created) {
-        if std::mem::take(&mut line.free) {
-            plan.want(target, note_or_start(view, w.previous(&container.name)), Reason::Created);
-        }
-        return;
-    }
     if let Some(at) = crash_back_off(w, container).filter(|at| *at > w.now) {
         plan.wake(at);
         if let Some(finished_at) = newest.and_then(exit).map(|e| e.finished_at).filter(|at| *at + SHOWN > w.now) {
             plan.wake(finished_at + SHOWN);
+        }
+        return;
+    }
+    if let Some(retry) = w.memory.retry(&target).filter(|r| r.next_at > w.now) {
+        plan.wake(retry.next_at);
+        return;
+    }
+    if let Some(view) = newest.filter(|v| v.state == RunState::Created) {
+        if std::mem::take(&mut line.free) {
+            plan.want(target, note_or_start(view, w.previous(&container.name)), Reason::Created);
         }
         return;
     }

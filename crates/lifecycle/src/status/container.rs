@@ -8,7 +8,7 @@ use crate::event;
 use crate::input::{Container, FailureClass, Role};
 use crate::machine::Stage;
 use crate::memory::SHOWN;
-use crate::plan::containers::{again, crash_back_off};
+use crate::plan::containers::again;
 use crate::plan::{World, exit};
 use crate::restart;
 use crate::status::{STATUS_UNKNOWN, STATUS_UNKNOWN_CODE, epoch, terminated};
@@ -29,13 +29,18 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
         None => without_attempt(w, stage, container),
     };
     let trouble = if stage == Stage::Sync && to_start(w, container, shown.last().copied()) {
-        waiting(w, container)
+        waiting(w, container, shown)
     } else {
         None
     };
     if let Some(waiting) = trouble {
         if status.state.as_ref().is_some_and(|s| s.terminated.is_some()) {
             status.last_state = status.state.take();
+            if shown.is_empty() {
+                // Only the API remembers the attempt; what waits is the next.
+                status.restart_count = status.restart_count.saturating_add(1);
+                (status.container_id, status.image_id) = (None, String::new());
+            }
         }
         status.state = Some(ContainerState {
             waiting: Some(waiting),
@@ -146,7 +151,7 @@ fn to_start(w: World<'_>, container: &Container, newest: Option<&ContainerView>)
 }
 
 /// What keeps the container from being started, if anything does.
-fn waiting(w: World<'_>, container: &Container) -> Option<ContainerStateWaiting> {
+fn waiting(w: World<'_>, container: &Container, shown: &[&ContainerView]) -> Option<ContainerStateWaiting> {
     let pod = w.desired.pod();
     let reason = |reason: &str, message: String| {
         Some(ContainerStateWaiting {
@@ -154,13 +159,7 @@ fn waiting(w: World<'_>, container: &Container) -> Option<ContainerStateWaiting>
             message: Some(message),
         })
     };
-    let newest = w.newest(&container.name);
-    let finished_at = newest.and_then(exit).map(|e| e.finished_at);
-    if let (Some(until), Some(finished_at), Some(view)) = (crash_back_off(w, container), finished_at, newest)
-        && until > w.now
-        && finished_at + SHOWN <= w.now
-        && let Some(delay) = restart::delay(view, w.previous(&container.name))
-    {
+    if let Some(delay) = crash_delay(w, container, shown) {
         let name = &container.name;
         return reason(
             "CrashLoopBackOff",
@@ -180,6 +179,18 @@ fn waiting(w: World<'_>, container: &Container) -> Option<ContainerStateWaiting>
         );
     }
     reason(class, failure.message.clone())
+}
+
+/// The back-off the newest attempt met when it died. It is shown while it
+/// lasts, and once shown until the next attempt runs.
+fn crash_delay(w: World<'_>, container: &Container, shown: &[&ContainerView]) -> Option<std::time::Duration> {
+    let (view, before) = (*shown.last()?, shown.len().checked_sub(2).map(|i| shown[i]));
+    let exit = exit(view)?;
+    let until = restart::not_before(container, view, exit, before);
+    let was_shown = w.last.and_then(|s| crate::status::waiting_reason(s, &container.name)) == Some("CrashLoopBackOff");
+    let fresh = exit.finished_at + SHOWN > w.now;
+    let shows = !fresh && (until > w.now || (was_shown && until > exit.finished_at));
+    restart::delay(view, before).filter(|_| shows)
 }
 
 /// The waiting reason of a failure; `None` for those of no container.

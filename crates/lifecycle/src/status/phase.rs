@@ -1,5 +1,6 @@
 //! The phase of a pod. Source: upstream `getPhase`.
 
+use api::node::{ContainerView, RunState};
 use api::typed::{ContainerStatus, PodStatus};
 
 use crate::input::{RestartPolicy, Role};
@@ -77,12 +78,10 @@ fn by_exit(all_well: bool) -> &'static str {
     if all_well { "Succeeded" } else { "Failed" }
 }
 
-/// Stopped only to be started with another image.
+/// Stopped only to be started with another image, or about to be started.
 fn being_replaced(w: World<'_>) -> bool {
-    w.desired
-        .containers
-        .iter()
-        .any(|c| w.newest(&c.name).is_some_and(|v| v.notes.contains_key(NOTE_REPLACED)))
+    let next = |v: &ContainerView| v.state == RunState::Created || v.notes.contains_key(NOTE_REPLACED);
+    w.desired.containers.iter().any(|c| w.newest(&c.name).is_some_and(next))
 }
 
 fn tally(w: World<'_>, init: &[ContainerStatus], regular: &[ContainerStatus]) -> Tally {
