@@ -12,7 +12,7 @@ mod event;
 mod lease;
 mod namespace;
 mod node;
-pub mod pod;
+mod pod;
 mod secret;
 mod service;
 mod service_account;
@@ -96,7 +96,7 @@ fn short(names: &[&str]) -> Vec<String> {
 /// references are not status either.
 ///
 /// Source: upstream's strategies, such as `pkg/registry/core/pod/strategy.go`.
-pub fn keep_status_apart(change: Change<'_>) {
+fn keep_status_apart(change: Change<'_>) {
     match change {
         Change::Create { new } => {
             new.body.remove("status");

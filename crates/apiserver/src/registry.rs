@@ -272,6 +272,7 @@ impl Strategy for Plain {}
 /// Two forms of one stored object.
 pub trait Convert: Sync {
     /// From the stored form to the row's.
+    #[allow(clippy::wrong_self_convention)] // the receiver converts, it is not converted
     fn from_stored(&self, stored: Object) -> Object;
     /// From the row's form to the stored one.
     ///

@@ -1,14 +1,14 @@
 //! Pod: the row and what its strategy does.
 //!
-//! Reading order: [`row`](self), `default.rs` (what is filled in),
+//! Reading order: this file (the row), `default.rs` (what is filled in),
 //! `prepare.rs` (what the server owns), `validate.rs` (upstream's rules), and
-//! [`supported`] (what Lifepod does not do yet).
+//! `supported.rs` (what Lifepod does not do yet).
 //!
 //! Source: upstream `pkg/registry/core/pod/strategy.go`.
 
 mod default;
 mod prepare;
-pub mod supported;
+mod supported;
 mod validate;
 
 pub(super) use self::supported::not_yet;

@@ -129,10 +129,10 @@ fn fill_probe(probe: &mut Map<String, Value>) {
     if let Some(get) = object(probe, "httpGet") {
         fill_http_get(get);
     }
-    if let Some(grpc) = object(probe, "grpc") {
-        if grpc.get("service").is_none_or(Value::is_null) {
-            grpc.insert("service".to_owned(), Value::from(""));
-        }
+    if let Some(grpc) = object(probe, "grpc")
+        && grpc.get("service").is_none_or(Value::is_null)
+    {
+        grpc.insert("service".to_owned(), Value::from(""));
     }
 }
 

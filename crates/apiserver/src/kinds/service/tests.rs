@@ -43,7 +43,7 @@ fn rules_of_a_service() {
     let rows = [
         (json!({}), "spec.ports: Required value"),
         (
-            json!({ "ports": [{ "port": 0 }] }),
+            json!({ "ports": [{ "port": 0, "targetPort": 80 }] }),
             "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
         ),
         (

@@ -128,13 +128,15 @@ fn of_kind(field: &str, kind: &str, volume: &Volume) -> Vec<Violation> {
             broken.extend(files(field, "name", &map.name, map.default_mode, each(&map.items)));
         }
         "persistentVolumeClaim" => {
-            if volume
-                .persistent_volume_claim
-                .as_ref()
-                .is_some_and(|claim| claim.claim_name.is_empty())
-            {
-                broken.push(Violation::required(format!("{field}.claimName"), ""));
-            }
+            let Some(claim) = &volume.persistent_volume_claim else {
+                return broken;
+            };
+            broken.extend(
+                claim
+                    .claim_name
+                    .is_empty()
+                    .then(|| Violation::required(format!("{field}.claimName"), "")),
+            );
         }
         "projected" => {
             let Some(projected) = &volume.projected else { return broken };
