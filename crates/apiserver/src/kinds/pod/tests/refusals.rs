@@ -173,3 +173,13 @@ fn what_is_wrong_is_said_before_what_is_not_done() {
         "{said:?}"
     );
 }
+
+#[test]
+fn a_pod_with_init_containers_is_taken_as_it_is() {
+    let wait = |name: &str| json!({ "name": name, "image": "busybox:1.30", "command": ["sh", "-c", "until ping 192.168.90.14 -c 1; do sleep 2; done;"] });
+    let tutorial = pod(json!({
+        "containers": [{ "name": "main-container", "image": "nginx:1.17.1", "ports": [{ "name": "nginx-port", "containerPort": 80 }] }],
+        "initContainers": [wait("test-mysql"), wait("test-redis")],
+    }));
+    assert_eq!(created(&tutorial), Vec::<String>::new());
+}
