@@ -12,6 +12,7 @@
 //! [`Step`].
 
 pub mod action;
+pub mod admit;
 pub mod event;
 pub mod input;
 pub mod machine;
@@ -21,6 +22,7 @@ pub mod restart;
 mod status;
 
 pub use action::{Action, ActionId, Reason, Step, Target, Verb};
+pub use admit::admit;
 pub use event::{EventType, PodEvent};
 pub use input::{
     Container, Deletion, Desired, Eviction, Failure, FailureClass, Input, NodeFacts, Outcome, ParseError, Progress, PullPolicy, Pulled,

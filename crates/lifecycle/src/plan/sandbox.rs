@@ -74,7 +74,9 @@ fn pointless(w: World<'_>) -> bool {
 /// Stops what runs; then forgets init attempts, so that init starts over, and
 /// attempts that were never started, since they belong to the old sandbox.
 fn clear(w: World<'_>, plan: &mut Plan, because: &Reason) -> bool {
-    let mut cleared = true;
+    // What is still being made or started must not turn up in the new sandbox.
+    let late = |v: &Verb| matches!(v, Verb::Create { .. } | Verb::Start { .. });
+    let mut cleared = !w.hands.0.values().any(|f| !f.cancelled && late(&f.verb));
     for view in w.running() {
         cleared = false;
         let grace = w.desired.grace.max(FLOOR);
