@@ -23,6 +23,8 @@ use super::registry::{RegistryError, Session};
 
 /// Attempts without any new byte in a row before a layer is given up.
 const ATTEMPTS_MAX: u32 = 4;
+/// Interruptions of one download before it is left to the next pull.
+const INTERRUPTIONS_MAX: u32 = 16;
 const RETRY_BASE: Duration = Duration::from_millis(200);
 /// Pieces (of some 16 KiB) between the network and the disk.
 const QUEUE: usize = 32;
@@ -54,6 +56,7 @@ pub(crate) async fn download(
     let mut resumed = partial.have > 0;
     let mut restarted = false;
     let mut attempt = 0;
+    let mut interruptions = 0;
     loop {
         progress(partial.have);
         if partial.have == layer.size {
@@ -87,7 +90,8 @@ pub(crate) async fn download(
         };
         resumed = true;
         attempt = if partial.have > before { 1 } else { attempt + 1 };
-        if attempt >= ATTEMPTS_MAX {
+        interruptions += 1;
+        if attempt >= ATTEMPTS_MAX || interruptions >= INTERRUPTIONS_MAX {
             return Err(failed(failure));
         }
         tracing::debug!(layer = %layer.digest, %failure, attempt, "layer download interrupted, trying again");

@@ -31,6 +31,12 @@ struct Ready {
     _lease: TempPath,
 }
 
+/// A manifest, and the documents that led to it.
+struct Resolved {
+    documents: Vec<Vec<u8>>,
+    manifest: Manifest,
+}
+
 /// One line of a docker-save archive's `manifest.json`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -99,7 +105,7 @@ impl Import<'_> {
         let mut offered = Vec::new();
         for entry in &index.manifests {
             match self.resolve(entry)? {
-                Ok((documents, manifest)) => ready.push(self.oci_image(entry, documents, &manifest, saved)?),
+                Ok(found) => ready.push(self.oci_image(entry, found, saved)?),
                 Err(others) => offered.push(others),
             }
         }
@@ -120,7 +126,7 @@ impl Import<'_> {
 
     /// Follows indexes to the manifest for the platform; the inner error lists
     /// the platforms there are instead.
-    fn resolve(&self, entry: &Descriptor) -> Result<Result<(Vec<Vec<u8>>, Manifest), String>, ImageError> {
+    fn resolve(&self, entry: &Descriptor) -> Result<Result<Resolved, String>, ImageError> {
         let mut documents = Vec::new();
         let mut next = entry.clone();
         for _ in 0..=INDEX_DEPTH_MAX {
@@ -133,7 +139,7 @@ impl Import<'_> {
             let document = Document::parse(&bytes).map_err(|reason| self.bad(format!("manifest {} {reason}", next.digest)))?;
             documents.push(bytes);
             match document {
-                Document::Manifest(manifest) => return Ok(Ok((documents, manifest))),
+                Document::Manifest(manifest) => return Ok(Ok(Resolved { documents, manifest })),
                 Document::Index(index) => match index.choose(self.platform) {
                     Ok(chosen) => next = chosen.clone(),
                     Err(offered) => return Ok(Err(offered)),
@@ -143,7 +149,8 @@ impl Import<'_> {
         Err(self.bad(format!("manifest {} is an index more than {INDEX_DEPTH_MAX} deep", entry.digest)))
     }
 
-    fn oci_image(&self, entry: &Descriptor, documents: Vec<Vec<u8>>, manifest: &Manifest, saved: &[Saved]) -> Result<Ready, ImageError> {
+    fn oci_image(&self, entry: &Descriptor, found: Resolved, saved: &[Saved]) -> Result<Ready, ImageError> {
+        let Resolved { documents, manifest } = found;
         let config = self.blob(&manifest.config.digest)?;
         let configuration = self.configuration(&config, manifest.layers.len())?;
         let mut names = self.annotated(entry)?;

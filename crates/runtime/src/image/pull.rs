@@ -345,10 +345,17 @@ impl Inner {
             return Err(ImageError::Manifest { what: what(), reason });
         }
         for layer in &manifest.layers {
-            check_layer_type(&layer.media_type).map_err(|reason| ImageError::Manifest {
-                what: format!("layer {}", layer.digest),
-                reason,
-            })?;
+            let size_max = self.store.limits().archive_bytes;
+            let size = if layer.size > size_max {
+                Err(format!("has {} bytes, at most {size_max} are accepted", layer.size))
+            } else {
+                Ok(())
+            };
+            size.and_then(|()| check_layer_type(&layer.media_type))
+                .map_err(|reason| ImageError::Manifest {
+                    what: format!("layer {}", layer.digest),
+                    reason,
+                })?;
         }
         Ok(configuration)
     }

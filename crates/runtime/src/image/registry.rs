@@ -146,10 +146,8 @@ impl Session {
 
     /// Gets a token if the registry wants one.
     pub(crate) async fn authenticate(&self) -> Result<(), RegistryError> {
-        let outcome = self.client.auth(&self.image, &self.auth, oci_client::RegistryOperation::Pull).await;
-        outcome
-            .map(|_| ())
-            .map_err(|error| self.classify(error, &self.reference.to_string()))
+        let ask = self.client.auth(&self.image, &self.auth, oci_client::RegistryOperation::Pull);
+        self.bounded(ask, &self.reference.to_string()).await.map(|_| ())
     }
 
     /// The manifest or index the reference names, or the one of `digest`.
@@ -161,8 +159,22 @@ impl Session {
             ),
             None => (self.image.clone(), self.reference.to_string()),
         };
-        let answer = self.client.pull_manifest_raw(&image, &self.auth, &MANIFEST_TYPES).await;
-        answer.map(|(bytes, _)| bytes).map_err(|error| self.classify(error, &name))
+        let ask = self.client.pull_manifest_raw(&image, &self.auth, &MANIFEST_TYPES);
+        self.bounded(ask, &name).await.map(|(bytes, _)| bytes)
+    }
+
+    /// A small request, which may take no longer than two silences: an answer
+    /// that trickles in would never be one.
+    async fn bounded<T>(&self, ask: impl Future<Output = Result<T, OciDistributionError>>, name: &str) -> Result<T, RegistryError> {
+        let host = self.image.resolve_registry();
+        match tokio::time::timeout(self.idle * 2, ask).await {
+            Ok(answer) => answer.map_err(|error| self.classify(error, name)),
+            Err(_) => Err(RegistryError::Request {
+                url: host.to_owned(),
+                cause: format!("dial tcp {host}: i/o timeout"),
+                transient: true,
+            }),
+        }
     }
 
     /// A blob, from `offset` if the registry can.

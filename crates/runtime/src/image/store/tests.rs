@@ -204,3 +204,66 @@ fn a_damaged_configuration_is_noticed() {
     drop(store);
     assert!(matches!(scene.open().lookup("a:1"), Err(ImageError::Damaged { .. })));
 }
+
+const CHILD_DIR: &str = "LIFEPOD_TEST_IMAGE_DIR";
+
+/// The other half of [`killing_at_any_instant_leaves_whole_images`]: changes a
+/// store until it is killed.
+#[test]
+#[ignore = "run by killing_at_any_instant_leaves_whole_images"]
+fn child_changes_a_store_until_killed() {
+    let scene = Scene {
+        dir: tempfile::Builder::new().tempdir_in(std::env::var(CHILD_DIR).unwrap()).unwrap(),
+    };
+    let store = ImageStore::open(Path::new(&std::env::var(CHILD_DIR).unwrap()).join("images")).unwrap();
+    for n in 0_u32.. {
+        let content = n.to_string();
+        scene.import(&store, &image(&["base", &content]), "changing:1");
+        scene.import(&store, &image(&["base", &content, "more"]), &format!("of:{}", n % 3));
+        for unnamed in store.list().unwrap().iter().filter(|stored| stored.image.tags.is_empty()) {
+            store.remove(&unnamed.image.id, &HashSet::new()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn killing_at_any_instant_leaves_whole_images() {
+    let scene = Scene::new();
+    drop(scene.open());
+    let mut images = 0;
+    for round in 0..12_u64 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "image::store::tests::child_changes_a_store_until_killed", "--ignored"])
+            .env(CHILD_DIR, scene.dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // It has begun; then a different instant each time.
+        let before = fs::metadata(scene.path("index.json")).ok().map(|metadata| metadata.ino());
+        let began = Instant::now();
+        while fs::metadata(scene.path("index.json")).ok().map(|metadata| metadata.ino()) == before {
+            assert!(
+                began.elapsed() < Duration::from_secs(30) && child.try_wait().unwrap().is_none(),
+                "the child does nothing"
+            );
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_micros(round * 1700));
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let store = scene.open();
+        assert_eq!(fs::read_dir(scene.path("work")).unwrap().count(), 1, "only our own work directory");
+        let mut needed = HashSet::new();
+        for stored in store.list().unwrap() {
+            images += 1;
+            assert_eq!(fs::read_to_string(stored.layers[0].join("file")).unwrap(), "base");
+            for layer in stored.layers {
+                assert!(layer.join("file").is_file());
+                needed.insert(layer);
+            }
+        }
+        assert_eq!(scene.layers(), needed.len(), "layers of no image were left");
+    }
+    assert!(images > 0);
+}

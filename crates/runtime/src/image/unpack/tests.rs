@@ -256,7 +256,7 @@ fn an_implied_directory_is_as_in_the_layer_below() {
     fs::create_dir_all(below.join("var/private")).unwrap();
     fs::set_permissions(below.join("var/private"), fs::Permissions::from_mode(0o1730)).unwrap();
     let archive = Tar::new().file("var/private/new", "").finish();
-    unpack_into(&scene.layer(), &archive, &[below.clone()]).unwrap();
+    unpack_into(&scene.layer(), &archive, std::slice::from_ref(&below)).unwrap();
     let found = fs::metadata(scene.layer().join("var/private")).unwrap();
     assert_eq!(found.permissions().mode() & 0o7777, 0o1730);
     assert_eq!(found.mtime(), fs::metadata(below.join("var/private")).unwrap().mtime());
