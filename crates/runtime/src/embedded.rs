@@ -130,14 +130,16 @@ impl Runtime for Embedded {
                 ..Observation::default()
             });
         };
-        if pod.has_lost_shim() {
+        loop {
+            if let Some(seen) = pod.observe().await? {
+                return Ok(seen);
+            }
             let _gate = pod.gate.lock().await;
             if pod.has_lost_shim() {
                 tracing::warn!(uid = %pod.uid, action = "end", "the pod's shim has died; its containers are lost");
                 self.end_sandbox(&pod).await?;
             }
         }
-        pod.observe().await
     }
 
     async fn list(&self) -> Result<Vec<Uid>, RuntimeError> {

@@ -92,7 +92,9 @@ impl Trees {
         }
     }
 
-    fn from_mountinfo(table: &str) -> Self {
+    /// Reads them from the kernel's mount table (`/proc/self/mountinfo`).
+    #[must_use]
+    pub fn from_mountinfo(table: &str) -> Self {
         let (mut v2, mut v1) = (None, Vec::new());
         for line in table.lines() {
             let Some((mount, fs)) = line.split_once(" - ") else { continue };

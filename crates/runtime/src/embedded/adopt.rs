@@ -115,7 +115,7 @@ impl Embedded {
     /// Removes attempts that were written down but never made: the earlier
     /// agent died before the shim was asked.
     async fn drop_unknown(&self, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
-        let seen = pod.observe().await?;
+        let Some(seen) = pod.observe().await? else { return Ok(()) };
         let unknown: Vec<String> = {
             let known = pod.known();
             let ids = known.attempts.iter().map(|a| a.record.id.clone());

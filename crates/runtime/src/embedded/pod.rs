@@ -125,8 +125,11 @@ impl Pod {
     /// Whether the shim should live but does not.
     pub(super) fn has_lost_shim(&self) -> bool {
         let known = self.known();
-        let should_live = known.sandbox.as_ref().is_some_and(|s| s.phase != Phase::Stopped);
-        should_live && known.client.as_ref().is_none_or(|client| client.is_gone())
+        let phase = known.sandbox.as_ref().map(|s| s.phase);
+        match &known.client {
+            Some(client) => client.is_gone() && phase.is_some_and(|p| p != Phase::Stopped),
+            None => phase == Some(Phase::Ready),
+        }
     }
 
     /// Changes the sandbox's record, on disk first.
@@ -144,8 +147,9 @@ impl Pod {
         })
     }
 
-    /// A whole snapshot. Exits are taken from disk once and kept.
-    pub(super) async fn observe(&self) -> Result<Observation, RuntimeError> {
+    /// A whole snapshot; `None` if the shim died while it was taken, for then
+    /// it is not whole. Exits are taken from disk once and kept.
+    pub(super) async fn observe(&self) -> Result<Option<Observation>, RuntimeError> {
         let _in_order = self.snapshot.lock().await;
         let status = match self.client() {
             Some(client) => match client.ask(&Request::Status, PROMPT).await {
@@ -157,13 +161,15 @@ impl Pod {
             },
             None => Status::default(),
         };
-        let alive = self.client().is_some();
+        if self.has_lost_shim() {
+            return Ok(None);
+        }
         let mut known = self.known();
         known.sequence += 1;
         let sequence = known.sequence;
         let sandbox = known.sandbox.as_ref().map(|s| SandboxView {
             attempt: s.config.attempt,
-            ready: s.phase == Phase::Ready && alive,
+            ready: s.phase == Phase::Ready,
             ips: s.ips.clone(),
             created_at: Time(s.created_at_ns),
         });
@@ -174,11 +180,11 @@ impl Pod {
                 containers.push(view);
             }
         }
-        Ok(Observation {
+        Ok(Some(Observation {
             sequence,
             sandbox,
             containers,
-        })
+        }))
     }
 
     /// Writes down that what ran has been lost with the shim, where no exit is

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use api::node::{ExitCause, RunState};
-use runtime::{ContainerConfig, ExecRequest, Resources, Runtime, RuntimeError};
+use runtime::Runtime;
 
 use crate::node::{Node, script, view};
 

@@ -1,8 +1,10 @@
 //! The embedded backend with real containers. Needs root.
 
-mod node;
-
+mod endings;
+mod faults;
+mod inside;
 mod life;
+mod node;
 
 /// What shims run.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_runtime-for-tests");

@@ -196,6 +196,19 @@ impl Node {
         }
     }
 
+    /// Waits for a line of output.
+    pub(crate) async fn until_log(&self, n: u32, container: &str, text: &str) {
+        let path = self.sandbox(n).log_dir.join(container).join("0.log");
+        let waiting = async {
+            while !std::fs::read_to_string(&path).unwrap_or_default().contains(text) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waiting)
+            .await
+            .expect("the line never came");
+    }
+
     /// Observes at every hint until `wanted`.
     pub(crate) async fn until(&self, n: u32, wanted: impl Fn(&Observation) -> bool) -> Observation {
         let uid = Self::uid(n);
@@ -306,7 +319,9 @@ pub(crate) fn agent_until_killed() -> ExitCode {
     tokio.block_on(async {
         let options = place.options(Arc::new(place.image()), Arc::new(AddressBook::default()));
         let runtime = Embedded::open(options).await.unwrap();
-        for round in 0.. {
+        // Attempts of an earlier agent may still be there.
+        let first = std::process::id() % 1_000_000 * 1000;
+        for round in first.. {
             let pods = (0..3).map(|n| {
                 let (runtime, place) = (&runtime, &place);
                 async move {

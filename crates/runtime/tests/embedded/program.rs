@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-#[path = "embedded/node.rs"]
+#[path = "node.rs"]
 #[allow(dead_code)]
 mod node;
 
