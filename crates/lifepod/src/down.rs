@@ -3,25 +3,35 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use runtime::image::PullOptions;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::flags::Down;
 use crate::layout::{Layout, Lock};
+use crate::settings::Settings;
 use crate::{node, preflight};
 
 /// How long a running `lifepod up` may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Stops, removes, and tells what was removed. Objects and images stay.
-pub async fn run(down: Down) -> Result<()> {
+pub(crate) async fn run(down: Down) -> Result<()> {
     preflight::check()?;
     let layout = Layout::new(&down.data.data_dir)?;
     if !layout.exists() {
         bail!("there is no data directory {}; nothing is to be removed", layout.root().display());
     }
     let _lock = take_over(&layout).await?;
-    let removed = node::purge(&down, &layout).await?;
-    println!("removed {removed} pods from this host; objects and images stay in {}", layout.root().display());
+    let Some(settings) = Settings::read(&layout)? else {
+        println!("nothing of {} is on this host", layout.root().display());
+        return Ok(());
+    };
+    let parts = node::open(&settings, preflight::host_ip(), PullOptions::default(), &layout).await?;
+    let removed = node::purge(&parts, &layout).await?;
+    println!(
+        "removed {removed} pods from this host; objects and images stay in {}",
+        layout.root().display()
+    );
     Ok(())
 }
 
@@ -32,7 +42,12 @@ async fn take_over(layout: &Layout) -> Result<Lock> {
         Err(pid) => pid,
     };
     let pid = i32::try_from(holder).ok().and_then(Pid::from_raw);
-    let pid = pid.with_context(|| format!("{} is in use, by a process that left no id; end it, then run this again", layout.root().display()))?;
+    let pid = pid.with_context(|| {
+        format!(
+            "{} is in use, by a process that left no id; end it, then run this again",
+            layout.root().display()
+        )
+    })?;
     kill_process(pid, Signal::TERM).with_context(|| format!("cannot stop process {holder}"))?;
     let waiting = async {
         loop {
@@ -44,6 +59,8 @@ async fn take_over(layout: &Layout) -> Result<Lock> {
     };
     match tokio::time::timeout(STOP_LIMIT, waiting).await {
         Ok(result) => result,
-        Err(_) => bail!("process {holder} did not end within {STOP_LIMIT:?} of SIGTERM; end it with `kill -9 {holder}`, then run this again"),
+        Err(_) => {
+            bail!("process {holder} did not end within {STOP_LIMIT:?} of SIGTERM; end it with `kill -9 {holder}`, then run this again")
+        }
     }
 }

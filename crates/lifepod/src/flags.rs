@@ -18,13 +18,13 @@ use clap::{Args, Parser, Subcommand};
   lifepod run -f pod.yaml                    run a manifest once, watch its life, clean up
   lifepod down                               stop, and remove everything it made on this host"
 )]
-pub struct Flags {
+pub(crate) struct Flags {
     #[command(subcommand)]
     pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Start the platform: API server, scheduler, controllers and node, in the foreground
     #[command(after_help = "Examples:
   lifepod up
@@ -60,26 +60,19 @@ Uses the platform that runs on the data directory, or starts one for the time of
 
 /// Where a platform keeps everything.
 #[derive(Clone, Debug, Args)]
-pub struct DataDir {
+pub(crate) struct DataDir {
     /// Directory of all state: objects, images, logs, keys
     #[arg(long, default_value = "/var/lib/lifepod", value_name = "DIR")]
     pub data_dir: PathBuf,
 }
 
-/// Where a platform puts its pods' cgroups.
 #[derive(Clone, Debug, Args)]
-pub struct CgroupRoot {
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub data: DataDir,
     /// Cgroup, below each controller's root, that holds all pods
     #[arg(long, default_value = "lifepod", value_name = "PATH")]
     pub cgroup_root: String,
-}
-
-#[derive(Clone, Debug, Args)]
-pub struct Up {
-    #[command(flatten)]
-    pub data: DataDir,
-    #[command(flatten)]
-    pub cgroup: CgroupRoot,
     /// Address and port of the API server
     #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
@@ -104,18 +97,13 @@ pub struct Up {
 }
 
 #[derive(Clone, Debug, Args)]
-pub struct Down {
+pub(crate) struct Down {
     #[command(flatten)]
     pub data: DataDir,
-    #[command(flatten)]
-    pub cgroup: CgroupRoot,
-    /// Name of the pods' bridge
-    #[arg(long, default_value = "lifepod0", value_name = "NAME")]
-    pub bridge: String,
 }
 
 #[derive(Clone, Debug, Args)]
-pub struct Run {
+pub(crate) struct Run {
     /// Manifest with one or more Pods, YAML or JSON; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
@@ -124,7 +112,7 @@ pub struct Run {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Images {
+pub(crate) enum Images {
     /// Fetch an image from its registry
     Pull {
         /// For example `nginx:1.27` or `registry.example.com/app@sha256:...`

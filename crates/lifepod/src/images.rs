@@ -13,7 +13,7 @@ use crate::flags::Images;
 use crate::layout::Layout;
 
 /// Runs one of the `images` commands.
-pub async fn run(command: Images) -> Result<()> {
+pub(crate) async fn run(command: Images) -> Result<()> {
     match command {
         Images::Pull { image, registries, data } => pull(&image, registries.as_deref(), &open(&data.data_dir)?).await,
         Images::Import { archive, data } => {
@@ -31,7 +31,10 @@ pub async fn run(command: Images) -> Result<()> {
         }
         Images::Rm { image, data } => {
             let store = open(&data.data_dir)?;
-            let removed = store.remove(&image, &layers_in_use(&std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?))?;
+            let removed = store.remove(
+                &image,
+                &layers_in_use(&std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?),
+            )?;
             for name in removed.names {
                 println!("untagged {name}");
             }
@@ -44,9 +47,12 @@ pub async fn run(command: Images) -> Result<()> {
 }
 
 /// Options for pulls, with the mirrors of a file if there is one.
-pub fn pull_options(registries: Option<&Path>) -> Result<PullOptions> {
+pub(crate) fn pull_options(registries: Option<&Path>) -> Result<PullOptions> {
     let registries = registries.map(Registries::load).transpose()?.unwrap_or_default();
-    Ok(PullOptions { registries, ..PullOptions::default() })
+    Ok(PullOptions {
+        registries,
+        ..PullOptions::default()
+    })
 }
 
 fn open(data_dir: &Path) -> Result<ImageStore> {
@@ -73,22 +79,34 @@ async fn pull(image: &str, registries: Option<&Path>, store: &ImageStore) -> Res
     };
     bars.clear();
     let pulled = pulled?;
-    println!("{} {}", pulled.image.tags.first().or(pulled.image.digests.first()).map_or(image, String::as_str), size(pulled.image.size_bytes));
+    println!(
+        "{} {}",
+        pulled
+            .image
+            .tags
+            .first()
+            .or(pulled.image.digests.first())
+            .map_or(image, String::as_str),
+        size(pulled.image.size_bytes)
+    );
     Ok(())
 }
 
 /// One bar per layer, on a terminal; nothing elsewhere.
-pub struct Bars {
+pub(crate) struct Bars {
     all: MultiProgress,
     layers: std::sync::Mutex<BTreeMap<String, ProgressBar>>,
 }
 
 impl Bars {
-    pub fn new() -> Self {
-        Self { all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), layers: std::sync::Mutex::default() }
+    pub(crate) fn new() -> Self {
+        Self {
+            all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            layers: std::sync::Mutex::default(),
+        }
     }
 
-    pub fn show(&self, progress: &Progress) {
+    pub(crate) fn show(&self, progress: &Progress) {
         let mut layers = self.layers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let bar = layers.entry(progress.layer.to_string()).or_insert_with(|| {
             let style = ProgressStyle::with_template("{prefix} {wide_bar} {bytes:>10}/{total_bytes:10} {msg:11}");
@@ -106,7 +124,7 @@ impl Bars {
         });
     }
 
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         // Only the terminal can fail here, and it has nothing left to show.
         let _ = self.all.clear();
     }
@@ -117,9 +135,13 @@ fn layers_in_use(mounts: &str) -> HashSet<PathBuf> {
     let mut used = HashSet::new();
     for line in mounts.lines() {
         let mut fields = line.split(' ');
-        let (Some("overlay"), Some(options)) = (fields.nth(2), fields.next()) else { continue };
+        let (Some("overlay"), Some(options)) = (fields.nth(2), fields.next()) else {
+            continue;
+        };
         for option in options.split(',') {
-            let Some(layers) = option.strip_prefix("lowerdir=").or_else(|| option.strip_prefix("lowerdir+=")) else { continue };
+            let Some(layers) = option.strip_prefix("lowerdir=").or_else(|| option.strip_prefix("lowerdir+=")) else {
+                continue;
+            };
             used.extend(layers.split(':').map(PathBuf::from));
         }
     }
@@ -140,7 +162,9 @@ fn listing(images: &[StoredImage]) -> String {
         }
     }
     rows[1..].sort();
-    let widths: Vec<usize> = (0..4).map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..4)
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+        .collect();
     let mut text = String::new();
     for row in rows {
         let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
@@ -173,6 +197,9 @@ mod tests {
 
     #[test]
     fn sizes_read_well() {
-        assert_eq!((size(999), size(1_500), size(62_000_000)), ("999B".to_owned(), "1.5kB".to_owned(), "62.0MB".to_owned()));
+        assert_eq!(
+            (size(999), size(1_500), size(62_000_000)),
+            ("999B".to_owned(), "1.5kB".to_owned(), "62.0MB".to_owned())
+        );
     }
 }

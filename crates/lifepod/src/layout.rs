@@ -10,59 +10,64 @@ use rustix::fs::{FlockOperation, flock};
 
 /// The paths below a data directory.
 #[derive(Clone, Debug)]
-pub struct Layout {
+pub(crate) struct Layout {
     root: PathBuf,
 }
 
 impl Layout {
     /// The layout of a data directory, which need not exist.
-    pub fn new(root: &Path) -> Result<Self> {
+    pub(crate) fn new(root: &Path) -> Result<Self> {
         let root = std::path::absolute(root).with_context(|| format!("the data directory {} has no absolute path", root.display()))?;
         Ok(Self { root })
     }
 
     /// Makes the data directory, for root alone.
-    pub fn create(&self) -> Result<()> {
+    pub(crate) fn create(&self) -> Result<()> {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.root)
-            .with_context(|| format!("cannot make the data directory {}; choose another one with --data-dir", self.root.display()))
+            .with_context(|| {
+                format!(
+                    "cannot make the data directory {}; choose another one with --data-dir",
+                    self.root.display()
+                )
+            })
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    pub fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.root.is_dir()
     }
 
-    pub fn store(&self) -> PathBuf {
+    pub(crate) fn store(&self) -> PathBuf {
         self.root.join("store")
     }
 
-    pub fn pki(&self) -> PathBuf {
+    pub(crate) fn pki(&self) -> PathBuf {
         self.root.join("pki")
     }
 
-    pub fn images(&self) -> PathBuf {
+    pub(crate) fn images(&self) -> PathBuf {
         self.root.join("images")
     }
 
-    pub fn network(&self) -> PathBuf {
+    pub(crate) fn network(&self) -> PathBuf {
         self.root.join("net")
     }
 
-    pub fn pods(&self) -> PathBuf {
+    pub(crate) fn pods(&self) -> PathBuf {
         self.root.join("pods")
     }
 
-    pub fn pod_logs(&self) -> PathBuf {
+    pub(crate) fn pod_logs(&self) -> PathBuf {
         self.root.join("logs")
     }
 
-    pub fn admin_kubeconfig(&self) -> PathBuf {
+    pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.root.join("admin.kubeconfig")
     }
 
@@ -74,13 +79,13 @@ impl Layout {
 /// Held while a platform runs on a data directory. The kernel releases it
 /// with the process, however that ends.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Takes the data directory, and leaves this process' id in it.
-    pub fn take(layout: &Layout) -> Result<Self> {
+    pub(crate) fn take(layout: &Layout) -> Result<Self> {
         match Self::try_take(layout)? {
             Ok(lock) => Ok(lock),
             Err(pid) => bail!(
@@ -91,7 +96,7 @@ impl Lock {
     }
 
     /// The same, giving the holder's process id if it is taken.
-    pub fn try_take(layout: &Layout) -> Result<std::result::Result<Self, u32>> {
+    pub(crate) fn try_take(layout: &Layout) -> Result<std::result::Result<Self, u32>> {
         let path = layout.lock_file();
         let mut file = OpenOptions::new()
             .create(true)
@@ -105,14 +110,16 @@ impl Lock {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut text = String::new();
-                file.read_to_string(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
+                file.read_to_string(&mut text)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
                 return Ok(Err(text.trim().parse().unwrap_or(0)));
             }
             Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).with_context(|| {
-            format!("cannot write {}; is the disk full?", path.display())
-        })?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .with_context(|| format!("cannot write {}; is the disk full?", path.display()))?;
         Ok(Ok(Self { _file: file }))
     }
 }

@@ -11,6 +11,7 @@ mod node;
 mod platform;
 mod preflight;
 mod run;
+mod settings;
 mod up;
 
 use std::process::ExitCode;
@@ -39,7 +40,11 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command, started: Instant) -> Result<ExitCode> {
     match command {
-        Command::Version => println!("lifepod {}, serving Kubernetes {}", env!("CARGO_PKG_VERSION"), apiserver::server::Version::default().git_version),
+        Command::Version => println!(
+            "lifepod {}, serving Kubernetes {}",
+            env!("CARGO_PKG_VERSION"),
+            apiserver::server::Version::default().git_version
+        ),
         Command::Completion { shell } => clap_complete::generate(shell, &mut Flags::command(), "lifepod", &mut std::io::stdout()),
         Command::Up(up) => {
             log_to_stderr("info");
@@ -65,7 +70,11 @@ fn dispatch(command: Command, started: Instant) -> Result<ExitCode> {
 fn log_to_stderr(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LIFEPOD_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .init();
 }
 
 fn tokio_runtime() -> Result<tokio::runtime::Runtime> {

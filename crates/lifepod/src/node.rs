@@ -1,19 +1,31 @@
 //! This machine as a node: its identity, network and runtime.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use api::Uid;
+use async_trait::async_trait;
 use kubelet::node_status::NodeIdentity;
 use net::{BridgeName, BridgeNetwork, Cidr};
-use runtime::Runtime;
+use runtime::embedded::{self, Embedded, Images, ShimExe};
+use runtime::image::{ImageError, ImageStore, PullOptions, Puller, StoredImage};
+use runtime::{Auth, Image, Runtime, RuntimeError};
 
 use crate::flags::Up;
 use crate::layout::Layout;
 use crate::preflight;
+use crate::settings::Settings;
+
+/// Checks settings before anything is made.
+pub(crate) fn check(settings: &Settings, layout: &Layout) -> Result<()> {
+    network_options(settings, layout).map(|_| ())
+}
 
 /// Who the node is, from flags and host.
-pub fn identity(up: &Up) -> Result<NodeIdentity> {
+pub(crate) fn identity(up: &Up) -> Result<NodeIdentity> {
     let name = match &up.node_name {
         Some(name) => name.clone(),
         None => preflight::host_name()?,
@@ -28,8 +40,100 @@ pub fn identity(up: &Up) -> Result<NodeIdentity> {
 }
 
 /// What the pod network is to be.
-pub fn network_options(bridge: &str, pod_cidr: &str, layout: &Layout) -> Result<net::Options> {
-    let cidr: Cidr = pod_cidr.parse().with_context(|| format!("--pod-cidr {pod_cidr}"))?;
-    let bridge: BridgeName = bridge.parse().with_context(|| format!("--bridge {bridge}"))?;
-    Ok(net::Options { bridge, ..net::Options::new(cidr, layout.network()) })
+fn network_options(settings: &Settings, layout: &Layout) -> Result<net::Options> {
+    let cidr: Cidr = settings
+        .pod_cidr
+        .parse()
+        .with_context(|| format!("--pod-cidr {}", settings.pod_cidr))?;
+    let bridge: BridgeName = settings.bridge.parse().with_context(|| format!("--bridge {}", settings.bridge))?;
+    Ok(net::Options {
+        bridge,
+        ..net::Options::new(cidr, layout.network())
+    })
+}
+
+/// Images of this node, for the runtime.
+pub(crate) struct NodeImages {
+    store: ImageStore,
+    puller: Puller,
+}
+
+#[async_trait]
+impl Images for NodeImages {
+    fn lookup(&self, reference: &str) -> std::result::Result<Option<StoredImage>, ImageError> {
+        self.store.lookup(reference)
+    }
+
+    async fn pull(&self, reference: &str, auth: Option<&Auth>) -> std::result::Result<Image, RuntimeError> {
+        self.puller
+            .pull(reference, auth)
+            .await
+            .map(|stored| stored.image)
+            .map_err(|error| match &*error {
+                ImageError::InvalidReference { reference, .. } => RuntimeError::InvalidImageName(reference.clone()),
+                other => RuntimeError::Pull(Chain(other).to_string()),
+            })
+    }
+}
+
+/// An error and its causes, in one line.
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// The parts of a node that hold kernel objects.
+pub(crate) struct Parts {
+    /// Attaches pods.
+    pub network: Arc<BridgeNetwork>,
+    /// Runs containers.
+    pub runtime: Arc<Embedded>,
+    /// News of image pulls.
+    pub puller: Puller,
+}
+
+/// Opens network and runtime; adopts the pods of a former run.
+pub(crate) async fn open(settings: &Settings, node_ip: IpAddr, pulls: PullOptions, layout: &Layout) -> Result<Parts> {
+    let options = network_options(settings, layout)?;
+    let network = tokio::task::spawn_blocking(move || BridgeNetwork::open(options))
+        .await?
+        .context("setting up the pod network")?;
+    let network = Arc::new(network);
+    let store = ImageStore::open(layout.images())?;
+    let puller = Puller::new(store.clone(), pulls);
+    let options = embedded::Options {
+        state_dir: layout.pods(),
+        cgroup_root: Path::new("/").join(settings.cgroup_root.trim_matches('/')),
+        shim_exe: Arc::new(ShimExe::of_this_process()?),
+        images: Arc::new(NodeImages {
+            store,
+            puller: puller.clone(),
+        }),
+        network: network.clone(),
+        node_ips: vec![node_ip],
+    };
+    let runtime = Arc::new(Embedded::open(options).await.context("opening the container runtime")?);
+    let live: BTreeSet<Uid> = runtime.list().await?.into_iter().collect();
+    let dropped = network.retain(&live).await.context("tidying the pod network")?;
+    if dropped > 0 {
+        tracing::info!(dropped, "network leftovers of pods that are gone were removed");
+    }
+    Ok(Parts { network, runtime, puller })
+}
+
+/// Removes every pod, then the network. Gives the number of pods.
+pub(crate) async fn purge(parts: &Parts, layout: &Layout) -> Result<usize> {
+    let purged = parts.runtime.purge().await.context("removing the pods")?;
+    parts.network.purge().await.context("removing the pod network")?;
+    Settings::forget(layout)?;
+    Ok(purged.pods)
 }

@@ -17,7 +17,6 @@ use http_body_util::BodyExt;
 use kubelet::node_status::{Machine, NodeIdentity};
 use kubelet::pods::Pods;
 use kubelet::{Clock, Kubelet, NodeApi, SystemClock};
-use net::BridgeNetwork;
 use runtime::Runtime;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -25,24 +24,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::flags::Up;
 use crate::layout::{Layout, Lock};
-use crate::{node, preflight};
+use crate::node::Parts;
+use crate::settings::Settings;
+use crate::{images, node, preflight};
 
 /// How long the parts may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 /// A running platform. Ends when its [`stop`](Platform::stop) is called; its
 /// containers go on running.
-pub struct Platform {
+pub(crate) struct Platform {
     /// The API server, for clients in this process.
     pub api: ApiServer,
     /// Where it keeps everything.
     pub layout: Layout,
     /// What the platform runs as.
     pub report: Report,
-    /// The runtime, for its removal.
-    pub runtime: Arc<runtime::embedded::Embedded>,
-    network: Arc<BridgeNetwork>,
-    store: Arc<store::Embedded>,
+    /// Network and runtime.
+    pub parts: Parts,
+    store: Arc<store::embedded::Embedded>,
     tasks: JoinSet<Result<()>>,
     shutdown: CancellationToken,
     _lock: Lock,
@@ -50,7 +50,7 @@ pub struct Platform {
 
 /// What `lifepod up` tells when it is ready.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub(crate) struct Report {
     pub server: String,
     pub node: String,
     pub cpus: u32,
@@ -60,12 +60,15 @@ pub struct Report {
 }
 
 /// A client of the API server in this process, as `identity`.
-pub fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Client {
+pub(crate) fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Client {
     let api = api.clone();
     client::in_process(move |request: Request<kube::client::Body>| {
         let (api, identity) = (api.clone(), identity.clone());
         async move {
-            let identity = Identity { user: identity.user, groups: identity.groups };
+            let identity = Identity {
+                user: identity.user,
+                groups: identity.groups,
+            };
             let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
             api.handle(Some(identity), request).await
         }
@@ -91,10 +94,13 @@ impl NodeProxy for OwnNode {
 impl Platform {
     /// Starts every role and returns once `/readyz` would answer. The node
     /// registers in the background.
-    pub async fn start(up: &Up) -> Result<Self> {
+    pub(crate) async fn start(up: &Up) -> Result<Self> {
         preflight::check()?;
         let clock = Arc::new(SystemClock::new());
         let layout = Layout::new(&up.data.data_dir)?;
+        let settings = Settings::from(up);
+        node::check(&settings, &layout)?;
+        let pulls = images::pull_options(up.registries.as_deref())?;
         layout.create()?;
         let lock = Lock::take(&layout)?;
         let listener = TcpListener::bind(up.listen)
@@ -107,7 +113,8 @@ impl Platform {
 
         // Not bound to `shutdown`: the store must outlive the API server.
         let directory = layout.store();
-        let store = tokio::task::spawn_blocking(move || store::Embedded::open(&directory, store::EmbeddedOptions::default())).await??;
+        let store =
+            tokio::task::spawn_blocking(move || store::embedded::Embedded::open(&directory, store::embedded::Options::default())).await??;
         let store = Arc::new(store);
         let pods = Arc::new(Pods::default());
         let node_api = NodeApi::new(pods.clone(), layout.pod_logs(), clock.clone(), shutdown.clone());
@@ -123,7 +130,8 @@ impl Platform {
             Ok(())
         });
 
-        let (network, runtime) = node::runtime(up, &layout).await?;
+        settings.keep(&layout)?;
+        let parts = node::open(&settings, identity.ip, pulls, &layout).await?;
         let report = Report {
             server: server_url(listen),
             node: identity.name.clone(),
@@ -132,23 +140,35 @@ impl Platform {
             pod_cidr: identity.pod_cidr.clone(),
             version: version.git_version,
         };
-        let mut platform = Self { api, layout, report, runtime, network, store, tasks, shutdown, _lock: lock };
-        platform.start_control(&authority)?;
-        platform.start_kubelet(identity, machine, pods, clock)?;
+        let mut platform = Self {
+            api,
+            layout,
+            report,
+            parts,
+            store,
+            tasks,
+            shutdown,
+            _lock: lock,
+        };
+        platform.start_control(clock.now().0.unsigned_abs());
+        platform.start_kubelet(identity, machine, pods, clock);
         Ok(platform)
     }
 
-    fn start_control(&mut self, authority: &Authority) -> Result<()> {
+    fn start_control(&mut self, seed: u64) {
         let scheduler = client_as(&self.api, client::Identity::scheduler());
-        let controllers = client_as(&self.api, client::Identity::controllers());
-        let _ = (scheduler, controllers, authority);
-        Ok(())
+        let options = control::scheduler::Options::new(&self.report.node, seed);
+        let running = control::scheduler::run(scheduler, options, self.shutdown.clone());
+        self.tasks.spawn(async move {
+            running.await;
+            Ok(())
+        });
     }
 
-    fn start_kubelet(&mut self, node: NodeIdentity, machine: Machine, pods: Arc<Pods>, clock: Arc<SystemClock>) -> Result<()> {
+    fn start_kubelet(&mut self, node: NodeIdentity, machine: Machine, pods: Arc<Pods>, clock: Arc<SystemClock>) {
         let options = kubelet::Options {
             client: client_as(&self.api, client::Identity::node(&node.name)),
-            runtime: self.runtime.clone() as Arc<dyn Runtime>,
+            runtime: self.parts.runtime.clone() as Arc<dyn Runtime>,
             clock,
             node,
             machine,
@@ -158,15 +178,18 @@ impl Platform {
         };
         let (ready, _) = tokio::sync::oneshot::channel();
         self.spawn("the node agent", Kubelet::run(options, ready, self.shutdown.clone()));
-        Ok(())
     }
 
-    fn spawn<E: std::error::Error + Send + Sync + 'static>(&mut self, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static) {
+    fn spawn<E: std::error::Error + Send + Sync + 'static>(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
         self.tasks.spawn(async move { part.await.with_context(|| format!("{name} ended")) });
     }
 
     /// Waits until a part ends by itself, which is a fault.
-    pub async fn failed(&mut self) -> anyhow::Error {
+    pub(crate) async fn failed(&mut self) -> anyhow::Error {
         match self.tasks.join_next().await {
             Some(Ok(Err(error))) => error,
             Some(Ok(Ok(()))) => anyhow::anyhow!("a part of the platform ended"),
@@ -176,7 +199,7 @@ impl Platform {
     }
 
     /// Ends the platform; its containers go on running.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.shutdown.cancel();
         let tasks = &mut self.tasks;
         let ending = async { while tasks.join_next().await.is_some() {} };
@@ -192,15 +215,13 @@ impl Platform {
 
     /// Removes every container, mount, cgroup, link and rule. Objects and
     /// images stay. Call it after [`stop`](Self::stop).
-    pub async fn purge(&self) -> Result<usize> {
-        let removed = self.runtime.purge().await.context("removing the pods")?;
-        self.network.purge().await.context("removing the pod network")?;
-        Ok(removed)
+    pub(crate) async fn purge(&self) -> Result<usize> {
+        node::purge(&self.parts, &self.layout).await
     }
 }
 
 async fn start_api(
-    store: Arc<store::Embedded>,
+    store: Arc<store::embedded::Embedded>,
     node: &str,
     node_api: NodeApi,
     version: &Version,
@@ -211,7 +232,10 @@ async fn start_api(
     let config = Config {
         store,
         registry: apiserver::kinds::builtin(),
-        nodes: Arc::new(OwnNode { name: node.to_owned(), api: node_api }),
+        nodes: Arc::new(OwnNode {
+            name: node.to_owned(),
+            api: node_api,
+        }),
         authorizer: Arc::new(apiserver::authz::Builtin),
         limits: Limits::default(),
         version: version.clone(),
@@ -221,7 +245,11 @@ async fn start_api(
 }
 
 fn server_url(listen: std::net::SocketAddr) -> String {
-    let host = if listen.ip().is_unspecified() { std::net::IpAddr::from([127, 0, 0, 1]) } else { listen.ip() };
+    let host = if listen.ip().is_unspecified() {
+        std::net::IpAddr::from([127, 0, 0, 1])
+    } else {
+        listen.ip()
+    };
     format!("https://{}", std::net::SocketAddr::new(host, listen.port()))
 }
 
@@ -234,7 +262,14 @@ fn front(
     listen: std::net::SocketAddr,
     now: api::Time,
 ) -> Result<Arc<rustls::ServerConfig>> {
-    let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "127.0.0.1", "::1"];
+    let names = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "127.0.0.1",
+        "::1",
+    ];
     let mut names: Vec<String> = names.map(str::to_owned).to_vec();
     names.extend([node.name.clone(), node.ip.to_string(), listen.ip().to_string()]);
     let serving = authority.serving("kube-apiserver", &names, now)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 /// Checks everything; the error is one line that says what to do.
-pub fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("lifepod makes namespaces, mounts and cgroups and must run as root: try `sudo lifepod ...`");
     }
@@ -21,7 +21,7 @@ pub fn check() -> Result<()> {
 }
 
 /// The host name, as a node may be called: lower case.
-pub fn host_name() -> Result<String> {
+pub(crate) fn host_name() -> Result<String> {
     let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
     if name.is_empty() || name == "(none)" {
         bail!("this host has no name; give the node one with --node-name");
@@ -31,7 +31,7 @@ pub fn host_name() -> Result<String> {
 
 /// The address others reach this host by: the source address of its default
 /// route, else loopback. Nothing is sent to find out.
-pub fn host_ip() -> IpAddr {
+pub(crate) fn host_ip() -> IpAddr {
     let probe = || -> std::io::Result<IpAddr> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         // Connecting a datagram socket only chooses a route. The address is

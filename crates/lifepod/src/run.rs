@@ -30,7 +30,7 @@ const INTERRUPTED: u8 = 130;
 
 /// Runs a manifest once. The exit code is that of the first container that
 /// failed, 0 when none did.
-pub async fn run(flags: Run) -> Result<ExitCode> {
+pub(crate) async fn run(flags: Run) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let manifest = read_manifest(&flags.file)?;
@@ -69,11 +69,17 @@ impl Home {
             let path = layout.admin_kubeconfig();
             let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("reading {}", path.display()))?;
             let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-            return Ok(Self { client: Client::try_from(config)?, own: None });
+            return Ok(Self {
+                client: Client::try_from(config)?,
+                own: None,
+            });
         }
         let platform = Platform::start(up).await?;
         let client = client_as(&platform.api, client::Identity::admin("lifepod-run"));
-        Ok(Self { client, own: Some(platform) })
+        Ok(Self {
+            client,
+            own: Some(platform),
+        })
     }
 
     async fn stop(&mut self) -> Result<()> {
@@ -111,7 +117,10 @@ fn parse_manifest(text: &str) -> Result<Vec<DynamicObject>> {
             other => objects.push(serde_json::from_value(other).context("holds a document that is not a Kubernetes object")?),
         }
     }
-    let pods = objects.iter().filter(|object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == "Pod")).count();
+    let pods = objects
+        .iter()
+        .filter(|object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == "Pod"))
+        .count();
     ensure!(pods > 0, "holds no Pod, so there is nothing to run");
     Ok(objects)
 }
@@ -127,9 +136,14 @@ struct Made {
 async fn live(client: &Client, manifest: Vec<DynamicObject>, made: &mut Vec<Made>, show: &mut Show) -> Result<u8> {
     let mut pods = Vec::new();
     for mut object in manifest {
-        let types = object.types.clone().context("an object of the manifest has no apiVersion and kind")?;
+        let types = object
+            .types
+            .clone()
+            .context("an object of the manifest has no apiVersion and kind")?;
         let gvk = GroupVersionKind::try_from(&types).with_context(|| format!("apiVersion {:?}", types.api_version))?;
-        let (resource, capabilities) = kube::discovery::pinned_kind(client, &gvk).await.with_context(|| format!("{} is not served here", types.kind))?;
+        let (resource, capabilities) = kube::discovery::pinned_kind(client, &gvk)
+            .await
+            .with_context(|| format!("{} is not served here", types.kind))?;
         let namespaced = matches!(capabilities.scope, kube::discovery::Scope::Namespaced);
         let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
         let api = if namespaced {
@@ -139,7 +153,12 @@ async fn live(client: &Client, manifest: Vec<DynamicObject>, made: &mut Vec<Made
         } else {
             Api::all_with(client.clone(), &resource)
         };
-        let name = object.metadata.name.clone().or_else(|| object.metadata.generate_name.clone()).unwrap_or_default();
+        let name = object
+            .metadata
+            .name
+            .clone()
+            .or_else(|| object.metadata.generate_name.clone())
+            .unwrap_or_default();
         let created = api.create(&PostParams::default(), &object).await.map_err(|error| match error {
             kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
             other => other.into(),
@@ -150,7 +169,11 @@ async fn live(client: &Client, manifest: Vec<DynamicObject>, made: &mut Vec<Made
         if types.kind == "Pod" {
             pods.push((namespace, name.clone()));
         }
-        made.push(Made { api, kind: types.kind, name });
+        made.push(Made {
+            api,
+            kind: types.kind,
+            name,
+        });
     }
     follow(client, pods, show).await
 }
@@ -160,9 +183,14 @@ async fn ensure_namespace(client: &Client, name: &str, made: &mut Vec<Made>, sho
     let (resource, _) = kube::discovery::pinned_kind(client, &gvk).await?;
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     if api.get_opt(name).await?.is_none() {
-        api.create(&PostParams::default(), &DynamicObject::new(name, &resource).data(json!({}))).await?;
+        api.create(&PostParams::default(), &DynamicObject::new(name, &resource).data(json!({})))
+            .await?;
         show.line(&format!("namespace/{name}"), "created");
-        made.push(Made { api, kind: "Namespace".to_owned(), name: name.to_owned() });
+        made.push(Made {
+            api,
+            kind: "Namespace".to_owned(),
+            name: name.to_owned(),
+        });
     }
     Ok(())
 }
@@ -183,7 +211,13 @@ async fn follow(client: &Client, pods: Vec<(String, String)>, show: &mut Show) -
     for (namespace, name) in pods {
         let key = format!("pod/{name}");
         left.insert(key.clone(), None);
-        watches.spawn(watch_pod(client.clone(), namespace.clone(), name.clone(), key.clone(), send.clone()));
+        watches.spawn(watch_pod(
+            client.clone(),
+            namespace.clone(),
+            name.clone(),
+            key.clone(),
+            send.clone(),
+        ));
         watches.spawn(watch_events(client.clone(), namespace, name, key, send.clone()));
     }
     let mut logs: BTreeMap<(String, String, i32), ()> = BTreeMap::new();
@@ -234,7 +268,10 @@ fn follow_logs(
     send: &mpsc::Sender<News>,
 ) {
     for status in statuses(pod) {
-        let started = status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some());
+        let started = status
+            .state
+            .as_ref()
+            .is_some_and(|state| state.running.is_some() || state.terminated.is_some());
         let attempt = (key.to_owned(), status.name.clone(), status.restart_count);
         if !started || known.insert(attempt, ()).is_some() {
             continue;
@@ -243,12 +280,26 @@ fn follow_logs(
         let (key, name, container, send) = (key.to_owned(), pod.name_any(), status.name.clone(), send.clone());
         watches.spawn(async move {
             use futures::AsyncBufReadExt;
-            let params = kube::api::LogParams { container: Some(container.clone()), follow: true, ..Default::default() };
+            let params = kube::api::LogParams {
+                container: Some(container.clone()),
+                follow: true,
+                ..Default::default()
+            };
             // A container that is gone again has no log to show.
-            let Ok(reader) = api.log_stream(&name, &params).await else { return Ok(()) };
+            let Ok(reader) = api.log_stream(&name, &params).await else {
+                return Ok(());
+            };
             let mut lines = reader.lines();
             while let Ok(Some(line)) = lines.try_next().await {
-                if send.send(News::Log { key: key.clone(), container: container.clone(), line }).await.is_err() {
+                if send
+                    .send(News::Log {
+                        key: key.clone(),
+                        container: container.clone(),
+                        line,
+                    })
+                    .await
+                    .is_err()
+                {
                     break;
                 }
             }
@@ -259,7 +310,9 @@ fn follow_logs(
 
 fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let status = pod.status.as_ref();
-    let init = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
+    let init = status
+        .and_then(|status| status.init_container_statuses.as_deref())
+        .unwrap_or_default();
     let regular = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
     init.iter().chain(regular)
 }
@@ -267,7 +320,10 @@ fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
 /// The first code that is not 0; 1 for a pod that failed without one.
 fn exit_code(pod: &Pod) -> u8 {
     let codes = statuses(pod).filter_map(|status| Some(status.state.as_ref()?.terminated.as_ref()?.exit_code));
-    let failed = codes.into_iter().find(|code| *code != 0).map(|code| u8::try_from(code & 0xff).unwrap_or(1).max(1));
+    let failed = codes
+        .into_iter()
+        .find(|code| *code != 0)
+        .map(|code| u8::try_from(code & 0xff).unwrap_or(1).max(1));
     match api::pods::phase(pod) {
         "Failed" => failed.unwrap_or(1),
         _ => 0,
@@ -289,7 +345,9 @@ struct Row {
 
 async fn watch_pod(client: Client, namespace: String, name: String, key: String, send: mpsc::Sender<News>) -> Result<()> {
     let path = format!("/api/v1/namespaces/{namespace}/pods?watch=true&includeObject=Object&fieldSelector=metadata.name%3D{name}");
-    let request = http::Request::get(path).header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io").body(Vec::new())?;
+    let request = http::Request::get(path)
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .body(Vec::new())?;
     let mut changes = client.request_events::<Table>(request).await?.boxed();
     while let Some(change) = changes.try_next().await? {
         let (table, gone) = match change {
@@ -299,9 +357,21 @@ async fn watch_pod(client: Client, namespace: String, name: String, key: String,
             WatchEvent::Error(status) => bail!("the watch of {key} ended: {}", status.message),
         };
         for row in table.rows {
-            let cells = row.cells.iter().map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned)).collect();
+            let cells = row
+                .cells
+                .iter()
+                .map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned))
+                .collect();
             let pod = serde_json::from_value(row.object).context("a watch event holds no Pod")?;
-            let item = if gone { News::Gone { key: key.clone() } } else { News::Pod { key: key.clone(), cells, pod } };
+            let item = if gone {
+                News::Gone { key: key.clone() }
+            } else {
+                News::Pod {
+                    key: key.clone(),
+                    cells,
+                    pod,
+                }
+            };
             if send.send(item).await.is_err() {
                 return Ok(());
             }
@@ -311,11 +381,20 @@ async fn watch_pod(client: Client, namespace: String, name: String, key: String,
 }
 
 async fn watch_events(client: Client, namespace: String, name: String, key: String, send: mpsc::Sender<News>) -> Result<()> {
-    let path = format!("/api/v1/namespaces/{namespace}/events?watch=true&fieldSelector=involvedObject.kind%3DPod,involvedObject.name%3D{name}");
-    let mut changes = client.request_events::<api::typed::Event>(http::Request::get(path).body(Vec::new())?).await?.boxed();
+    let path =
+        format!("/api/v1/namespaces/{namespace}/events?watch=true&fieldSelector=involvedObject.kind%3DPod,involvedObject.name%3D{name}");
+    let mut changes = client
+        .request_events::<api::typed::Event>(http::Request::get(path).body(Vec::new())?)
+        .await?
+        .boxed();
     while let Some(change) = changes.try_next().await? {
         if let WatchEvent::Added(event) | WatchEvent::Modified(event) = change {
-            let text = format!("{} {}: {}", event.type_.unwrap_or_default(), event.reason.unwrap_or_default(), event.message.unwrap_or_default());
+            let text = format!(
+                "{} {}: {}",
+                event.type_.unwrap_or_default(),
+                event.reason.unwrap_or_default(),
+                event.message.unwrap_or_default()
+            );
             if send.send(News::Event { key: key.clone(), text }).await.is_err() {
                 break;
             }
@@ -340,7 +419,9 @@ async fn clean_up(client: &Client, made: &[Made]) -> Result<()> {
             Ok::<_, kube::Error>(())
         };
         let limit = CLEANUP_LIMIT;
-        tokio::time::timeout(limit, gone).await.with_context(|| format!("{} {:?} was not gone {limit:?} after its deletion", item.kind, item.name))??;
+        tokio::time::timeout(limit, gone)
+            .await
+            .with_context(|| format!("{} {:?} was not gone {limit:?} after its deletion", item.kind, item.name))??;
     }
     Ok(())
 }
@@ -353,7 +434,10 @@ struct Show {
 
 impl Show {
     fn new() -> Self {
-        Self { started: Instant::now(), statuses: BTreeMap::new() }
+        Self {
+            started: Instant::now(),
+            statuses: BTreeMap::new(),
+        }
     }
 
     fn line(&self, who: &str, what: &str) {
@@ -364,7 +448,16 @@ impl Show {
     fn status(&mut self, who: &str, cells: &[String]) {
         let cell = |index: usize| cells.get(index).map_or("", String::as_str);
         let restarts = cell(3).split(' ').next().unwrap_or_default();
-        let text = format!("{} {}{}", cell(1), cell(2), if restarts == "0" { String::new() } else { format!(", {restarts} restarts") });
+        let text = format!(
+            "{} {}{}",
+            cell(1),
+            cell(2),
+            if restarts == "0" {
+                String::new()
+            } else {
+                format!(", {restarts} restarts")
+            }
+        );
         if self.statuses.insert(who.to_owned(), text.clone()).as_ref() != Some(&text) {
             self.line(who, &text);
         }

@@ -9,7 +9,7 @@ use crate::flags::Up;
 use crate::platform::{Platform, Report};
 
 /// Runs until a signal or a fault. Containers stay.
-pub async fn run(up: Up, started: Instant) -> Result<()> {
+pub(crate) async fn run(up: Up, started: Instant) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut platform = Platform::start(&up).await?;
@@ -31,9 +31,20 @@ pub async fn run(up: Up, started: Instant) -> Result<()> {
 
 fn print_report(report: &Report, up: &Up, started: Instant) {
     let memory_gb = report.memory_bytes / (1 << 30);
-    println!("Lifepod {} is up after {} ms, serving Kubernetes {}", env!("CARGO_PKG_VERSION"), started.elapsed().as_millis(), report.version);
+    println!(
+        "Lifepod {} is up after {} ms, serving Kubernetes {}",
+        env!("CARGO_PKG_VERSION"),
+        started.elapsed().as_millis(),
+        report.version
+    );
     println!("  API server  {}", report.server);
-    println!("  node        {}: {} CPUs, {memory_gb} GiB, pods in {}", report.node, report.cpus, report.pod_cidr);
+    println!(
+        "  node        {}: {} CPUs, {memory_gb} GiB, pods in {}",
+        report.node, report.cpus, report.pod_cidr
+    );
     println!("  data        {}", up.data.data_dir.display());
-    println!("  kubectl     export KUBECONFIG={}", up.data.data_dir.join("admin.kubeconfig").display());
+    println!(
+        "  kubectl     export KUBECONFIG={}",
+        up.data.data_dir.join("admin.kubeconfig").display()
+    );
 }

@@ -20,7 +20,7 @@ const WINDOW: Duration = Duration::from_secs(3);
 const LISTED: usize = 500;
 
 /// Each kind of request for a few seconds, from 32 connections.
-pub async fn measure(client: &Client, kubeconfig: &Path) -> Result<Value> {
+pub(crate) async fn measure(client: &Client, kubeconfig: &Path) -> Result<Value> {
     let maps = Api::<ConfigMap>::namespaced(client.clone(), "bench");
     for index in 0..LISTED {
         maps.create(&PostParams::default(), &config_map(&format!("listed-{index}"), "listed")?)

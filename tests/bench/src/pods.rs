@@ -22,7 +22,7 @@ const NAMESPACE: &str = "bench";
 type Changes = futures::stream::BoxStream<'static, kube::Result<WatchEvent<Pod>>>;
 
 /// Starts, exits and deletions, one at a time; then a burst; then shims.
-pub async fn measure(client: &Client, rounds: usize) -> Result<Value> {
+pub(crate) async fn measure(client: &Client, rounds: usize) -> Result<Value> {
     let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": NAMESPACE } }))?;
     Api::<Namespace>::all(client.clone())
         .create(&PostParams::default(), &namespace)

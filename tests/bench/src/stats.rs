@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// The middle value; 0 of none.
-pub fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     percentile(values, 0.5)
 }
@@ -19,7 +19,7 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 }
 
 /// Count, p50, p99 and extremes, rounded to a hundredth.
-pub fn summary(mut values: Vec<f64>) -> Value {
+pub(crate) fn summary(mut values: Vec<f64>) -> Value {
     values.sort_by(f64::total_cmp);
     let rounded = |value: f64| (value * 100.0).round() / 100.0;
     json!({

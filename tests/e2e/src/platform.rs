@@ -218,7 +218,7 @@ impl Platform {
     /// # Errors
     /// When it fails; the message carries what it printed.
     pub fn down(&mut self) -> Result<Output> {
-        let output = run(self.lifepod(&["down"]).args(["--cgroup-root", self.cgroup_root()]))?;
+        let output = run(&mut self.lifepod(&["down"]))?;
         if let Some(mut child) = self.child.take() {
             child.wait()?;
         }
