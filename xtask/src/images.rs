@@ -62,7 +62,7 @@ server {
 
 /// Writes `busybox-1.30.tar` and `nginx-1.17.1.tar` (OCI archives) into
 /// `out_dir`, unless they are there already, made of the current packages.
-pub fn run(out_dir: &Path) -> Result<()> {
+pub(crate) fn run(out_dir: &Path) -> Result<()> {
     fs::create_dir_all(out_dir).with_context(|| format!("making {}", out_dir.display()))?;
     let wanted: Vec<&str> = std::iter::once(BUSYBOX).chain(NGINX).collect();
     let packages = package::candidates(&wanted)?;
