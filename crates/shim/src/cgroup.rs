@@ -1,10 +1,9 @@
 //! Control groups on version 1, hybrid and version 2 hosts.
 //!
 //! A pod's groups are `<root>/pod<uid>` and, inside it, one per container.
-//! libcontainer makes the container's groups and sets its limits; this file
-//! does what it does not: finding the trees, the pod's own limits, membership
-//! in trees libcontainer leaves alone (a hybrid host's version 2 tree, and
-//! `name=systemd`), killing, counting out-of-memory kills, removing.
+//! This file finds the trees, sets limits, kills, counts out-of-memory kills
+//! and removes; `cgroup/enter.rs` puts processes in; `cgroup/device.rs` keeps
+//! them from devices.
 //!
 //! Source: Linux `Documentation/admin-guide/cgroup-v1/` and `cgroup-v2.rst`.
 
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::protocol::Limits;
 
 mod device;
+mod enter;
 
 /// The scheduler's period for hard limits.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -30,6 +30,8 @@ pub struct Trees {
     v2: Option<PathBuf>,
     /// Version 1 hierarchies: controller names (or `name=systemd`) and mount.
     v1: Vec<(Vec<String>, PathBuf)>,
+    /// Where mounts were, and are now.
+    moved: Vec<(PathBuf, PathBuf)>,
 }
 
 /// Why control groups cannot be used.
@@ -95,7 +97,7 @@ impl Trees {
     /// Reads them from the kernel's mount table (`/proc/self/mountinfo`).
     #[must_use]
     pub fn from_mountinfo(table: &str) -> Self {
-        let (mut v2, mut v1) = (None, Vec::new());
+        let (mut v2, mut v1) = (None, Vec::<(Vec<String>, PathBuf)>::new());
         for line in table.lines() {
             let Some((mount, fs)) = line.split_once(" - ") else { continue };
             let Some(point) = mount.split(' ').nth(4) else { continue };
@@ -106,12 +108,15 @@ impl Trees {
                     let names = options
                         .split(',')
                         .filter(|o| !matches!(*o, "rw" | "ro" | "xattr" | "clone_children" | "noprefix"));
-                    v1.push((names.map(str::to_owned).collect(), PathBuf::from(point)));
+                    let names: Vec<String> = names.map(str::to_owned).collect();
+                    if !v1.iter().any(|(known, _)| *known == names) {
+                        v1.push((names, PathBuf::from(point)));
+                    }
                 }
                 _ => {}
             }
         }
-        Self { v2, v1 }
+        Self { v2, v1, moved: Vec::new() }
     }
 
     /// Version 2 only.
@@ -149,7 +154,11 @@ impl Trees {
             let dir = below(mount, path);
             fs::create_dir_all(&dir).map_err(CgroupError::group("making cgroup", &dir))?;
         }
-        for (controller, file, value) in settings(limits, self.is_unified()) {
+        self.limit(path, &settings(limits, self.is_unified()))
+    }
+
+    fn limit(&self, path: &Path, settings: &[(&str, &str, String)]) -> Result<(), CgroupError> {
+        for (controller, file, value) in settings {
             let mount = if self.is_unified() {
                 self.v2.as_deref()
             } else {
@@ -157,62 +166,9 @@ impl Trees {
             };
             let Some(mount) = mount else { continue };
             let file = below(mount, path).join(file);
-            put(&file, &value).map_err(CgroupError::group("setting a limit in", &file))?;
+            put(&file, value).map_err(CgroupError::group("setting a limit in", &file))?;
         }
         Ok(())
-    }
-
-    /// Moves the calling process into `path` in the trees that libcontainer
-    /// does not manage. On a version 2 host that is the one tree there is, and
-    /// only for groups without children.
-    ///
-    /// # Errors
-    /// A group that cannot be made or entered.
-    pub fn join(&self, path: &Path) -> Result<(), CgroupError> {
-        for mount in self.v2.as_deref().into_iter().chain(self.v1_of("name=systemd")) {
-            let dir = below(mount, path);
-            fs::create_dir_all(&dir).map_err(CgroupError::group("making cgroup", &dir))?;
-            let procs = dir.join("cgroup.procs");
-            put(&procs, "0").map_err(CgroupError::group("entering", &procs))?;
-        }
-        Ok(())
-    }
-
-    /// Moves the calling process into every existing group at `path`.
-    ///
-    /// # Errors
-    /// A group that cannot be entered.
-    pub fn join_all(&self, path: &Path) -> Result<(), CgroupError> {
-        for mount in self.mounts() {
-            let procs = below(mount, path).join("cgroup.procs");
-            match put(&procs, "0") {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CgroupError::group("entering", &procs)(error)),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Allows the group's processes nothing but the standard devices, where
-    /// that takes a program in the kernel (version 2).
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    pub(crate) fn restrict_devices_v2(&self, path: &Path) -> Result<(), CgroupError> {
-        let Some(v2) = self.v2.as_deref().filter(|_| self.is_unified()) else {
-            return Ok(());
-        };
-        let dir = below(v2, path);
-        device::restrict(&dir).map_err(CgroupError::group("restricting devices of", &dir))
-    }
-
-    /// Lets the kernel kill all of a container, not one process of it, when
-    /// memory runs out (version 2). Source: kubelet, `singleProcessOOMKill`.
-    pub(crate) fn kill_as_one(&self, path: &Path) {
-        if let Some(v2) = self.v2.as_deref().filter(|_| self.is_unified()) {
-            // Absent before Linux 4.19; the container then runs without it.
-            let _ = put(&below(v2, path).join("memory.oom.group"), "1");
-        }
     }
 
     /// Processes in `path` and the groups inside it.
@@ -229,11 +185,12 @@ impl Trees {
 
     /// Sends SIGKILL to all of them, also to those that fork meanwhile.
     pub fn kill(&self, path: &Path) {
-        if let Some(v2) = &self.v2 {
-            // Since Linux 5.14; older ones are swept below.
-            let _ = put(&below(v2, path).join("cgroup.kill"), "1");
-        }
-        if self.is_unified() && self.v2.as_ref().is_some_and(|v2| below(v2, path).join("cgroup.kill").exists()) {
+        // Since Linux 5.14; all of a pod's processes are born into that tree.
+        if self
+            .v2
+            .as_ref()
+            .is_some_and(|v2| put(&below(v2, path).join("cgroup.kill"), "1").is_ok())
+        {
             return;
         }
         let freezer = self.v1_of("freezer").map(|mount| below(mount, path).join("freezer.state"));

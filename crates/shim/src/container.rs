@@ -133,7 +133,8 @@ impl Container {
             killing: false,
         };
         let keep = [&stdin_end, &stdout_end, &stderr_end, &result_end, &report_end].map(AsRawFd::as_raw_fd);
-        let worker = fork_worker(&keep, || {
+        let birthplace = trees.birthplace(&container.group).map_err(io::Error::other)?;
+        let worker = fork_worker(birthplace.as_ref(), &keep, || {
             let [_, _, _, result, report] = keep;
             let work = Work {
                 spec,

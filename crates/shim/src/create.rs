@@ -95,9 +95,8 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
         .read_to_string("/etc/group")
         .map_err(system("reading the image's /etc/group"))?;
     let identity = users::resolve(&spec.user, &passwd, &groups).map_err(|message| (Refusal::Config, message))?;
-    let all_devices = spec.all_devices;
     let mut oci = spec.spec;
-    settle(&mut oci, &identity, work.reaper).map_err(|message| (Refusal::Config, message))?;
+    settle(&mut oci, &identity, work.reaper, trees).map_err(|message| (Refusal::Config, message))?;
     if let Some(process) = oci.process() {
         root.create_dir_all(process.cwd())
             .map_err(|cause| (Refusal::Start, format!("mkdir {}: {cause}", process.cwd().display())))?;
@@ -105,9 +104,9 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
     drop(root);
     let config = serde_json::to_vec(&oci).map_err(|cause| (Refusal::System, format!("writing {CONFIG_FILE}: {cause}")))?;
     fs::write(dir.join(CONFIG_FILE), config).map_err(system("writing the container's configuration"))?;
-    if !trees.is_unified() {
-        trees.join(group).map_err(|cause| (Refusal::System, cause.to_string()))?;
-    }
+    trees
+        .settle_in(group, &spec.limits, spec.all_devices)
+        .map_err(|cause| (Refusal::System, cause.to_string()))?;
     // A worker that was killed may have left these.
     let _ = fs::remove_dir_all(dir.join(LIBCONTAINER_DIR));
     let refused = |error: &dyn Error| (Refusal::Start, format!("failed to create container: {}", chain(error)));
@@ -122,12 +121,6 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
         .with_systemd(false)
         .build()
         .map_err(|error| refused(&error))?;
-    if !all_devices {
-        trees
-            .restrict_devices_v2(group)
-            .map_err(|cause| (Refusal::System, cause.to_string()))?;
-    }
-    trees.kill_as_one(group);
     container
         .pid()
         .map(|pid| pid.as_raw())
@@ -135,7 +128,7 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
 }
 
 /// Fills in what only the root file system and the sandbox could tell.
-fn settle(spec: &mut Spec, identity: &users::Identity, reaper: Option<i32>) -> Result<(), String> {
+fn settle(spec: &mut Spec, identity: &users::Identity, reaper: Option<i32>, trees: &Trees) -> Result<(), String> {
     let process = spec.process_mut().as_mut().ok_or("the configuration names no process")?;
     let user = process.user_mut();
     user.set_uid(identity.uid)
@@ -144,6 +137,12 @@ fn settle(spec: &mut Spec, identity: &users::Identity, reaper: Option<i32>) -> R
     let env = process.env_mut().get_or_insert_default();
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", identity.home));
+    }
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        let moved = mount.source().as_ref().and_then(|source| trees.moved_to(source));
+        if let Some(moved) = moved {
+            mount.set_source(Some(moved));
+        }
     }
     let namespaces = spec.linux_mut().as_mut().and_then(|linux| linux.namespaces_mut().as_mut());
     if let (Some(reaper), Some(namespaces)) = (reaper, namespaces) {

@@ -57,7 +57,8 @@ impl Running {
         let init = rustix::process::Pid::from_raw(init).ok_or_else(|| io::Error::other("the container has no process"))?;
         let init = rustix::process::pidfd_open(init, rustix::process::PidfdFlags::empty())?;
         let numbers = [output_end.as_raw_fd(), report_end.as_raw_fd(), init.as_raw_fd()];
-        let worker = process::fork_worker(&numbers, || {
+        let birthplace = trees.birthplace(group).map_err(io::Error::other)?;
+        let worker = process::fork_worker(birthplace.as_ref(), &numbers, || {
             let [output, report, _] = numbers;
             match enter(&init, dir, trees, group) {
                 Ok(process) => become_command(&process, &spec.command, output, report),
@@ -138,7 +139,7 @@ fn enter(init: &OwnedFd, dir: &Path, trees: &Trees, group: &Path) -> io::Result<
         .process()
         .clone()
         .ok_or_else(|| io::Error::other("the container's configuration names no process"))?;
-    trees.join_all(group).map_err(io::Error::other)?;
+    trees.enter_v1(group).map_err(io::Error::other)?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     // Network, IPC and UTS namespaces are the shim's own.
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;

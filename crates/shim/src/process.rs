@@ -1,8 +1,9 @@
 //! Forking workers, and becoming a container's program.
 
 use std::ffi::{CString, NulError};
+use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -22,14 +23,13 @@ pub(crate) struct StartFailure {
     pub(crate) message: String,
 }
 
-/// Forks. The child runs `work`, with default signals and none but standard
-/// descriptors and `keep`, and exits; it never returns here. Gives its id.
-pub(crate) fn fork_worker(keep: &[RawFd], work: impl FnOnce() -> i32) -> io::Result<i32> {
-    // SAFETY: the shim has one thread, so the child has all of its memory in a
-    // consistent state and may allocate.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(child.as_raw()),
-        ForkResult::Child => {
+/// Forks. The child is born into the version 2 cgroup `birthplace`, runs
+/// `work` with default signals and no descriptors but the standard ones and
+/// `keep`, and exits; it never returns here. Gives its id.
+pub(crate) fn fork_worker(birthplace: Option<&File>, keep: &[RawFd], work: impl FnOnce() -> i32) -> io::Result<i32> {
+    match fork_into(birthplace)? {
+        Some(child) => Ok(child),
+        None => {
             let code = catch_unwind(AssertUnwindSafe(|| {
                 default_signals();
                 close_others(keep);
@@ -38,6 +38,68 @@ pub(crate) fn fork_worker(keep: &[RawFd], work: impl FnOnce() -> i32) -> io::Res
             .unwrap_or(1);
             // SAFETY: ends the child without running the parent's destructors.
             unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+/// Source: Linux `uapi/linux/sched.h`.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// `struct clone_args`. Source: clone3(2).
+#[repr(C)]
+#[derive(Default)]
+struct CloneRequest {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// `fork(2)`, into a version 2 cgroup if one is given: the child's id to the
+/// parent, `None` to the child.
+pub(crate) fn fork_into(birthplace: Option<&File>) -> io::Result<Option<i32>> {
+    if let Some(group) = birthplace {
+        let request = CloneRequest {
+            flags: CLONE_INTO_CGROUP,
+            exit_signal: libc::SIGCHLD as u64,
+            cgroup: u64::from(group.as_raw_fd().unsigned_abs()),
+            ..CloneRequest::default()
+        };
+        // SAFETY: as for `fork` below; without a stack of its own and without
+        // shared memory the child goes on as `fork`'s does.
+        let child = unsafe { libc::syscall(libc::SYS_clone3, &raw const request, std::mem::size_of::<CloneRequest>()) };
+        match child {
+            0 => return Ok(None),
+            1.. => return i32::try_from(child).map(Some).map_err(io::Error::other),
+            _ => {}
+        }
+        let error = io::Error::last_os_error();
+        // Before Linux 5.7, or where a filter forbids it: by the slow way.
+        if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::E2BIG | libc::EINVAL | libc::EPERM)) {
+            return Err(error);
+        }
+    }
+    // SAFETY: the shim has one thread, so the child has all of its memory in a
+    // consistent state and may allocate.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child.as_raw())),
+        ForkResult::Child => {
+            if let Some(group) = birthplace {
+                let procs = format!("/proc/self/fd/{}/cgroup.procs", group.as_raw_fd());
+                if let Err(cause) = std::fs::write(&procs, "0") {
+                    eprintln!("entering a cgroup: {cause}");
+                    // SAFETY: as above.
+                    unsafe { libc::_exit(1) }
+                }
+            }
+            Ok(None)
         }
     }
 }

@@ -165,6 +165,9 @@ pub struct CreateSpec {
     pub layers: Vec<PathBuf>,
     /// Who it runs as.
     pub user: UserSpec,
+    /// Its limits.
+    #[serde(default)]
+    pub limits: Limits,
     /// Log file; its directory is made.
     pub log_path: PathBuf,
     /// Keep standard input open.

@@ -4,7 +4,7 @@
 //! its process runs and `exit.json` once it has ended. Both are written to a
 //! new name and renamed, so a reader sees all of a record or none of it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -66,7 +66,8 @@ pub enum Cause {
 }
 
 /// Writes `value` as JSON under `path`, whole or not at all, mode 0600.
-/// With `durable` it also survives a loss of power once this returns.
+/// With `durable` its content is on the disk before its name is, so a loss of
+/// power leaves the old record or the new, never an empty one.
 ///
 /// # Errors
 /// The file system's; the old content, if any, is then untouched.
@@ -95,9 +96,6 @@ pub fn write_bytes(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::R
     }
     drop(file);
     fs::rename(new_path, path)?;
-    if durable && let Some(parent) = path.parent() {
-        File::open(parent)?.sync_data()?;
-    }
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use crate::cgroup::Trees;
 use crate::process::fork_worker;
-use crate::protocol::SandboxSpec;
+use crate::protocol::{Limits, SandboxSpec};
 use crate::record::SHM_DIR;
 
 /// Source: containerd, sandbox `/dev/shm`.
@@ -105,8 +105,12 @@ fn start_reaper(trees: &Trees, group: &Path) -> Result<i32, SandboxError> {
         .map_err(io::Error::from)
         .map_err(doing("making a pipe"))?;
     let number = write.as_raw_fd();
-    let between = fork_worker(&[number], || {
-        if trees.join(group).is_err() || nix::sched::unshare(CloneFlags::CLONE_NEWPID).is_err() {
+    let birthplace = trees.birthplace(group).map_err(|cause| SandboxError {
+        doing: "making the sandbox's cgroup",
+        cause: io::Error::other(cause),
+    })?;
+    let between = fork_worker(birthplace.as_ref(), &[number], || {
+        if trees.settle_in(group, &Limits::default(), true).is_err() || nix::sched::unshare(CloneFlags::CLONE_NEWPID).is_err() {
             return 1;
         }
         // SAFETY: this process has one thread.

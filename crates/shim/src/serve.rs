@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use crate::cgroup::Trees;
 use crate::container::{Container, Phase, Step, Watched};
 use crate::exec::Running;
+use crate::process::fork_into;
 use crate::protocol::{Answer, Decoder, Envelope, FrameError, Refusal, Request, Status, VERSION, encode};
 use crate::record::{CONTAINERS_DIR, now_ns};
 use crate::sandbox::{Sandbox, own_mounts};
@@ -106,13 +107,18 @@ impl Shim {
                 "--dir, --uid and --cgroup-root are needed; shims are started by the agent, not by hand",
             ));
         };
-        let _ = rustix::process::setsid(); // fails when we lead one already
+        let mut trees = Trees::detect().map_err(io::Error::other)?;
+        // Out of the agent's group, so that stopping its service ends the agent only.
+        let group = root.join("shims");
+        if fork_into(trees.birthplace(&group).map_err(io::Error::other)?.as_ref())?.is_some() {
+            std::process::exit(0);
+        }
+        trees.leave_service(&group).map_err(io::Error::other)?;
+        rustix::process::setsid()?;
         rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
         let _ = rustix::thread::set_name(c"lifepod-shim");
-        let trees = Trees::detect().map_err(io::Error::other)?;
-        // Out of the agent's group, so that stopping its service ends the agent only.
-        trees.join(&root.join("shims")).map_err(io::Error::other)?;
         own_mounts().map_err(io::Error::other)?;
+        trees.hide(&dir.join("cgroups"))?;
         std::env::set_current_dir("/")?;
         let mut child_signal = SigSet::empty();
         child_signal.add(Signal::SIGCHLD);

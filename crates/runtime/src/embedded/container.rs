@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::client::{Client, ClientError};
 use super::files::{ATTEMPT_FILE, AttemptRecord, NOTES_FILE, Phase, doing, remove_tree};
 use super::pod::{Attempt, PROMPT, Pod};
+use super::sandbox::limits;
 use super::spec::{self, Parts};
 use super::{Embedded, blocking};
 use crate::image::StoredImage;
@@ -113,6 +114,7 @@ impl Embedded {
             spec: spec::generate(&parts)?,
             layers: stored.layers.clone(),
             user: spec::user(sandbox, config, &stored.config)?,
+            limits: limits(&config.resources),
             log_path: sandbox.log_dir.join(&config.name).join(format!("{}.log", config.attempt)),
             stdin: config.stdin,
             message_from_log: config.termination_message_from_log,

@@ -256,7 +256,7 @@ fn sandbox_spec(config: &SandboxConfig) -> SandboxSpec {
     }
 }
 
-fn limits(resources: &Resources) -> Limits {
+pub(super) fn limits(resources: &Resources) -> Limits {
     Limits {
         cpu_shares: resources.cpu_shares,
         cpu_milli: resources.cpu_limit_milli,

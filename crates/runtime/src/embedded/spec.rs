@@ -18,7 +18,7 @@ use shim::record;
 
 use super::files::{HOSTNAME_FILE, HOSTS_FILE, RESOLV_CONF_FILE};
 use crate::image::ImageConfig;
-use crate::{ContainerConfig, Resources, SandboxConfig};
+use crate::{ContainerConfig, SandboxConfig};
 
 pub(super) use capability::Host;
 
@@ -42,10 +42,7 @@ const MASKED: [&str; 11] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Version 1 controllers a container sees its own group of.
-const CGROUPS_SEEN: [&str; 5] = ["memory", "cpu", "cpuacct", "cpuset", "pids"];
-
-/// The scheduler's period for hard limits.
-const CPU_PERIOD_US: u64 = 100_000;
+const CGROUPS_SEEN: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
 
 /// Signals by the names images use. Numbers are those of Linux on x86-64 and arm64.
 const SIGNALS: [(&str, i32); 24] = [
@@ -145,7 +142,6 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
         "mounts": mounts(parts),
         "linux": {
             "cgroupsPath": group,
-            "resources": resources(&container.resources, open),
             "namespaces": namespaces,
             "devices": if open { host.devices.clone() } else { Vec::new() },
             "maskedPaths": if open { &[][..] } else { &MASKED[..] },
@@ -230,25 +226,6 @@ fn environment(sandbox: &SandboxConfig, container: &ContainerConfig, image: &Ima
     env
 }
 
-fn resources(limits: &Resources, all_devices: bool) -> Value {
-    let mut resources = json!({"devices": [{"allow": all_devices, "access": "rwm"}]});
-    if let Some(bytes) = limits.memory_limit_bytes {
-        resources["memory"] = json!({"limit": bytes});
-    }
-    let mut cpu = json!({});
-    if let Some(shares) = limits.cpu_shares {
-        cpu["shares"] = json!(shares.clamp(2, 262_144));
-    }
-    if let Some(milli) = limits.cpu_limit_milli {
-        cpu["quota"] = json!((milli * CPU_PERIOD_US / 1000).max(1000));
-        cpu["period"] = json!(CPU_PERIOD_US);
-    }
-    if cpu != json!({}) {
-        resources["cpu"] = cpu;
-    }
-    resources
-}
-
 fn mount(kind: &str, source: &str, target: &str, options: &[&str]) -> Value {
     json!({"type": kind, "source": source, "destination": target, "options": options})
 }
@@ -319,7 +296,7 @@ fn cgroup_mounts(parts: &Parts<'_>, access: &str) -> Vec<Value> {
     let at = "/sys/fs/cgroup";
     let options = ["nosuid", "noexec", "nodev", "relatime", access];
     if parts.host.trees.is_unified() {
-        return vec![mount("cgroup", "cgroup", at, &options)];
+        return vec![mount("cgroup2", "cgroup", at, &options)];
     }
     let tmpfs = mount("tmpfs", "tmpfs", at, &["nosuid", "noexec", "nodev", "mode=755", "size=64k"]);
     let groups = CGROUPS_SEEN.iter().filter_map(|name| {
