@@ -125,6 +125,9 @@ fn require_kind(row: &Resource, value: &mut Value) -> Result<(), Status> {
 fn require_json(call: &Call) -> Result<(), Status> {
     match call.content_type().as_str() {
         "" | "application/json" => Ok(()),
+        "application/vnd.kubernetes.protobuf" => Err(Status::unsupported_media_type(
+            "protobuf bodies are not served yet - accepted media types include: application/json (with kubectl: put the object into a file, and create -f FILE)",
+        )),
         _ => Err(Status::unsupported_media_type(
             "the body of the request was in an unknown format - accepted media types include: application/json",
         )),

@@ -6,6 +6,8 @@
 //!
 //! Source: Kubernetes "The Kubernetes API", "OpenAPI V3"; KEP-2896.
 
+pub(crate) mod v2;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -82,31 +84,45 @@ pub(crate) fn document(core: &Core, path: &str) -> Result<Response<Body>, Status
     Ok(response)
 }
 
-fn add_paths(row: &Resource, paths: &mut Map<String, Value>) {
+/// Paths of the row's collections; the last one is where objects are.
+fn collections(row: &Resource) -> Vec<String> {
     let id = &row.id;
     let root = if id.group.is_empty() {
         format!("/api/{}", id.version)
     } else {
         format!("/apis/{}/{}", id.group, id.version)
     };
-    let mut bases = vec![(format!("{root}/{}", id.plural), row.scope == Scope::Cluster)];
-    if row.scope == Scope::Namespaced {
-        bases.push((format!("{root}/namespaces/{{namespace}}/{}", id.plural), true));
+    match row.scope {
+        Scope::Cluster => vec![format!("{root}/{}", id.plural)],
+        Scope::Namespaced => vec![
+            format!("{root}/{}", id.plural),
+            format!("{root}/namespaces/{{namespace}}/{}", id.plural),
+        ],
     }
-    for (base, complete) in bases {
-        let mut collection = json!({"get": operation(row, "list", LIST)});
-        if complete {
-            collection["post"] = operation(row, "post", CREATE);
-            collection["delete"] = operation(row, "deletecollection", LIST);
-            paths.insert(format!("{base}/{{name}}"), object_path(row));
-            for subresource in &row.subresources {
-                paths.insert(
-                    format!("{base}/{{name}}/{}", subresource.name()),
-                    subresource_path(row, *subresource),
-                );
-            }
-        }
+}
+
+/// Paths of the row's objects, as a pattern.
+fn object_paths(row: &Resource) -> Option<String> {
+    collections(row).pop().map(|base| format!("{base}/{{name}}"))
+}
+
+fn add_paths(row: &Resource, paths: &mut Map<String, Value>) {
+    for base in collections(row) {
+        paths.insert(base, json!({"get": operation(row, "list", LIST)}));
+    }
+    if let Some(base) = collections(row).pop() {
+        let collection = json!({
+            "get": operation(row, "list", LIST),
+            "post": operation(row, "post", CREATE),
+            "delete": operation(row, "deletecollection", LIST),
+        });
         paths.insert(base, collection);
+    }
+    if let Some(path) = object_paths(row) {
+        for subresource in &row.subresources {
+            paths.insert(format!("{path}/{}", subresource.name()), subresource_path(row, *subresource));
+        }
+        paths.insert(path, object_path(row));
     }
 }
 

@@ -320,6 +320,7 @@ impl ApiServer {
         let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
         match path {
             "/metrics" => Ok(core.metrics.render(core)),
+            "/openapi/v2" => openapi::v2::document(core, accept),
             "/openapi/v3" => Ok(openapi::index(core)),
             _ => match path.strip_prefix("/openapi/v3/") {
                 Some(group_version) => openapi::document(core, group_version),
@@ -383,3 +384,6 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         _ => Err(call.wrong_method()),
     }
 }
+
+#[cfg(test)]
+mod tests;

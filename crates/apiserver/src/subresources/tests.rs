@@ -1,1 +1,114 @@
+use serde_json::json;
 
+use crate::testing::Rig;
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+fn binding(pod: &str, node: &str) -> serde_json::Value {
+    json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod, "annotations": {"a": "b"}}, "target": {"kind": "Node", "name": node}})
+}
+
+#[tokio::test]
+async fn a_binding_gives_a_pod_its_node_once() {
+    let rig = Rig::new().await;
+    rig.pod("a", None).await;
+    let bound = rig.post(&format!("{PODS}/a/binding"), &binding("a", "n1")).await;
+    assert_eq!((bound.code, bound.json()["status"].as_str().unwrap()), (201, "Success"));
+    let pod = rig.get(&format!("{PODS}/a")).await.json();
+    assert_eq!(
+        (&pod["spec"]["nodeName"], &pod["metadata"]["annotations"]["a"]),
+        (&json!("n1"), &json!("b"))
+    );
+    assert_eq!(pod["metadata"]["generation"], 1);
+    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": "2027-01-15T08:00:00Z"});
+    assert!(
+        pod["status"]["conditions"].as_array().unwrap().contains(&condition),
+        "{}",
+        pod["status"]
+    );
+    let again = rig.post(&format!("{PODS}/a/binding"), &binding("a", "n2")).await;
+    assert_eq!(
+        again.brief(),
+        "409 Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"n1\""
+    );
+}
+
+#[tokio::test]
+async fn a_binding_that_makes_no_sense_is_refused() {
+    let rig = Rig::new().await;
+    rig.pod("a", None).await;
+    let path = format!("{PODS}/a/binding");
+    assert_eq!(rig.post(&path, &binding("b", "n1")).await.code, 400);
+    assert_eq!(rig.post(&path, &binding("a", "")).await.code, 422);
+    let mut elsewhere = binding("a", "n1");
+    elsewhere["target"]["kind"] = json!("Moon");
+    assert_eq!(rig.post(&path, &elsewhere).await.code, 422);
+    let mut stranger = binding("a", "n1");
+    stranger["metadata"]["uid"] = json!("other");
+    assert_eq!(rig.post(&path, &stranger).await.code, 409);
+    assert_eq!(rig.post(&format!("{PODS}/none/binding"), &binding("none", "n1")).await.code, 404);
+    assert_eq!(rig.get(&path).await.code, 405);
+    assert_eq!(rig.post("/api/v1/namespaces/default/bindings", &binding("a", "n1")).await.code, 201);
+    assert_eq!(rig.get(&format!("{PODS}/a")).await.json()["spec"]["nodeName"], "n1");
+}
+
+#[tokio::test]
+async fn logs_come_from_the_pod_s_node() {
+    let rig = Rig::new().await;
+    rig.pod("a", Some("n1")).await;
+    let answer = rig
+        .get(&format!(
+            "{PODS}/a/log?follow=true&tailLines=5&timestamps=true&previous=false&sinceSeconds=3&limitBytes=9"
+        ))
+        .await;
+    assert_eq!(
+        answer.text,
+        "n1 /containerLogs/default/a/c?tailLines=5&sinceSeconds=3&limitBytes=9&follow=true&timestamps=true"
+    );
+    assert_eq!(answer.headers["content-type"], "text/plain");
+    assert_eq!(
+        rig.get(&format!("{PODS}/a/log?container=x")).await.brief(),
+        "400 container x is not valid for pod a"
+    );
+    assert_eq!(rig.get(&format!("{PODS}/a/log?tailLines=-1")).await.code, 422);
+    assert_eq!(rig.get(&format!("{PODS}/a/log?limitBytes=0")).await.code, 422);
+    assert_eq!(rig.get(&format!("{PODS}/none/log")).await.code, 404);
+    rig.pod("waiting", None).await;
+    let nothing = rig.get(&format!("{PODS}/waiting/log")).await;
+    assert_eq!((nothing.code, nothing.text.len()), (200, 0));
+    rig.pod("lost", Some("gone")).await;
+    assert_eq!(
+        rig.get(&format!("{PODS}/lost/log")).await.brief(),
+        "503 node gone cannot be reached"
+    );
+}
+
+#[tokio::test]
+async fn the_container_of_a_log_must_be_clear() {
+    let rig = Rig::new().await;
+    let container = |name: &str| json!({"name": name, "image": "i"});
+    let mut pod = crate::testing::pod("two");
+    pod["spec"] = json!({"nodeName": "n1", "containers": [container("a"), container("b")], "initContainers": [container("i")]});
+    assert_eq!(rig.post(PODS, &pod).await.code, 201);
+    assert_eq!(
+        rig.get(&format!("{PODS}/two/log")).await.brief(),
+        "400 a container name must be specified for pod two, choose one of: [a b] or one of the init containers: [i]"
+    );
+    assert_eq!(
+        rig.get(&format!("{PODS}/two/log?container=i")).await.text,
+        "n1 /containerLogs/default/two/i"
+    );
+    pod["metadata"] = json!({"name": "annotated", "annotations": {"kubectl.kubernetes.io/default-container": "b"}});
+    assert_eq!(rig.post(PODS, &pod).await.code, 201);
+    assert_eq!(
+        rig.get(&format!("{PODS}/annotated/log")).await.text,
+        "n1 /containerLogs/default/annotated/b"
+    );
+    pod["metadata"] = json!({"name": "failing"});
+    pod["spec"]["containers"] = json!([container("failing")]);
+    assert_eq!(rig.post(PODS, &pod).await.code, 201);
+    assert_eq!(
+        rig.get(&format!("{PODS}/failing/log")).await.brief(),
+        "400 container \"failing\" in pod \"p\" is waiting to start: ContainerCreating"
+    );
+}

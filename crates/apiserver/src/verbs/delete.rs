@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use store::{Compare, Op, Revision, StoreError, Txn};
 
 use crate::body::Body;
-use crate::call::{Call, served};
+use crate::call::Call;
 use crate::hub::Entry;
 use crate::registry::{Resource, Subresource};
 use crate::request::{Query, Verb};
@@ -179,12 +179,10 @@ pub(crate) async fn delete(mut call: Call) -> Result<Response<Body>, Status> {
     let options = Options::read(&mut call).await?;
     let name = call.asked.name.clone();
     let deleted = delete_one(&call, &name, &call.key(), &options).await?;
-    let object = served(&call.row, &deleted.entry.object);
-    // Kinds with a grace period answer with the object, others with a status.
-    if !deleted.removed || call.row.strategy.grace(&object, options.grace_s).is_some() {
+    if !deleted.removed {
         return Ok(call.entry(StatusCode::OK, &deleted.entry));
     }
-    Ok(respond::status(&Status::deleted(&call.row.id, &name, object.uid())))
+    Ok(respond::status(&Status::deleted(&call.row.id, &name, deleted.entry.object.uid())))
 }
 
 /// Deletes one object of the row.

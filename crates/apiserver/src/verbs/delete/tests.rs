@@ -1,1 +1,108 @@
+use super::*;
+use crate::kinds;
 
+fn row(plural: &str) -> std::sync::Arc<Resource> {
+    std::sync::Arc::clone(kinds::builtin().find("", "v1", plural).unwrap())
+}
+
+fn object(value: Value) -> Object {
+    serde_json::from_value(value).unwrap()
+}
+
+const NOW: Time = Time::from_secs(1_000);
+
+/// `remove`, `nothing`, or the deadline and grace of a mark.
+fn planned(plural: &str, value: Value, asked_s: Option<i64>) -> String {
+    match plan(&row(plural), &object(value), asked_s, NOW) {
+        Step::Nothing => "nothing".to_owned(),
+        Step::Remove => "remove".to_owned(),
+        Step::Mark(object) => {
+            let deadline = Time::from(object.meta.deletion_timestamp.as_ref().unwrap()).0 / 1_000_000_000;
+            format!("mark {deadline} {:?}", object.meta.deletion_grace_period_seconds)
+        }
+    }
+}
+
+#[test]
+fn a_first_delete_follows_the_kind() {
+    let pod = |phase: &str, node: &str| json!({"metadata": {"name": "a"}, "spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}});
+    let table = [
+        (pod("Running", "n"), None, "mark 1030 Some(30)"),
+        (pod("Running", "n"), Some(5), "mark 1005 Some(5)"),
+        (pod("Running", "n"), Some(-1), "mark 1001 Some(1)"),
+        (pod("Running", "n"), Some(0), "remove"),
+        (pod("Pending", ""), None, "remove"),
+        (pod("Succeeded", "n"), None, "remove"),
+    ];
+    for (pod, asked, expected) in table {
+        assert_eq!(planned("pods", pod.clone(), asked), expected, "{pod} {asked:?}");
+    }
+    assert_eq!(planned("configmaps", json!({"metadata": {"name": "a"}}), Some(30)), "remove");
+    assert_eq!(
+        planned("configmaps", json!({"metadata": {"name": "a", "finalizers": ["x/y"]}}), None),
+        "mark 1000 Some(0)"
+    );
+    assert_eq!(
+        planned(
+            "namespaces",
+            json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}}),
+            None
+        ),
+        "mark 1000 None"
+    );
+    assert_eq!(planned("namespaces", json!({"metadata": {"name": "a"}}), None), "remove");
+}
+
+#[test]
+fn a_repeated_delete_only_shortens() {
+    let pod = |grace: i64, finalizers: Value| {
+        json!({"metadata": {"name": "a", "deletionTimestamp": Time::from_secs(990 + grace).to_string(), "deletionGracePeriodSeconds": grace, "finalizers": finalizers},
+            "spec": {"nodeName": "n"}})
+    };
+    let table = [
+        (pod(30, json!([])), None, "nothing"),
+        (pod(30, json!([])), Some(30), "nothing"),
+        (pod(30, json!([])), Some(60), "nothing"),
+        // Requested at 990.
+        (pod(30, json!([])), Some(20), "mark 1010 Some(20)"),
+        (pod(30, json!([])), Some(3), "mark 1000 Some(3)"),
+        (pod(30, json!([])), Some(0), "remove"),
+        (pod(30, json!(["x/y"])), Some(0), "mark 1000 Some(0)"),
+        (pod(0, json!(["x/y"])), Some(0), "nothing"),
+        (pod(0, json!([])), None, "remove"),
+    ];
+    for (pod, asked, expected) in table {
+        assert_eq!(planned("pods", pod.clone(), asked), expected, "{pod} {asked:?}");
+    }
+}
+
+#[test]
+fn options_come_from_the_query_and_the_body() {
+    let read = |query: &str, body: Value| Options::of(&Query::parse(query).unwrap(), &body);
+    assert_eq!(read("gracePeriodSeconds=5", json!({})).unwrap().grace_s, Some(5));
+    assert_eq!(
+        read("gracePeriodSeconds=5", json!({"gracePeriodSeconds": 0})).unwrap().grace_s,
+        Some(0)
+    );
+    assert_eq!(
+        read(
+            "",
+            json!({"kind": "DeleteOptions", "preconditions": {"uid": "u", "resourceVersion": null}})
+        )
+        .unwrap()
+        .uid
+        .as_deref(),
+        Some("u")
+    );
+    assert!(read("", json!({"dryRun": ["All"]})).unwrap().dry_run);
+    for body in [
+        json!([]),
+        json!({"kind": "Pod"}),
+        json!({"gracePeriodSeconds": "5"}),
+        json!({"preconditions": {"uid": 5}}),
+        json!({"propagationPolicy": "x"}),
+        json!({"dryRun": ["x"]}),
+    ] {
+        assert!(read("", body.clone()).is_err(), "{body}");
+    }
+}

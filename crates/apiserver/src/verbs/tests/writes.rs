@@ -28,7 +28,10 @@ async fn a_created_object_gets_what_the_server_owns() {
 #[tokio::test]
 async fn a_create_in_the_wrong_place_is_refused() {
     let rig = Rig::new().await;
-    assert_eq!(rig.post("/api/v1/namespaces/nowhere/pods", &pod("a")).await.brief(), "404 namespaces \"nowhere\" not found");
+    assert_eq!(
+        rig.post("/api/v1/namespaces/nowhere/pods", &pod("a")).await.brief(),
+        "404 namespaces \"nowhere\" not found"
+    );
     let mut elsewhere = pod("a");
     elsewhere["metadata"]["namespace"] = json!("kube-system");
     assert_eq!(
@@ -39,7 +42,10 @@ async fn a_create_in_the_wrong_place_is_refused() {
     assert_eq!(rig.post(&format!("{PODS}/a"), &pod("a")).await.code, 405);
     let mut versioned = pod("a");
     versioned["metadata"]["resourceVersion"] = json!("7");
-    assert_eq!(rig.post(PODS, &versioned).await.brief(), "400 resourceVersion should not be set on objects to be created");
+    assert_eq!(
+        rig.post(PODS, &versioned).await.brief(),
+        "400 resourceVersion should not be set on objects to be created"
+    );
     let mut service = pod("a");
     service["kind"] = json!("Service");
     assert_eq!(rig.post(PODS, &service).await.code, 400);
@@ -55,10 +61,25 @@ async fn generated_names_and_dry_runs() {
     let dry = rig.post(&format!("{MAPS}?dryRun=All"), &json!({"metadata": {"name": "dry"}})).await;
     assert_eq!(dry.brief(), "201 dry");
     assert_eq!(rig.get(&format!("{MAPS}/dry")).await.brief(), "404 configmaps \"dry\" not found");
-    assert_eq!(rig.post(&format!("{MAPS}?dryRun=All"), &json!({"metadata": {"name": name}})).await.code, 409);
-    assert_eq!(rig.post(&format!("{MAPS}?dryRun=Some"), &json!({"metadata": {"name": "dry"}})).await.code, 422);
+    assert_eq!(
+        rig.post(&format!("{MAPS}?dryRun=All"), &json!({"metadata": {"name": name}}))
+            .await
+            .code,
+        409
+    );
+    assert_eq!(
+        rig.post(&format!("{MAPS}?dryRun=Some"), &json!({"metadata": {"name": "dry"}}))
+            .await
+            .code,
+        422
+    );
     let path = format!("{MAPS}/{name}");
-    assert_eq!(rig.patch(&format!("{path}?dryRun=All"), "merge-patch", &json!({"data": {"a": "b"}})).await.json()["data"]["a"], "b");
+    assert_eq!(
+        rig.patch(&format!("{path}?dryRun=All"), "merge-patch", &json!({"data": {"a": "b"}}))
+            .await
+            .json()["data"]["a"],
+        "b"
+    );
     assert_eq!(rig.delete(&format!("{path}?dryRun=All"), None).await.code, 200);
     assert_eq!(rig.store.revision(), before);
 }
@@ -69,18 +90,30 @@ async fn unknown_fields_follow_field_validation() {
     let mut asked = pod("a");
     asked["spec"]["foo"] = json!(1);
     let strict = rig.post(&format!("{PODS}?fieldValidation=Strict"), &asked).await;
-    assert_eq!(strict.brief(), r#"400 Pod in version "v1" cannot be handled as a Pod: strict decoding error: unknown field "spec.foo""#);
+    assert_eq!(
+        strict.brief(),
+        r#"400 Pod in version "v1" cannot be handled as a Pod: strict decoding error: unknown field "spec.foo""#
+    );
     let warned = rig.post(PODS, &asked).await;
-    assert_eq!((warned.code, warned.warnings()), (201, vec![r#"299 - "unknown field \"spec.foo\"""#.to_owned()]));
+    assert_eq!(
+        (warned.code, warned.warnings()),
+        (201, vec![r#"299 - "unknown field \"spec.foo\"""#.to_owned()])
+    );
     assert_eq!(warned.json()["spec"].get("foo"), None);
     asked["metadata"]["name"] = json!("b");
     let ignored = rig.post(&format!("{PODS}?fieldValidation=Ignore"), &asked).await;
     assert_eq!((ignored.code, ignored.warnings().len()), (201, 0));
     assert_eq!(rig.post(&format!("{PODS}?fieldValidation=Maybe"), &asked).await.code, 422);
     let patch = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"foo": 1}});
-    let strict = rig.patch(&format!("{PODS}/a?fieldValidation=Strict"), "strategic-merge-patch", &patch).await;
+    let strict = rig
+        .patch(&format!("{PODS}/a?fieldValidation=Strict"), "strategic-merge-patch", &patch)
+        .await;
     assert_eq!(strict.code, 422);
-    assert!(strict.message().contains(r#"strict decoding error: unknown field "spec.foo""#), "{}", strict.message());
+    assert!(
+        strict.message().contains(r#"strict decoding error: unknown field "spec.foo""#),
+        "{}",
+        strict.message()
+    );
 }
 
 #[tokio::test]
@@ -99,9 +132,15 @@ async fn an_update_needs_the_version_it_was_made_from() {
     // Without a version it replaces whatever is there.
     second["metadata"].as_object_mut().unwrap().remove("resourceVersion");
     assert_eq!(rig.put(&path, &second).await.json()["data"]["k"], "3");
-    assert_eq!(rig.put(&format!("{MAPS}/b"), &second).await.brief(), "400 the name of the object (a) does not match the name on the URL (b)");
+    assert_eq!(
+        rig.put(&format!("{MAPS}/b"), &second).await.brief(),
+        "400 the name of the object (a) does not match the name on the URL (b)"
+    );
     second["metadata"]["name"] = json!("b");
-    assert_eq!(rig.put(&format!("{MAPS}/b"), &second).await.brief(), "404 configmaps \"b\" not found");
+    assert_eq!(
+        rig.put(&format!("{MAPS}/b"), &second).await.brief(),
+        "404 configmaps \"b\" not found"
+    );
     second["metadata"]["name"] = json!("a");
     second["metadata"]["uid"] = json!("other");
     assert_eq!(rig.put(&path, &second).await.code, 409);
@@ -115,8 +154,22 @@ async fn a_change_of_nothing_writes_nothing() {
     let path = format!("{PODS}/a");
     assert_eq!(rig.put(&path, &first).await.json(), first);
     assert_eq!(rig.patch(&path, "merge-patch", &json!({})).await.json(), first);
-    assert_eq!(rig.patch(&path, "strategic-merge-patch", &json!({"spec": {"containers": [{"name": "c"}]}})).await.json(), first);
-    assert_eq!(rig.patch(&path, "json-patch", &json!([{"op": "test", "path": "/metadata/name", "value": "a"}])).await.json(), first);
+    assert_eq!(
+        rig.patch(&path, "strategic-merge-patch", &json!({"spec": {"containers": [{"name": "c"}]}}))
+            .await
+            .json(),
+        first
+    );
+    assert_eq!(
+        rig.patch(
+            &path,
+            "json-patch",
+            &json!([{"op": "test", "path": "/metadata/name", "value": "a"}])
+        )
+        .await
+        .json(),
+        first
+    );
     assert_eq!(rig.store.revision(), before);
 }
 
@@ -125,10 +178,16 @@ async fn a_pod_s_generation_counts_changes_of_its_spec() {
     let rig = Rig::new().await;
     assert_eq!(rig.pod("a", None).await["metadata"]["generation"], 1);
     let path = format!("{PODS}/a");
-    let labelled = rig.patch(&path, "merge-patch", &json!({"metadata": {"labels": {"a": "b"}, "generation": 7}})).await.json();
+    let labelled = rig
+        .patch(&path, "merge-patch", &json!({"metadata": {"labels": {"a": "b"}, "generation": 7}}))
+        .await
+        .json();
     assert_eq!(labelled["metadata"]["generation"], 1);
     let image = json!({"spec": {"containers": [{"name": "c", "image": "nginx:2"}]}});
-    assert_eq!(rig.patch(&path, "strategic-merge-patch", &image).await.json()["metadata"]["generation"], 2);
+    assert_eq!(
+        rig.patch(&path, "strategic-merge-patch", &image).await.json()["metadata"]["generation"],
+        2
+    );
 }
 
 #[tokio::test]
@@ -136,21 +195,46 @@ async fn every_kind_of_patch_changes_a_part() {
     let rig = Rig::new().await;
     rig.config_map("a", &json!({"x": "1"})).await;
     let path = format!("{MAPS}/a");
-    let merged = rig.patch(&path, "merge-patch", &json!({"data": {"k": null, "n": "1"}})).await.json();
+    let merged = rig
+        .patch(&path, "merge-patch", &json!({"data": {"k": null, "n": "1"}}))
+        .await
+        .json();
     assert_eq!(merged["data"], json!({"n": "1"}));
     let operations = json!([{"op": "test", "path": "/data/n", "value": "1"}, {"op": "add", "path": "/data/m", "value": "2"}]);
-    assert_eq!(rig.patch(&path, "json-patch", &operations).await.json()["data"], json!({"n": "1", "m": "2"}));
+    assert_eq!(
+        rig.patch(&path, "json-patch", &operations).await.json()["data"],
+        json!({"n": "1", "m": "2"})
+    );
     let failing = json!([{"op": "add", "path": "/data/z", "value": "2"}, {"op": "test", "path": "/data/n", "value": "9"}]);
     let refused = rig.patch(&path, "json-patch", &failing).await;
     assert_eq!(refused.code, 422);
-    assert!(refused.message().starts_with("the server rejected our request due to an error in our request"), "{}", refused.message());
-    let strategic = rig.patch(&path, "strategic-merge-patch", &json!({"metadata": {"labels": {"x": null, "y": "2"}}})).await.json();
-    assert_eq!((&strategic["metadata"]["labels"], &strategic["data"]), (&json!({"y": "2"}), &json!({"n": "1", "m": "2"})));
+    assert!(
+        refused
+            .message()
+            .starts_with("the server rejected our request due to an error in our request"),
+        "{}",
+        refused.message()
+    );
+    let strategic = rig
+        .patch(
+            &path,
+            "strategic-merge-patch",
+            &json!({"metadata": {"labels": {"x": null, "y": "2"}}}),
+        )
+        .await
+        .json();
+    assert_eq!(
+        (&strategic["metadata"]["labels"], &strategic["data"]),
+        (&json!({"y": "2"}), &json!({"n": "1", "m": "2"}))
+    );
     assert_eq!(rig.patch(&path, "apply-patch", &json!({})).await.code, 415);
     assert_eq!(rig.patch(&path, "merge-patch", &json!([1])).await.code, 400);
     let stale = json!({"metadata": {"resourceVersion": "1"}, "data": {"z": "1"}});
     assert_eq!(rig.patch(&path, "merge-patch", &stale).await.code, 409);
-    assert_eq!(rig.patch(&format!("{MAPS}/none"), "merge-patch", &json!({})).await.brief(), "404 configmaps \"none\" not found");
+    assert_eq!(
+        rig.patch(&format!("{MAPS}/none"), "merge-patch", &json!({})).await.brief(),
+        "404 configmaps \"none\" not found"
+    );
 }
 
 #[tokio::test]
@@ -165,7 +249,10 @@ async fn patches_at_the_same_time_all_take_effect() {
     };
     let codes = tokio::join!(patch("p"), patch("q"), patch("r"), patch("s"));
     assert_eq!(codes, (200, 200, 200, 200));
-    assert_eq!(rig.get(&path).await.json()["data"], json!({"k": "v", "p": "1", "q": "1", "r": "1", "s": "1"}));
+    assert_eq!(
+        rig.get(&path).await.json()["data"],
+        json!({"k": "v", "p": "1", "q": "1", "r": "1", "s": "1"})
+    );
 }
 
 #[tokio::test]
@@ -173,12 +260,28 @@ async fn status_and_the_rest_are_written_apart() {
     let rig = Rig::new().await;
     let created = rig.pod("a", Some("n")).await;
     let path = format!("{PODS}/a");
-    let status = rig.patch(&format!("{path}/status"), "strategic-merge-patch", &json!({"status": {"phase": "Running"}, "spec": {"nodeName": "z"}})).await;
+    let status = rig
+        .patch(
+            &format!("{path}/status"),
+            "strategic-merge-patch",
+            &json!({"status": {"phase": "Running"}, "spec": {"nodeName": "z"}}),
+        )
+        .await;
     assert_eq!(status.code, 200, "{}", status.message());
     let status = status.json();
     assert_eq!((&status["status"]["phase"], &status["spec"]), (&json!("Running"), &created["spec"]));
-    let rest = rig.patch(&path, "merge-patch", &json!({"status": {"phase": "Failed"}, "metadata": {"labels": {"l": "1"}}})).await.json();
-    assert_eq!((&rest["status"]["phase"], &rest["metadata"]["labels"]["l"]), (&json!("Running"), &json!("1")));
+    let rest = rig
+        .patch(
+            &path,
+            "merge-patch",
+            &json!({"status": {"phase": "Failed"}, "metadata": {"labels": {"l": "1"}}}),
+        )
+        .await
+        .json();
+    assert_eq!(
+        (&rest["status"]["phase"], &rest["metadata"]["labels"]["l"]),
+        (&json!("Running"), &json!("1"))
+    );
     assert_eq!(rig.get(&format!("{path}/status")).await.json(), rest);
     assert_eq!(rig.get(&format!("{MAPS}/a/status")).await.code, 404);
 }
@@ -189,7 +292,13 @@ async fn a_pod_s_deletion_waits_for_its_grace_and_only_shrinks() {
     let uid = rig.pod("a", Some("n")).await["metadata"]["uid"].clone();
     let path = format!("{PODS}/a");
     let first = rig.delete(&path, None).await.json();
-    assert_eq!((&first["metadata"]["deletionGracePeriodSeconds"], &first["metadata"]["deletionTimestamp"]), (&json!(30), &json!("2027-01-15T08:00:30Z")));
+    assert_eq!(
+        (
+            &first["metadata"]["deletionGracePeriodSeconds"],
+            &first["metadata"]["deletionTimestamp"]
+        ),
+        (&json!(30), &json!("2027-01-15T08:00:30Z"))
+    );
     assert_eq!(first["metadata"]["generation"], 2);
     rig.now_s.store(NOW_S + 5, Ordering::Relaxed);
     assert_eq!(rig.delete(&path, Some(json!({"gracePeriodSeconds": 60}))).await.json(), first);
@@ -198,10 +307,21 @@ async fn a_pod_s_deletion_waits_for_its_grace_and_only_shrinks() {
     assert_eq!(shorter["metadata"]["deletionTimestamp"], "2027-01-15T08:00:10Z");
     let past = rig.delete(&path, Some(json!({"gracePeriodSeconds": 2}))).await.json();
     assert_eq!(past["metadata"]["deletionTimestamp"], "2027-01-15T08:00:05Z");
-    let wrong = rig.delete(&path, Some(json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "x"}}))).await;
-    assert!(wrong.code == 409 && wrong.message().contains("the UID in the precondition (x) does not match the UID in record"), "{}", wrong.message());
-    let gone = rig.delete(&path, Some(json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}))).await;
-    assert_eq!(gone.brief(), "200 a");
+    let wrong = rig
+        .delete(&path, Some(json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "x"}})))
+        .await;
+    assert!(
+        wrong.code == 409
+            && wrong
+                .message()
+                .contains("the UID in the precondition (x) does not match the UID in record"),
+        "{}",
+        wrong.message()
+    );
+    let gone = rig
+        .delete(&path, Some(json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})))
+        .await;
+    assert_eq!((gone.code, gone.json()["status"].as_str().unwrap()), (200, "Success"));
     assert_eq!(rig.delete(&path, None).await.brief(), "404 pods \"a\" not found");
     // Unscheduled: nothing to wait for.
     rig.pod("b", None).await;
@@ -212,22 +332,33 @@ async fn a_pod_s_deletion_waits_for_its_grace_and_only_shrinks() {
 #[tokio::test]
 async fn finalizers_hold_an_object_until_the_last_is_gone() {
     let rig = Rig::new().await;
-    let made = rig.post(MAPS, &json!({"metadata": {"name": "a", "finalizers": ["example.com/f"]}})).await;
+    let made = rig
+        .post(MAPS, &json!({"metadata": {"name": "a", "finalizers": ["example.com/f"]}}))
+        .await;
     assert_eq!(made.code, 201, "{}", made.message());
     let path = format!("{MAPS}/a");
     let marked = rig.delete(&path, Some(json!({"propagationPolicy": "Background"}))).await.json();
-    assert_eq!((&marked["metadata"]["deletionTimestamp"], &marked["kind"]), (&json!("2027-01-15T08:00:00Z"), &json!("ConfigMap")));
+    assert_eq!(
+        (&marked["metadata"]["deletionTimestamp"], &marked["kind"]),
+        (&json!("2027-01-15T08:00:00Z"), &json!("ConfigMap"))
+    );
     assert_eq!(rig.delete(&path, None).await.json(), marked);
     let mut revived = marked.clone();
     revived["metadata"].as_object_mut().unwrap().remove("deletionTimestamp");
     revived["data"] = json!({"k": "w"});
-    assert_eq!(rig.put(&path, &revived).await.json()["metadata"]["deletionTimestamp"], marked["metadata"]["deletionTimestamp"]);
+    assert_eq!(
+        rig.put(&path, &revived).await.json()["metadata"]["deletionTimestamp"],
+        marked["metadata"]["deletionTimestamp"]
+    );
     let freed = rig.patch(&path, "merge-patch", &json!({"metadata": {"finalizers": null}})).await;
     assert_eq!(freed.brief(), "200 a");
     assert_eq!(rig.get(&path).await.code, 404);
     rig.config_map("b", &json!({})).await;
     let status = rig.delete(&format!("{MAPS}/b"), None).await.json();
-    assert_eq!((&status["status"], &status["details"]["name"], &status["details"]["kind"]), (&json!("Success"), &json!("b"), &json!("configmaps")));
+    assert_eq!(
+        (&status["status"], &status["details"]["name"], &status["details"]["kind"]),
+        (&json!("Success"), &json!("b"), &json!("configmaps"))
+    );
     assert_eq!(rig.delete(&format!("{MAPS}/b?propagationPolicy=Sideways"), None).await.code, 422);
 }
 
@@ -235,12 +366,28 @@ async fn finalizers_hold_an_object_until_the_last_is_gone() {
 async fn a_namespace_terminates_until_it_is_finalized() {
     let rig = Rig::new().await;
     let path = "/api/v1/namespaces/a";
-    assert_eq!(rig.post("/api/v1/namespaces", &json!({"metadata": {"name": "a"}})).await.json()["status"]["phase"], "Active");
-    assert_eq!(rig.post("/api/v1/namespaces/a/configmaps", &json!({"metadata": {"name": "x"}})).await.code, 201);
+    assert_eq!(
+        rig.post("/api/v1/namespaces", &json!({"metadata": {"name": "a"}})).await.json()["status"]["phase"],
+        "Active"
+    );
+    assert_eq!(
+        rig.post("/api/v1/namespaces/a/configmaps", &json!({"metadata": {"name": "x"}}))
+            .await
+            .code,
+        201
+    );
     let marked = rig.delete(path, None).await.json();
-    assert_eq!((&marked["status"]["phase"], &marked["spec"]["finalizers"]), (&json!("Terminating"), &json!(["kubernetes"])));
-    let refused = rig.post("/api/v1/namespaces/a/configmaps", &json!({"metadata": {"name": "y"}})).await;
-    assert_eq!(refused.brief(), "403 configmaps \"y\" is forbidden: unable to create new content in namespace a because it is being terminated");
+    assert_eq!(
+        (&marked["status"]["phase"], &marked["spec"]["finalizers"]),
+        (&json!("Terminating"), &json!(["kubernetes"]))
+    );
+    let refused = rig
+        .post("/api/v1/namespaces/a/configmaps", &json!({"metadata": {"name": "y"}}))
+        .await;
+    assert_eq!(
+        refused.brief(),
+        "403 configmaps \"y\" is forbidden: unable to create new content in namespace a because it is being terminated"
+    );
     assert_eq!(refused.json()["details"]["causes"][0]["reason"], "NamespaceTerminating");
     let mut finalized = marked.clone();
     finalized["spec"]["finalizers"] = json!([]);
@@ -250,7 +397,10 @@ async fn a_namespace_terminates_until_it_is_finalized() {
     let done = rig.put(&format!("{path}/finalize"), &finalized).await;
     assert_eq!(done.code, 200, "{}", done.message());
     assert_eq!(rig.get(path).await.brief(), "404 namespaces \"a\" not found");
-    assert_eq!(rig.delete("/api/v1/namespaces/default", None).await.brief(), "403 namespaces \"default\" is forbidden: this namespace may not be deleted");
+    assert_eq!(
+        rig.delete("/api/v1/namespaces/default", None).await.brief(),
+        "403 namespaces \"default\" is forbidden: this namespace may not be deleted"
+    );
 }
 
 #[tokio::test]
@@ -286,14 +436,27 @@ async fn creates_and_a_namespace_s_end_exclude_each_other() {
     rig.post("/api/v1/namespaces", &json!({"metadata": {"name": "a"}})).await;
     let creates = (0..20).map(|index| {
         let rig = &rig;
-        async move { rig.post("/api/v1/namespaces/a/configmaps", &json!({"metadata": {"name": format!("m{index}")}})).await.code }
+        async move {
+            rig.post(
+                "/api/v1/namespaces/a/configmaps",
+                &json!({"metadata": {"name": format!("m{index}")}}),
+            )
+            .await
+            .code
+        }
     });
     let (codes, marked) = tokio::join!(futures::future::join_all(creates), rig.delete("/api/v1/namespaces/a", None));
     let marked_at: u64 = marked.json()["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
     assert!(codes.iter().all(|code| matches!(code, 201 | 403)), "{codes:?}");
     let list = rig.get("/api/v1/namespaces/a/configmaps").await.json();
-    assert_eq!(list["items"].as_array().unwrap().len(), codes.iter().filter(|code| **code == 201).count());
+    assert_eq!(
+        list["items"].as_array().unwrap().len(),
+        codes.iter().filter(|code| **code == 201).count()
+    );
     for item in list["items"].as_array().unwrap() {
-        assert!(item["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() < marked_at, "{item}");
+        assert!(
+            item["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() < marked_at,
+            "{item}"
+        );
     }
 }
