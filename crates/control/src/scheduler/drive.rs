@@ -77,7 +77,8 @@ impl Driver {
         let mut nodes = std::pin::pin!(nodes);
         loop {
             self.decide();
-            let wake = delay(self.scheduler.wake_at(), now());
+            let full = self.bindings.len() >= BINDINGS_MAX; // then an ended binding wakes us
+            let wake = delay(self.scheduler.wake_at().filter(|_| !full), now());
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(event) = pods.next() => self.pod_event(event),

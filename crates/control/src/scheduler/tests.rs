@@ -1,6 +1,7 @@
 //! Whole clusters in memory: random histories, and what must hold in each.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use api::Quantity;
 use proptest::prelude::*;
@@ -234,8 +235,8 @@ proptest! {
         for step in steps {
             match step {
                 Step::Create(n, cpu) => {
-                    if !world.pods.contains_key(&n) {
-                        world.pods.insert(n, (cpu, None));
+                    if let Entry::Vacant(free) = world.pods.entry(n) {
+                        free.insert((cpu, None));
                         scheduler.pod_changed(&pod(n, cpu, None), now);
                     }
                 }

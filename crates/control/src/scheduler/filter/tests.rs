@@ -66,6 +66,7 @@ const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 
 #[test]
+#[allow(clippy::too_many_lines)] // a table
 fn every_filter_tells_its_reason() {
     let toleration = json!([{ "key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule" }]);
     let port = json!([{ "name": "c", "ports": [{ "containerPort": 80, "hostPort": 8080 }] }]);
