@@ -18,17 +18,29 @@ use crate::{cargo, image_dir, images, setup, step, target_dir};
 pub fn run(root: &Path, rounds: usize) -> Result<()> {
     setup::packages(&[setup::Tool::Ip, setup::Tool::Nft, setup::Tool::Kubectl])?;
     images::run(&image_dir(root))?;
-    step("release build", cargo(root).args(["build", "--release", "--package", "lifepod", "--package", "bench"]))?;
+    step(
+        "release build",
+        cargo(root).args(["build", "--release", "--package", "lifepod", "--package", "bench"]),
+    )?;
     let release = target_dir(root).join("release");
-    let build = Build { binary: release.join("lifepod"), images: image_dir(root) };
+    let build = Build {
+        binary: release.join("lifepod"),
+        images: image_dir(root),
+    };
     // A first start makes keys and kubeconfig, and takes the images in.
     let mut platform = Platform::start("bench", &build)?;
     platform.stop()?;
 
     let mut bench = platform.host.command(&release.join("bench").to_string_lossy());
-    bench.arg("--kubeconfig").arg(platform.kubeconfig()).arg("--data-dir").arg(platform.data_dir());
+    bench
+        .arg("--kubeconfig")
+        .arg(platform.kubeconfig())
+        .arg("--data-dir")
+        .arg(platform.data_dir());
     bench.args(["--rounds", &rounds.to_string(), "--"]).arg(&build.binary);
-    bench.args(["up", "--node-name", "node1", "--cgroup-root", platform.cgroup_root(), "--data-dir"]).arg(platform.data_dir());
+    bench
+        .args(["up", "--node-name", "node1", "--cgroup-root", platform.cgroup_root(), "--data-dir"])
+        .arg(platform.data_dir());
     let output = run_command(bench.env("LIFEPOD_LOG", "error").stderr(Stdio::inherit()))?;
     print!("{}", String::from_utf8_lossy(&output.stdout));
     platform.down()?;

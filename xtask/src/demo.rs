@@ -30,7 +30,10 @@ pub fn run(root: &Path) -> Result<()> {
     eprintln!("==> images");
     images::run(&image_dir(root))?;
     step("release build", cargo(root).args(["build", "--release", "--package", "lifepod"]))?;
-    let build = Build { binary: target_dir(root).join("release/lifepod"), images: image_dir(root) };
+    let build = Build {
+        binary: target_dir(root).join("release/lifepod"),
+        images: image_dir(root),
+    };
 
     eprintln!("==> lifepod up, on a host of its own");
     let mut platform = Platform::start("demo", &build)?;
@@ -69,9 +72,19 @@ fn show(platform: &Platform) -> Result<()> {
 
     let ip = platform.ok(&["get", "pod", POD, "-n", "dev", "-o", "jsonpath={.status.podIP}"])?;
     println!("\n# curl {ip}");
-    let page = run_command(platform.host.command("curl").args(["--silent", "--show-error", "--fail", "--max-time", "10", &format!("http://{ip}/")]))?;
+    let page = run_command(platform.host.command("curl").args([
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--max-time",
+        "10",
+        &format!("http://{ip}/"),
+    ]))?;
     print!("{}", String::from_utf8_lossy(&page.stdout));
-    ensure!(String::from_utf8_lossy(&page.stdout).contains("Welcome to nginx!"), "this is not nginx's page");
+    ensure!(
+        String::from_utf8_lossy(&page.stdout).contains("Welcome to nginx!"),
+        "this is not nginx's page"
+    );
     kubectl(platform, &["delete", "pod", POD, "-n", "dev"])
 }
 
@@ -95,7 +108,10 @@ struct Watch {
 impl Watch {
     fn start(platform: &Platform) -> Result<Self> {
         let mut command: Command = platform.kubectl_command();
-        command.args(["get", "pods", POD, "-n", "dev", "-w"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+            .args(["get", "pods", POD, "-n", "dev", "-w"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot run kubectl get -w")?;
         let stdout = child.stdout.take().context("kubectl has no output")?;
         let reader = std::thread::spawn(move || {
@@ -112,6 +128,8 @@ impl Watch {
         std::thread::sleep(Duration::from_millis(300));
         self.child.kill()?;
         self.child.wait()?;
-        self.reader.join().map_err(|_| anyhow::anyhow!("the reader of kubectl's output panicked"))
+        self.reader
+            .join()
+            .map_err(|_| anyhow::anyhow!("the reader of kubectl's output panicked"))
     }
 }

@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod images;
+mod protobuf;
 mod schema;
 mod setup;
 mod tidy;
@@ -45,7 +46,7 @@ enum Task {
     Images,
     /// Checks crate edges, file sizes and banned names.
     Tidy,
-    /// Generates the schema table from the published OpenAPI document.
+    /// Generates the schema table and its protobuf field numbers from published sources.
     Schema {
         /// Compare with the committed table instead of writing it.
         #[arg(long)]
@@ -71,7 +72,9 @@ fn main() -> Result<()> {
 
 /// The workspace's directory.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
 /// Where cargo puts what it builds.
@@ -104,10 +107,15 @@ fn test(root: &Path, rest: &[String]) -> Result<()> {
     eprintln!("==> tidy");
     tidy::run(root)?;
     step("format", cargo(root).args(["fmt", "--all", "--check"]))?;
-    step("clippy", cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    step(
+        "clippy",
+        cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
+    )?;
     step("build", cargo(root).args(["build", "--package", "lifepod"]))?;
     let mut tests = cargo(root);
-    tests.env("LIFEPOD_BINARY", target_dir(root).join("debug/lifepod")).env("LIFEPOD_IMAGES", image_dir(root));
+    tests
+        .env("LIFEPOD_BINARY", target_dir(root).join("debug/lifepod"))
+        .env("LIFEPOD_IMAGES", image_dir(root));
     step("tests", tests.args(["test", "--workspace"]).args(rest))
 }
 
@@ -115,8 +123,21 @@ fn check(root: &Path) -> Result<()> {
     step("format", cargo(root).args(["fmt", "--all", "--check"]))?;
     eprintln!("==> tidy");
     tidy::run(root)?;
-    step("clippy", cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    step(
+        "clippy",
+        cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
+    )?;
     // Names that start so need root or a registry; `cargo xtask test` runs them.
-    let rest = ["test", "--workspace", "--exclude", "e2e", "--", "--skip", "root_", "--skip", "registry_"];
+    let rest = [
+        "test",
+        "--workspace",
+        "--exclude",
+        "e2e",
+        "--",
+        "--skip",
+        "root_",
+        "--skip",
+        "registry_",
+    ];
     step("tests without root", cargo(root).args(rest))
 }

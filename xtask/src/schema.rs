@@ -22,12 +22,16 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
+use crate::protobuf;
+
 /// The package, its version and the hash `pip` must find.
 const PACKAGE: &str = "kubernetes-validate==1.37.0 --hash=sha256:85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9";
 /// The schema set of the pinned Kubernetes version inside the package.
 const MEMBER: &str = "kubernetes_validate/kubernetes-json-schema/v1.33.0-local/_definitions.json";
 /// The generated table, relative to the workspace.
 const OUTPUT: &str = "crates/api/src/schema/v1_33.jsonl";
+/// The generated field numbers, relative to the workspace.
+const NUMBERS: &str = "crates/api/src/schema/v1_33.numbers";
 
 /// Every kind of these packages is in the table, and what it refers to.
 const ROOTS: &[&str] = &[
@@ -60,25 +64,29 @@ const SCALARS: &[(&str, &str)] = &[
     ("io.k8s.apimachinery.pkg.util.intstr.IntOrString", "int-or-string"),
 ];
 
-/// Writes the table, or with `check` fails when the committed one differs.
-/// `pip` fetches the source; without a network, point `PIP_FIND_LINKS` at a
-/// directory that holds the package and set `PIP_NO_INDEX`.
+/// Writes the table and the field numbers of its protobuf messages, or with
+/// `check` fails when the committed ones differ. `pip` and `cargo` fetch the
+/// sources; without a network, point `PIP_FIND_LINKS` at a directory that
+/// holds the package and set `PIP_NO_INDEX`.
 ///
 /// # Errors
-/// When the source cannot be had or read, and when `check` finds a difference.
-pub fn run(check: bool) -> Result<()> {
+/// When a source cannot be had or read, and when `check` finds a difference.
+pub(crate) fn run(check: bool) -> Result<()> {
     let table = generate(&fetch()?)?;
-    let output = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(OUTPUT);
-    if check {
-        let committed = std::fs::read_to_string(&output).with_context(|| format!("reading {OUTPUT}"))?;
-        ensure!(
-            committed == table,
-            "{OUTPUT} is not what its source generates; run `cargo xtask schema` and commit the result"
-        );
-        println!("{OUTPUT} is up to date ({} definitions)", table.lines().count());
-    } else {
-        std::fs::write(&output, &table).with_context(|| format!("writing {OUTPUT}"))?;
-        println!("wrote {OUTPUT}: {} definitions, {} bytes", table.lines().count(), table.len());
+    let numbers = protobuf::generate(&table).context("generating the field numbers")?;
+    for (output, text) in [(OUTPUT, table), (NUMBERS, numbers)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(output);
+        if check {
+            let committed = std::fs::read_to_string(&path).with_context(|| format!("reading {output}"))?;
+            ensure!(
+                committed == text,
+                "{output} is not what its source generates; run `cargo xtask schema` and commit the result"
+            );
+            println!("{output} is up to date ({} definitions)", text.lines().count());
+        } else {
+            std::fs::write(&path, &text).with_context(|| format!("writing {output}"))?;
+            println!("wrote {output}: {} definitions, {} bytes", text.lines().count(), text.len());
+        }
     }
     Ok(())
 }

@@ -24,7 +24,15 @@ pub enum Tool {
 }
 
 /// Everything `cargo xtask test` needs.
-pub const ALL: [Tool; 7] = [Tool::Ip, Tool::Nft, Tool::Busybox, Tool::Registry, Tool::Kubectl, Tool::Curl, Tool::Mkfs];
+pub const ALL: [Tool; 7] = [
+    Tool::Ip,
+    Tool::Nft,
+    Tool::Busybox,
+    Tool::Registry,
+    Tool::Kubectl,
+    Tool::Curl,
+    Tool::Mkfs,
+];
 
 impl Tool {
     const fn program(self) -> &'static str {
@@ -54,7 +62,9 @@ impl Tool {
     fn is_present(self) -> bool {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
-        std::env::split_paths(&path).chain(usual).any(|dir| dir.join(self.program()).is_file())
+        std::env::split_paths(&path)
+            .chain(usual)
+            .any(|dir| dir.join(self.program()).is_file())
     }
 }
 
@@ -76,7 +86,11 @@ pub fn packages(tools: &[Tool]) -> Result<()> {
 }
 
 fn apt(args: &[&str]) -> Result<()> {
-    let output = Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").output().context("cannot run apt-get")?;
+    let output = Command::new("apt-get")
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .output()
+        .context("cannot run apt-get")?;
     if !output.status.success() {
         bail!("apt-get {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -21,12 +21,37 @@ const EDGES: [(&str, &[&str]); 15] = [
     ("lifecycle", &["api"]),
     (
         "lifepod",
-        &["api", "apiserver", "client", "control", "kubelet", "lifecycle", "net", "runtime", "shim", "store"],
+        &[
+            "api",
+            "apiserver",
+            "client",
+            "control",
+            "kubelet",
+            "lifecycle",
+            "net",
+            "runtime",
+            "shim",
+            "store",
+        ],
     ),
     ("net", &["api", "client", "runtime"]),
     ("runtime", &["api", "shim"]),
     ("shim", &[]),
-    ("sim", &["api", "apiserver", "client", "control", "kubelet", "lifecycle", "net", "runtime", "shim", "store"]),
+    (
+        "sim",
+        &[
+            "api",
+            "apiserver",
+            "client",
+            "control",
+            "kubelet",
+            "lifecycle",
+            "net",
+            "runtime",
+            "shim",
+            "store",
+        ],
+    ),
     ("store", &[]),
     ("xtask", &["e2e"]),
 ];
@@ -55,7 +80,10 @@ pub fn run(root: &Path) -> Result<()> {
 }
 
 fn edges(root: &Path) -> Result<Vec<String>> {
-    let output = Command::new("cargo").args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).current_dir(root).output()?;
+    let output = Command::new("cargo")
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(root)
+        .output()?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("reading `cargo metadata`")?;
     let allowed: BTreeMap<_, _> = EDGES.into_iter().collect();
     let mut broken = Vec::new();
@@ -77,7 +105,10 @@ fn edges(root: &Path) -> Result<Vec<String>> {
 }
 
 fn rust_files(root: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"]).current_dir(root).output()?;
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"])
+        .current_dir(root)
+        .output()?;
     let text = String::from_utf8(output.stdout).context("file names are not UTF-8")?;
     Ok(text.lines().map(PathBuf::from).filter(|file| root.join(file).is_file()).collect())
 }
@@ -91,16 +122,25 @@ fn file_rules(file: &Path, text: &str) -> Vec<String> {
     }
     let lines = text.lines().count();
     if lines > MAX_LINES && !is_test {
-        broken.push(format!("{}: {lines} lines, more than {MAX_LINES}: split it by concern", file.display()));
+        broken.push(format!(
+            "{}: {lines} lines, more than {MAX_LINES}: split it by concern",
+            file.display()
+        ));
     }
     for (number, line) in text.lines().enumerate() {
-        let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+        let mut words = line
+            .split(|c: char| !c.is_alphanumeric() && c != '_')
+            .filter(|word| !word.is_empty());
         let declares = words.any(|word| matches!(word, "struct" | "enum" | "trait"));
         let declared = words.next().filter(|_| declares && !line.trim_start().starts_with("//"));
         if let Some(declared) = declared
             && BANNED_TYPE_ENDS.iter().any(|end| declared.ends_with(end))
         {
-            broken.push(format!("{}:{}: {declared} says nothing about what it is", file.display(), number + 1));
+            broken.push(format!(
+                "{}:{}: {declared} says nothing about what it is",
+                file.display(),
+                number + 1
+            ));
         }
     }
     broken
@@ -116,6 +156,9 @@ mod tests {
         assert_eq!(file_rules(Path::new("a/pod.rs"), "pub struct PodManager;\n").len(), 1);
         assert_eq!(file_rules(Path::new("a/utils.rs"), "").len(), 1);
         assert_eq!(file_rules(Path::new("a/pod.rs"), &"\n".repeat(MAX_LINES + 1)).len(), 1);
-        assert_eq!(file_rules(Path::new("a/pod/tests.rs"), &"\n".repeat(MAX_LINES + 1)), Vec::<String>::new());
+        assert_eq!(
+            file_rules(Path::new("a/pod/tests.rs"), &"\n".repeat(MAX_LINES + 1)),
+            Vec::<String>::new()
+        );
     }
 }
