@@ -136,8 +136,8 @@ pub enum Verb {
         /// The attempt.
         id: ContainerId,
     },
-    /// Give up the action: pulls, and stops about to be replaced by a shorter
-    /// one. Has no `Done` of its own; the cancelled action still has one.
+    /// Give up the action: pulls, mounts, and stops about to be replaced by a
+    /// shorter one. Has no `Done` of its own; the cancelled action still has one.
     Cancel(ActionId),
     /// Flush the last status to the API, then delete the pod there with grace
     /// zero and its UID as precondition. Gone already is success.

@@ -40,7 +40,7 @@ pub(crate) fn plan(w: World<'_>) -> Plan {
     let mut plan = Plan::default();
     let because = because(w);
     for (id, flight) in &w.hands.0 {
-        if matches!(flight.verb, Verb::Pull { .. } | Verb::MountVolumes) && !flight.cancelled {
+        if preparation(&flight.verb) && !flight.cancelled {
             plan.cancels.push((*id, because.clone()));
         }
     }
@@ -57,6 +57,11 @@ pub(crate) fn plan(w: World<'_>) -> Plan {
         plan.want(Target::Sandbox, Verb::StopSandbox, because);
     }
     plan
+}
+
+/// What only prepares and can be given up at once.
+fn preparation(verb: &Verb) -> bool {
+    matches!(verb, Verb::Pull { .. } | Verb::MountVolumes)
 }
 
 /// Whether nothing runs any more, and nothing under way will change that.
@@ -145,7 +150,11 @@ fn stop_by(w: World<'_>, plan: &mut Plan, view: &ContainerView, kill_at: Time, b
         signal: None,
         grace: kill_at.since(w.now),
     };
-    let under_way = w.hands.0.iter().find(|(_, f)| !f.cancelled && f.target == target);
+    let under_way = w
+        .hands
+        .0
+        .iter()
+        .find(|(_, f)| !f.cancelled && f.target == target && !preparation(&f.verb));
     match under_way.map(|(id, f)| (*id, &f.verb, f.since)) {
         Some((id, Verb::Stop { id: same, grace, .. }, since)) if *same == view.id => {
             if kill_at + WORTHWHILE < since + *grace {

@@ -15,7 +15,9 @@ pub(crate) fn mount(w: World<'_>, plan: &mut Plan) -> bool {
 /// Asks for the volumes' tear-down; true once they are gone.
 pub(crate) fn unmount(w: World<'_>, plan: &mut Plan, because: Reason) -> bool {
     let unmounted = w.memory.unmounted || !w.desired.has_volumes;
-    if !unmounted {
+    // A mount that was given up may still be ending.
+    let mounting = w.hands.0.values().any(|f| f.verb == Verb::MountVolumes);
+    if !unmounted && !mounting {
         plan.want(Target::Volumes, Verb::UnmountVolumes, because);
     }
     unmounted

@@ -40,6 +40,7 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
                 // Only the API remembers the attempt; what waits is the next.
                 status.restart_count = status.restart_count.saturating_add(1);
                 (status.container_id, status.image_id) = (None, String::new());
+                status.image.clone_from(&container.image);
             }
         }
         status.state = Some(ContainerState {
