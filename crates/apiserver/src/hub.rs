@@ -22,8 +22,8 @@ use store::{Page, Revision, Store, StoreError, Watch, WatchMessage};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::state::{Bounds, State, decode};
 pub(crate) use self::state::{Change, Message, TooOld};
-use self::state::{State, decode};
 use crate::server::Limits;
 
 /// Entries read from the store at a time while listing.
@@ -93,9 +93,14 @@ impl Hub {
         limits: &Limits,
         closing: CancellationToken,
     ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + use<>), StoreError> {
+        let bounds = Bounds {
+            ring_changes: limits.hub_events,
+            ring_bytes: limits.hub_bytes,
+            queue_changes: limits.watcher_events,
+        };
         let hub = Arc::new(Self {
             prefix: prefix.to_owned(),
-            state: Mutex::new(State::new(limits.hub_events, limits.watcher_events)),
+            state: Mutex::new(State::new(bounds)),
             reached: watch::Sender::new(0),
         });
         let changes = hub.list(store.as_ref()).await?;

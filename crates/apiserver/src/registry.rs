@@ -190,9 +190,14 @@ pub trait Strategy: Sync {
     /// Fills what the schema's defaults cannot state, on a decoded request.
     fn default(&self, _object: &mut Object) {}
 
-    /// Clears what a client may not set, fills what the server owns. The
-    /// default keeps `status` out of creates and updates, and everything but
-    /// `status` out of status updates, for kinds that have the subresource.
+    /// Clears what a client may not set, fills what the server owns.
+    ///
+    /// The caller has already filled or taken over `uid`,
+    /// `creationTimestamp`, `generation`, and the deletion's fields, and, for
+    /// kinds that have the subresource, kept `status` out of updates and
+    /// everything but `status` out of status updates. On create it has not
+    /// touched `status`. Kinds that count generations count here; the caller
+    /// counts only the one of a graceful deletion.
     fn prepare(&self, _change: Change<'_>, _now: Time) {}
 
     /// Rules the schema cannot state. All violations, not just the first.

@@ -58,6 +58,8 @@ pub struct Limits {
     pub watcher_events: usize,
     /// Events a hub keeps for watches that resume.
     pub hub_events: usize,
+    /// Stored bytes of the objects in these events.
+    pub hub_bytes: usize,
     /// How long a read waits for the hub to catch up with the store.
     pub fresh_timeout: Duration,
     /// How long a request other than a stream may take.
@@ -78,7 +80,8 @@ impl Default for Limits {
             writes: 200,
             streams: 4_096,
             watcher_events: 1_024,
-            hub_events: 2_048,
+            hub_events: 1_024,
+            hub_bytes: 1 << 20,
             fresh_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(60),
             bookmark_interval: Duration::from_secs(60),

@@ -22,6 +22,13 @@ pub(crate) struct Change {
     pub(crate) new: Option<Arc<Entry>>,
 }
 
+impl Change {
+    /// What it keeps in memory beyond the change before it.
+    fn bytes(&self) -> usize {
+        self.new.as_ref().or(self.old.as_ref()).map_or(0, |entry| entry.stored.len())
+    }
+}
+
 /// What a watcher is sent.
 #[derive(Debug)]
 pub(crate) enum Message {
@@ -53,9 +60,21 @@ pub(crate) struct State {
     /// Changes in order; all changes after `floor` are here.
     ring: VecDeque<Arc<Change>>,
     floor: u64,
-    ring_limit: usize,
-    queue_limit: usize,
+    ring_bytes: usize,
+    bounds: Bounds,
     watchers: Vec<Watcher>,
+}
+
+/// How much a hub keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Changes in the ring.
+    pub(crate) ring_changes: usize,
+    /// Stored bytes of the objects in the ring. Decoded they take a few times
+    /// as much.
+    pub(crate) ring_bytes: usize,
+    /// Changes a watcher may be behind.
+    pub(crate) queue_changes: usize,
 }
 
 /// Decodes a stored value. What does not decode is logged and left out: one
@@ -80,14 +99,14 @@ pub(crate) fn decode(key: &str, versioned: &Versioned) -> Option<Arc<Entry>> {
 }
 
 impl State {
-    pub(crate) fn new(ring_limit: usize, queue_limit: usize) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             revision: 0,
             objects: BTreeMap::new(),
             ring: VecDeque::new(),
             floor: 0,
-            ring_limit,
-            queue_limit: queue_limit.max(1),
+            ring_bytes: 0,
+            bounds,
             watchers: Vec::new(),
         }
     }
@@ -96,6 +115,7 @@ impl State {
     pub(crate) fn reset(&mut self, revision: u64, entries: Vec<Arc<Entry>>) {
         self.objects = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         self.ring.clear();
+        self.ring_bytes = 0;
         self.floor = revision;
         self.revision = revision;
         self.drop_watchers();
@@ -167,12 +187,13 @@ impl State {
             });
             self.watchers
                 .retain(|watcher| !change.key.starts_with(&watcher.prefix) || watcher.send(Message::Change(Arc::clone(&change))));
+            self.ring_bytes += change.bytes();
             self.ring.push_back(change);
         }
-        while self.ring.len() > self.ring_limit {
-            if let Some(dropped) = self.ring.pop_front() {
-                self.floor = dropped.revision;
-            }
+        while self.ring.len() > self.bounds.ring_changes || self.ring_bytes > self.bounds.ring_bytes {
+            let Some(dropped) = self.ring.pop_front() else { break };
+            self.ring_bytes -= dropped.bytes();
+            self.floor = dropped.revision;
         }
     }
 
@@ -214,7 +235,7 @@ impl State {
                 revision = asked;
             }
         }
-        let (sender, changes) = mpsc::channel(self.queue_limit);
+        let (sender, changes) = mpsc::channel(self.bounds.queue_changes.max(1));
         self.watchers.push(Watcher {
             prefix: prefix.to_owned(),
             bookmarks,

@@ -170,6 +170,31 @@ async fn the_ring_is_bounded_and_says_so() {
 }
 
 #[tokio::test]
+async fn large_objects_leave_room_for_fewer_changes() {
+    // Each object is 36 bytes as it is put here.
+    let rig = rig(
+        false,
+        Limits {
+            hub_bytes: 80,
+            ..Limits::default()
+        },
+    )
+    .await;
+    let mut revisions = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        revisions.push(rig.put(name).await);
+    }
+    rig.names().await;
+    let oldest = rig
+        .hub
+        .subscribe("/registry/x/", &From::After(0), false)
+        .map(|_| ())
+        .unwrap_err()
+        .oldest;
+    assert_eq!(oldest, revisions[1]);
+}
+
+#[tokio::test]
 async fn a_watcher_gets_only_its_prefix_and_progress_if_asked() {
     let rig = rig(
         false,
