@@ -68,6 +68,8 @@ pub(crate) struct Container {
     pub(crate) group: PathBuf,
     log_path: PathBuf,
     log: Option<File>,
+    /// Said once.
+    log_is_broken: bool,
     outputs: [Output; 2],
     /// Our end of its standard input, kept open for it.
     stdin: Option<OwnedFd>,
@@ -121,6 +123,7 @@ impl Container {
             group,
             log_path: spec.log_path.clone(),
             log: Some(log),
+            log_is_broken: false,
             outputs: [(stdout, Stream::Stdout), (stderr, Stream::Stderr)].map(|(pipe, stream)| Output {
                 pipe: Some(pipe),
                 lines: LineSplitter::new(stream),
@@ -308,8 +311,9 @@ impl Container {
         }
         if let Some(log) = self.log.as_mut().filter(|_| !lines.is_empty())
             && let Err(cause) = log.write_all(&lines)
+            && !std::mem::replace(&mut self.log_is_broken, true)
         {
-            eprintln!("writing {}: {cause}; output is lost", self.log_path.display());
+            eprintln!("writing {}: {cause}; output is lost as long as this lasts", self.log_path.display());
         }
         if self.outputs.iter().all(|output| output.pipe.is_none()) {
             self.log = None;

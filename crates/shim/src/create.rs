@@ -11,7 +11,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
@@ -65,16 +64,14 @@ pub(crate) struct Work<'a> {
 
 /// The worker's life.
 pub(crate) fn make(work: Work<'_>) -> Made {
-    let (dir, trees, group) = (work.dir, work.trees, work.group);
+    let dir = work.dir;
     let made = try_make(work);
     // The container holds its root in its own mount namespace.
     let _ = rootfs::unmount(&dir.join("merged"));
     match made {
         Ok(pid) => Made::Process(pid),
-        Err((kind, message)) => {
-            let _ = trees.destroy(group, Duration::from_secs(2));
-            Made::Refused(kind, message)
-        }
+        // This process is in the container's group, so the shim empties it.
+        Err((kind, message)) => Made::Refused(kind, message),
     }
 }
 

@@ -293,7 +293,7 @@ impl Decoder {
     ///
     /// # Errors
     /// A frame that is too long, or not the JSON expected.
-    pub fn next<T: for<'a> Deserialize<'a>>(&mut self) -> Result<Option<Envelope<T>>, FrameError> {
+    pub fn take<T: for<'a> Deserialize<'a>>(&mut self) -> Result<Option<Envelope<T>>, FrameError> {
         #[derive(Deserialize)]
         struct Head {
             id: u64,
@@ -333,7 +333,7 @@ mod tests {
             let mut seen = Vec::new();
             for part in [&wire[..cut], &wire[cut..]] {
                 decoder.push(part);
-                while let Some(frame) = decoder.next::<Request>().unwrap() {
+                while let Some(frame) = decoder.take::<Request>().unwrap() {
                     seen.push(frame);
                 }
             }
@@ -361,8 +361,8 @@ mod tests {
         decoder.push(&u32::try_from(unknown.len()).unwrap().to_le_bytes());
         decoder.push(unknown);
         decoder.push(&encode(4, &Request::Status).unwrap());
-        assert!(matches!(decoder.next::<Request>(), Err(FrameError::Malformed { id: 3, .. })));
-        assert_eq!(decoder.next::<Request>().unwrap().unwrap().id, 4);
+        assert!(matches!(decoder.take::<Request>(), Err(FrameError::Malformed { id: 3, .. })));
+        assert_eq!(decoder.take::<Request>().unwrap().unwrap().id, 4);
     }
 
     #[test]
@@ -371,13 +371,13 @@ mod tests {
         let newer = br#"{"id":5,"extra":1,"body":{"Start":{"id":"a","when":"soon"}}}"#;
         decoder.push(&u32::try_from(newer.len()).unwrap().to_le_bytes());
         decoder.push(newer);
-        assert_eq!(decoder.next::<Request>().unwrap().unwrap().body, Request::Start { id: "a".into() });
+        assert_eq!(decoder.take::<Request>().unwrap().unwrap().body, Request::Start { id: "a".into() });
     }
 
     #[test]
     fn a_frame_too_long_is_refused_before_it_is_read() {
         let mut decoder = Decoder::default();
         decoder.push(&u32::MAX.to_le_bytes());
-        assert!(matches!(decoder.next::<Request>(), Err(FrameError::TooLong(_))));
+        assert!(matches!(decoder.take::<Request>(), Err(FrameError::TooLong(_))));
     }
 }

@@ -3,11 +3,14 @@
 //! Everything here is quick. What is not (making a container, entering one) is
 //! done by a forked worker whose end arrives like any other event.
 
+mod clients;
+mod requests;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -17,18 +20,16 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use clients::Client;
+
 use crate::cgroup::Trees;
 use crate::container::{Container, Phase, Step, Watched};
 use crate::exec::Running;
 use crate::process::fork_into;
-use crate::protocol::{Answer, Decoder, Envelope, FrameError, Refusal, Request, Status, VERSION, encode};
-use crate::record::{CONTAINERS_DIR, now_ns};
+use crate::protocol::{Answer, Refusal};
+use crate::record::now_ns;
 use crate::sandbox::{Sandbox, own_mounts};
 
-/// An agent, its successor, and a person looking.
-const CLIENTS_MAX: usize = 16;
-/// A client that does not read is dropped.
-const UNREAD_BYTES_MAX: usize = 8 << 20;
 const EXECS_MAX: usize = 64;
 /// Ended processes nobody has claimed yet.
 const UNCLAIMED_MAX: usize = 256;
@@ -37,14 +38,6 @@ const KILL_AGAIN: Duration = Duration::from_millis(5);
 
 /// Which request to answer: connection and request id.
 type Asker = (u64, u64);
-
-struct Client {
-    serial: u64,
-    stream: UnixStream,
-    decoder: Decoder,
-    unsent: VecDeque<u8>,
-    gone: bool,
-}
 
 struct Shim {
     listener: UnixListener,
@@ -59,6 +52,8 @@ struct Shim {
     waiting: Vec<(String, Asker)>,
     execs: Vec<(Asker, String, Running)>,
     unclaimed: VecDeque<(i32, i32)>,
+    /// Groups of containers that could not be made, until they are empty.
+    leftovers: Vec<PathBuf>,
     closing: Option<Asker>,
     next_client: u64,
     buffer: Vec<u8>,
@@ -141,6 +136,7 @@ impl Shim {
             waiting: Vec::new(),
             execs: Vec::new(),
             unclaimed: VecDeque::new(),
+            leftovers: Vec::new(),
             closing: None,
             next_client: 1,
             buffer: vec![0; 16 << 10],
@@ -209,7 +205,7 @@ impl Shim {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let killing = self.containers.iter().any(|c| c.killing) || self.closing.is_some();
+        let killing = self.containers.iter().any(|c| c.killing) || !self.leftovers.is_empty() || self.closing.is_some();
         let again = killing.then(|| Instant::now() + KILL_AGAIN);
         let execs = self.execs.iter().filter_map(|(_, _, exec)| exec.deadline);
         self.containers
@@ -241,225 +237,11 @@ impl Shim {
         for container in self.containers.iter_mut().filter(|c| c.killing) {
             container.keep_killing(&self.trees);
         }
-    }
-
-    fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if self.clients.len() >= CLIENTS_MAX || stream.set_nonblocking(true).is_err() {
-                continue; // dropped, which the other side sees
-            }
-            self.clients.push(Client {
-                serial: self.next_client,
-                stream,
-                decoder: Decoder::default(),
-                unsent: VecDeque::new(),
-                gone: false,
-            });
-            self.next_client += 1;
-        }
-    }
-
-    fn read(&mut self, serial: u64) {
-        let Some(client) = self.clients.iter_mut().find(|c| c.serial == serial) else {
-            return;
-        };
-        flush(client);
-        loop {
-            match rustix::io::read(&client.stream, &mut self.buffer) {
-                Ok(0) => {
-                    client.gone = true;
-                    break;
-                }
-                Ok(n) => client.decoder.push(&self.buffer[..n]),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(_) => {
-                    client.gone = true;
-                    break;
-                }
-            }
-        }
-        loop {
-            let Some(client) = self.clients.iter_mut().find(|c| c.serial == serial) else {
-                return;
-            };
-            match client.decoder.next::<Request>() {
-                Ok(None) => return,
-                Ok(Some(Envelope { id, body })) => self.ask((serial, id), body),
-                Err(FrameError::Malformed { id, cause }) => {
-                    self.refuse(
-                        (serial, id),
-                        Refusal::Unsupported,
-                        format!("not understood by this shim (protocol {VERSION}): {cause}"),
-                    );
-                }
-                Err(FrameError::TooLong(_)) => {
-                    client.gone = true;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn ask(&mut self, asker: Asker, request: Request) {
-        match request {
-            Request::Hello { .. } => {
-                let pid = rustix::process::getpid().as_raw_nonzero().get();
-                self.answer(asker, &Answer::Hello { version: VERSION, pid });
-            }
-            Request::Status => {
-                let status = Status {
-                    sandbox: self.sandbox.is_some(),
-                    containers: self.containers.iter().map(Container::status).collect(),
-                };
-                self.answer(asker, &Answer::Status(status));
-            }
-            Request::RunSandbox(spec) => match self.run_sandbox(spec) {
-                Ok(()) => self.answer(asker, &Answer::Done),
-                Err((kind, message)) => self.refuse(asker, kind, message),
-            },
-            Request::Create(spec) => self.create(asker, *spec),
-            Request::Start { id } => self.start(asker, &id),
-            Request::Signal { id, signal } => self.signal(asker, &id, signal),
-            Request::Kill { id } => match self.containers.iter_mut().find(|c| c.id == id) {
-                Some(container) => {
-                    if !container.has_ended() {
-                        container.killing = true;
-                        container.keep_killing(&self.trees);
-                    }
-                    self.answer(asker, &Answer::Done);
-                }
-                None => self.not_found(asker, &id),
-            },
-            Request::Exec(spec) => self.exec(asker, &spec),
-            Request::CancelExec { request } => {
-                if let Some((_, _, exec)) = self.execs.iter().find(|(a, ..)| *a == (asker.0, request)) {
-                    exec.kill();
-                }
-                self.answer(asker, &Answer::Done);
-            }
-            Request::Remove { id } => match self.containers.iter().position(|c| c.id == id) {
-                Some(at) if self.containers[at].has_ended() => {
-                    self.containers.remove(at);
-                    self.answer(asker, &Answer::Done);
-                }
-                Some(_) => self.refuse(asker, Refusal::Unsupported, format!("container {id} has not ended; stop it first")),
-                None => self.answer(asker, &Answer::Done),
-            },
-            Request::Shutdown => self.closing = Some(asker),
-        }
-        trim_heap();
-    }
-
-    fn run_sandbox(&mut self, spec: crate::protocol::SandboxSpec) -> Result<(), (Refusal, String)> {
-        match &self.sandbox {
-            Some(made) if made.spec == spec => return Ok(()),
-            Some(_) => {
-                return Err((
-                    Refusal::Unsupported,
-                    "the sandbox is already made, with another configuration".to_owned(),
-                ));
-            }
-            None => {}
-        }
-        self.trees
-            .make(&self.group, &spec.limits)
-            .map_err(|cause| (Refusal::System, cause.to_string()))?;
-        let made = Sandbox::make(spec, &self.dir, &self.trees, &self.group).map_err(|cause| (Refusal::System, cause.to_string()))?;
-        self.sandbox = Some(made);
-        Ok(())
-    }
-
-    fn create(&mut self, asker: Asker, spec: crate::protocol::CreateSpec) {
-        let Some(sandbox) = &self.sandbox else {
-            return self.refuse(asker, Refusal::Unsupported, "the sandbox is not made yet".to_owned());
-        };
-        if self.closing.is_some() {
-            return self.refuse(asker, Refusal::Unsupported, "the sandbox is being stopped".to_owned());
-        }
-        if let Some(known) = self.containers.iter().find(|c| c.id == spec.id) {
-            match known.phase {
-                Phase::Creating { .. } => self.waiting.push((spec.id, asker)),
-                _ => self.answer(asker, &Answer::Done),
-            }
-            return;
-        }
-        let (id, dir, group) = (
-            spec.id.clone(),
-            self.dir.join(CONTAINERS_DIR).join(&spec.id),
-            self.group.join(&spec.id),
-        );
-        match Container::create(spec, dir, &self.trees, group, sandbox.reaper) {
-            Ok(container) => {
-                self.containers.push(container);
-                self.waiting.push((id, asker));
-            }
-            Err(cause) => self.refuse(asker, Refusal::System, format!("making container {id}: {cause}")),
-        }
-    }
-
-    fn start(&mut self, asker: Asker, id: &str) {
-        let Some(container) = self.containers.iter_mut().find(|c| c.id == id) else {
-            return self.not_found(asker, id);
-        };
-        match &container.phase {
-            Phase::Created => match container.start() {
-                Ok(()) => self.waiting.push((id.to_owned(), asker)),
-                Err(cause) => self.refuse(asker, Refusal::System, format!("starting container {id}: {cause}")),
-            },
-            Phase::Starting => self.waiting.push((id.to_owned(), asker)),
-            Phase::Running { .. } => self.answer(asker, &Answer::Done),
-            Phase::Creating { .. } => self.refuse(asker, Refusal::Unsupported, format!("container {id} is still being made")),
-            Phase::Exited(exit) => {
-                let message = format!("container {id} has ended with code {}", exit.code);
-                self.refuse(asker, Refusal::Unsupported, message);
-            }
-        }
-    }
-
-    fn signal(&mut self, asker: Asker, id: &str, signal: i32) {
-        let Some(container) = self.containers.iter().find(|c| c.id == id) else {
-            return self.not_found(asker, id);
-        };
-        let Some(pid) = container.pid.filter(|_| !container.has_ended()) else {
-            return self.answer(asker, &Answer::Done);
-        };
-        // SAFETY: no memory is involved. The process is our child and not yet
-        // reaped, so the number is still its own.
-        if unsafe { libc::kill(pid, signal) } == 0 {
-            self.answer(asker, &Answer::Done);
-        } else {
-            let cause = io::Error::last_os_error();
-            self.refuse(
-                asker,
-                Refusal::System,
-                format!("sending signal {signal} to container {id}: {cause}"),
-            );
-        }
-    }
-
-    fn exec(&mut self, asker: Asker, spec: &crate::protocol::ExecSpec) {
-        let Some(container) = self.containers.iter().find(|c| c.id == spec.id) else {
-            return self.not_found(asker, &spec.id);
-        };
-        let (Phase::Running { .. }, Some(init)) = (&container.phase, container.pid) else {
-            return self.refuse(asker, Refusal::Unsupported, format!("container {} is not running", spec.id));
-        };
-        if self.execs.len() >= EXECS_MAX {
-            return self.refuse(
-                asker,
-                Refusal::System,
-                format!("{EXECS_MAX} commands already run in this pod; wait for one to end"),
-            );
-        }
-        match Running::start(spec, init, &container.dir, &self.trees, &container.group) {
-            Ok(running) => self.execs.push((asker, spec.id.clone(), running)),
-            Err(cause) => self.refuse(
-                asker,
-                Refusal::System,
-                format!("running a command in container {}: {cause}", spec.id),
-            ),
-        }
+        let trees = &self.trees;
+        self.leftovers.retain(|group| {
+            trees.kill(group);
+            trees.remove(group).is_err()
+        });
     }
 
     /// Takes every process that has ended.
@@ -545,7 +327,7 @@ impl Shim {
             Step::Made => self.settle(id, &Answer::Done),
             Step::NotMade(kind, message) => {
                 let container = self.containers.remove(at);
-                let _ = self.trees.destroy(&container.group, Duration::from_millis(200));
+                self.leftovers.push(container.group);
                 self.settle(id, &Answer::Refused { kind, message });
             }
             _ => return,
@@ -634,63 +416,9 @@ impl Shim {
         if let Some(asker) = self.closing.take() {
             self.answer(asker, &Answer::Done);
         }
-        for client in &mut self.clients {
-            let _ = client.stream.set_nonblocking(false);
-            let _ = client.stream.set_write_timeout(Some(Duration::from_secs(1)));
-            let _ = client.stream.write_all(client.unsent.make_contiguous());
-        }
+        self.say_farewell();
         true
     }
-
-    fn tell_all(&mut self, id: &str) {
-        let Ok(frame) = encode(0, &Answer::Changed { id: id.to_owned() }) else {
-            return;
-        };
-        for client in &mut self.clients {
-            send(client, &frame);
-        }
-    }
-
-    fn answer(&mut self, asker: Asker, answer: &Answer) {
-        let Some(client) = self.clients.iter_mut().find(|c| c.serial == asker.0) else {
-            return;
-        };
-        match encode(asker.1, answer) {
-            Ok(frame) => send(client, &frame),
-            Err(_) => client.gone = true,
-        }
-    }
-
-    fn refuse(&mut self, asker: Asker, kind: Refusal, message: String) {
-        self.answer(asker, &Answer::Refused { kind, message });
-    }
-
-    fn not_found(&mut self, asker: Asker, id: &str) {
-        self.refuse(asker, Refusal::NotFound, format!("container {id} is unknown to its shim"));
-    }
-}
-
-fn send(client: &mut Client, frame: &[u8]) {
-    client.unsent.extend(frame);
-    flush(client);
-    if client.unsent.len() > UNREAD_BYTES_MAX {
-        client.gone = true;
-    }
-}
-
-fn flush(client: &mut Client) {
-    while !client.unsent.is_empty() {
-        match client.stream.write(client.unsent.as_slices().0) {
-            Ok(n) => drop(client.unsent.drain(..n)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(_) => {
-                client.gone = true;
-                client.unsent.clear();
-            }
-        }
-    }
-    client.unsent = VecDeque::new();
 }
 
 /// Gives freed memory back: there is one shim per pod, and it is mostly idle.

@@ -191,11 +191,7 @@ fn look_at_host() -> Result<Host, RuntimeError> {
     let trees = Trees::detect().map_err(|error| RuntimeError::Config(error.to_string()))?;
     let status = Path::new("/proc/self/status");
     let capabilities = Host::capabilities_of(&fs::read_to_string(status).map_err(doing("reading", status))?);
-    Ok(Host {
-        trees,
-        capabilities,
-        devices: Vec::new(),
-    })
+    Ok(Host { trees, capabilities })
 }
 
 fn destroy(trees: &Trees, group: &Path) -> Result<(), RuntimeError> {

@@ -128,7 +128,7 @@ async fn listen(mut read: OwnedReadHalf, pending: Arc<Pending>, changed: watch::
     'connection: while let Ok(n @ 1..) = read.read(&mut buffer).await {
         decoder.push(&buffer[..n]);
         loop {
-            match decoder.next::<Answer>() {
+            match decoder.take::<Answer>() {
                 Ok(None) => break,
                 Ok(Some(Envelope { id: 0, .. })) => {
                     changed.send_modify(|count| *count += 1);

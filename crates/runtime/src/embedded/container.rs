@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::client::{Client, ClientError};
 use super::files::{ATTEMPT_FILE, AttemptRecord, NOTES_FILE, Phase, doing, remove_tree};
-use super::pod::{Attempt, PROMPT, Pod};
+use super::pod::{Attempt, PROMPT, Pod, Stopping};
 use super::sandbox::limits;
 use super::spec::{self, Parts};
 use super::{Embedded, blocking};
@@ -108,6 +108,7 @@ impl Embedded {
             dir: &dir,
             group: &group,
             host: &self.host,
+            devices: if config.privileged { spec::all_devices() } else { Vec::new() },
         };
         Ok(Request::Create(Box::new(CreateSpec {
             id: id.to_owned(),
@@ -147,7 +148,9 @@ impl Embedded {
             remove_tree(&dir)
         })
         .await?;
-        pod.known().attempts.retain(|a| a.record.id != id);
+        let mut known = pod.known();
+        known.attempts.retain(|a| a.record.id != id);
+        known.stopping.remove(id);
         Ok(())
     }
 
@@ -169,26 +172,28 @@ impl Embedded {
             return Ok(());
         }
         let Some(client) = pod.client() else { return Ok(()) }; // seen, and written off, by the next observation
-        let deadline = Instant::now() + grace;
-        // The earliest deadline of all calls counts.
-        let (first, mut deadlines) = {
+        let runs = self.runs(pod, &client, id).await?;
+        // What has not begun has nothing to finish.
+        let deadline = Instant::now() + if runs { grace } else { Duration::ZERO };
+        let (signalled, mut deadlines) = {
             let mut known = pod.known();
-            let first = !known.stopping.contains_key(id);
-            let sender = known
-                .stopping
-                .entry(id.to_owned())
-                .or_insert_with(|| tokio::sync::watch::channel(deadline).0);
-            sender.send_if_modified(|at| {
-                deadline < *at && {
-                    *at = deadline;
-                    true
-                }
+            let stopping = known.stopping.entry(id.to_owned()).or_insert_with(|| Stopping {
+                deadline: tokio::sync::watch::channel(deadline).0,
+                signalled: false,
             });
-            (first, sender.subscribe())
+            stopping.deadline.send_if_modified(|at| {
+                let earlier = deadline < *at;
+                *at = deadline.min(*at);
+                earlier
+            });
+            (stopping.signalled, stopping.deadline.subscribe())
         };
-        if first && !grace.is_zero() {
+        if runs && !signalled && !grace.is_zero() {
             let signal = signal.unwrap_or(attempt.record.stop_signal);
             self.tolerate(pod, client.order(&Request::Signal { id: id.to_owned(), signal }, PROMPT).await)?;
+            if let Some(stopping) = pod.known().stopping.get_mut(id) {
+                stopping.signalled = true;
+            }
         }
         let stopped = async {
             loop {
@@ -218,6 +223,19 @@ impl Embedded {
     fn tolerate(&self, pod: &Pod, result: Result<(), ClientError>) -> Result<(), RuntimeError> {
         match result {
             Ok(()) | Err(ClientError::Gone | ClientError::Refused(shim::protocol::Refusal::NotFound, _)) => Ok(()),
+            Err(error) => Err(pod.trouble(error)),
+        }
+    }
+
+    /// Whether its program runs.
+    async fn runs(&self, pod: &Pod, client: &Client, id: &str) -> Result<bool, RuntimeError> {
+        match client.ask(&Request::Status, PROMPT).await {
+            Ok(Answer::Status(status)) => Ok(status
+                .containers
+                .iter()
+                .any(|c| c.id == id && matches!(c.state, State::Running { .. }))),
+            Ok(_) => Err(pod.trouble(ClientError::Confused)),
+            Err(ClientError::Gone) => Ok(false),
             Err(error) => Err(pod.trouble(error)),
         }
     }

@@ -53,6 +53,9 @@ pub(super) struct SandboxRecord {
     pub(super) shim_pid: Option<i32>,
 }
 
+/// What the agent noted on an attempt.
+pub(super) type Notes = BTreeMap<String, String>;
+
 /// One attempt of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AttemptRecord {
@@ -112,7 +115,7 @@ impl PodDir {
     }
 
     /// Every attempt with a whole record, oldest first, and its notes.
-    pub(super) fn read_attempts(&self) -> Result<Vec<(AttemptRecord, BTreeMap<String, String>)>, RuntimeError> {
+    pub(super) fn read_attempts(&self) -> Result<Vec<(AttemptRecord, Notes)>, RuntimeError> {
         let containers = self.0.join(record::CONTAINERS_DIR);
         let entries = match fs::read_dir(&containers) {
             Ok(entries) => entries,

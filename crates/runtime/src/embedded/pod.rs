@@ -36,6 +36,15 @@ pub(super) struct Attempt {
     pub(super) making: bool,
 }
 
+/// A container that is being stopped.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    /// Until when it may live; calls can only shorten it.
+    pub(super) deadline: tokio::sync::watch::Sender<Instant>,
+    /// The signal has been sent. It is sent once, as containerd does.
+    pub(super) signalled: bool,
+}
+
 /// What is known of a pod. Never locked across a wait.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -44,8 +53,7 @@ pub(super) struct Known {
     pub(super) attempts: Vec<Attempt>,
     pub(super) client: Option<Arc<Client>>,
     pub(super) sequence: u64,
-    /// Until when a stopping container may live; calls can only shorten it.
-    pub(super) stopping: HashMap<String, tokio::sync::watch::Sender<Instant>>,
+    pub(super) stopping: HashMap<String, Stopping>,
 }
 
 /// One pod.

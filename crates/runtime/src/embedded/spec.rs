@@ -8,6 +8,7 @@
 //! `defaultMounts`, `defaultUnixCaps`; CRI server `container_create_linux.go`.
 
 mod capability;
+mod device;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,7 @@ use crate::image::ImageConfig;
 use crate::{ContainerConfig, SandboxConfig};
 
 pub(super) use capability::Host;
+pub(super) use device::all as all_devices;
 
 /// Source: containerd, `defaultUnixEnv`.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -86,6 +88,8 @@ pub(super) struct Parts<'a> {
     /// The attempt's cgroup.
     pub(super) group: &'a Path,
     pub(super) host: &'a Host,
+    /// The node's devices, if the container gets them.
+    pub(super) devices: Vec<Value>,
 }
 
 /// The specification.
@@ -143,7 +147,7 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
         "linux": {
             "cgroupsPath": group,
             "namespaces": namespaces,
-            "devices": if open { host.devices.clone() } else { Vec::new() },
+            "devices": parts.devices,
             "maskedPaths": if open { &[][..] } else { &MASKED[..] },
             "readonlyPaths": if open { &[][..] } else { &READ_ONLY[..] },
         },

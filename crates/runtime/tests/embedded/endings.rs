@@ -64,7 +64,8 @@ async fn root_a_shorter_grace_shortens_the_first() {
     let (long, short) = tokio::time::timeout(Duration::from_secs(30), both)
         .await
         .expect("both calls end with the shorter grace");
-    (long.unwrap(), short.unwrap());
+    long.unwrap();
+    short.unwrap();
     assert_eq!(node.exit(1, &id).await.code, 137);
 }
 

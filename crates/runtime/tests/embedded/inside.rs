@@ -265,3 +265,85 @@ async fn root_commands_run_inside() {
     stopped.unwrap();
     assert!(!matches!(cut, Ok(done) if done.code == 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_privileged_containers_see_the_nodes_devices() {
+    let node = Node::new("privileged").await;
+    let disk = std::fs::read_dir("/sys/class/block")
+        .unwrap()
+        .flatten()
+        .map(|e| e.file_name().into_string().unwrap());
+    let disk = disk
+        .into_iter()
+        .find(|name| std::path::Path::new("/dev").join(name).exists())
+        .expect("a disk");
+    let text = format!("head -c 1 /dev/{disk} > /tmp/out && echo read; touch /sys/x 2>/dev/null; mount -t tmpfs none /tmp && echo mounted");
+    let config = ContainerConfig {
+        privileged: true,
+        ..script("app", &text)
+    };
+    let lines = printed(&node, 1, &config).await;
+    assert!(
+        lines.contains(&"read".to_owned()) && lines.contains(&"mounted".to_owned()),
+        "{lines:?}"
+    );
+    let plain = script("app", &format!("ls /dev/{disk} || echo none"));
+    assert!(printed(&node, 2, &plain).await.contains(&"none".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_what_cannot_be_made_leaves_nothing() {
+    let node = Node::new("cannot").await;
+    let uid = Node::uid(1);
+    node.runtime.run_sandbox(&node.sandbox(1)).await.unwrap();
+    let missing = Mount {
+        source: "/nowhere/at/all".into(),
+        target: "/data".into(),
+        read_only: false,
+    };
+    let config = ContainerConfig {
+        mounts: vec![missing],
+        ..script("app", "")
+    };
+    match node.runtime.create(&uid, &config).await {
+        Err(RuntimeError::Start(message)) => assert!(message.starts_with("failed to create container: "), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    match node
+        .runtime
+        .create(
+            &uid,
+            &ContainerConfig {
+                image: "nginx".into(),
+                ..script("app", "")
+            },
+        )
+        .await
+    {
+        Err(RuntimeError::NotFound { what: "image", name }) => assert_eq!(name, "nginx"),
+        other => panic!("{other:?}"),
+    }
+    assert!(node.runtime.observe(&uid).await.unwrap().containers.is_empty());
+    let trees = shim::cgroup::Trees::detect().unwrap();
+    assert_eq!(
+        trees.children(&node.place.cgroup_root.join(format!("pod{uid}"))),
+        Vec::<String>::new()
+    );
+    let id = node.start(1, &script("app", "exit 0")).await;
+    assert_eq!(node.exit(1, &id).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_container_never_started_is_stopped_at_once() {
+    let node = Node::new("unstarted").await;
+    let uid = Node::uid(1);
+    node.runtime.run_sandbox(&node.sandbox(1)).await.unwrap();
+    let id = node.runtime.create(&uid, &script("app", "sleep 1000")).await.unwrap();
+    let stopping = node.runtime.stop(&uid, &id, None, Duration::from_secs(3600));
+    tokio::time::timeout(Duration::from_secs(30), stopping)
+        .await
+        .expect("no grace for what does not run")
+        .unwrap();
+    let exit = node.exit(1, &id).await;
+    assert_eq!((exit.code, exit.started_at), (137, None));
+}

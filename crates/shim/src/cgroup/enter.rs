@@ -59,7 +59,11 @@ impl Trees {
             *mount = to;
         }
         if !unified {
-            rustix::mount::unmount(USUAL_PLACE, UnmountFlags::DETACH)?;
+            match rustix::mount::unmount(USUAL_PLACE, UnmountFlags::DETACH) {
+                // This host mounts its hierarchies one by one, elsewhere.
+                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         rustix::mount::mount("cgroups", USUAL_PLACE, "tmpfs", flags | MountFlags::RDONLY, c"mode=755,size=64k")?;
         Ok(())

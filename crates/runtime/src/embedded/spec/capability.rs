@@ -74,8 +74,6 @@ pub(in crate::embedded) struct Host {
     pub(in crate::embedded) trees: Trees,
     /// Capabilities this process may pass on, one bit each.
     pub(in crate::embedded) capabilities: u64,
-    /// The node's devices, for privileged containers: OCI `linux.devices`.
-    pub(in crate::embedded) devices: Vec<Value>,
 }
 
 impl Host {

@@ -11,7 +11,6 @@ fn host(mounts: &str) -> Host {
     Host {
         trees: shim::cgroup::Trees::from_mountinfo(mounts),
         capabilities: Host::capabilities_of("Name:\tx\nCapBnd:\t000001fffeffffff\n"),
-        devices: Vec::new(),
     }
 }
 
@@ -53,6 +52,7 @@ fn spec_of(sandbox: &SandboxConfig, container: &ContainerConfig, mounts: &str) -
         dir: Path::new("/state/pod/containers/id"),
         group: Path::new("/lifepod/poduid/id"),
         host: &host(mounts),
+        devices: Vec::new(),
     };
     generate(&parts).map(|spec| serde_json::to_value(spec).unwrap())
 }

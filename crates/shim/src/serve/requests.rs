@@ -1,0 +1,173 @@
+//! What an agent asks, done or begun.
+
+use std::io;
+
+use super::{Asker, EXECS_MAX, Shim, trim_heap};
+use crate::container::{Container, Phase};
+use crate::exec::Running;
+use crate::protocol::{Answer, CreateSpec, ExecSpec, Refusal, Request, SandboxSpec, Status, VERSION};
+use crate::record::CONTAINERS_DIR;
+use crate::sandbox::Sandbox;
+
+impl Shim {
+    pub(super) fn ask(&mut self, asker: Asker, request: Request) {
+        match request {
+            Request::Hello { .. } => {
+                let pid = rustix::process::getpid().as_raw_nonzero().get();
+                self.answer(asker, &Answer::Hello { version: VERSION, pid });
+            }
+            Request::Status => {
+                let status = Status {
+                    sandbox: self.sandbox.is_some(),
+                    containers: self.containers.iter().map(Container::status).collect(),
+                };
+                self.answer(asker, &Answer::Status(status));
+            }
+            Request::RunSandbox(spec) => match self.run_sandbox(spec) {
+                Ok(()) => self.answer(asker, &Answer::Done),
+                Err((kind, message)) => self.refuse(asker, kind, message),
+            },
+            Request::Create(spec) => self.create(asker, *spec),
+            Request::Start { id } => self.start(asker, &id),
+            Request::Signal { id, signal } => self.signal(asker, &id, signal),
+            Request::Kill { id } => match self.containers.iter_mut().find(|c| c.id == id) {
+                Some(container) => {
+                    if !container.has_ended() {
+                        container.killing = true;
+                        container.keep_killing(&self.trees);
+                    }
+                    self.answer(asker, &Answer::Done);
+                }
+                None => self.not_found(asker, &id),
+            },
+            Request::Exec(spec) => self.exec(asker, &spec),
+            Request::CancelExec { request } => {
+                if let Some((_, _, exec)) = self.execs.iter().find(|(a, ..)| *a == (asker.0, request)) {
+                    exec.kill();
+                }
+                self.answer(asker, &Answer::Done);
+            }
+            Request::Remove { id } => match self.containers.iter().position(|c| c.id == id) {
+                Some(at) if self.containers[at].has_ended() => {
+                    self.containers.remove(at);
+                    self.answer(asker, &Answer::Done);
+                }
+                Some(_) => self.refuse(asker, Refusal::Unsupported, format!("container {id} has not ended; stop it first")),
+                None => self.answer(asker, &Answer::Done),
+            },
+            Request::Shutdown => self.closing = Some(asker),
+        }
+        trim_heap();
+    }
+
+    fn run_sandbox(&mut self, spec: SandboxSpec) -> Result<(), (Refusal, String)> {
+        match &self.sandbox {
+            Some(made) if made.spec == spec => return Ok(()),
+            Some(_) => {
+                return Err((
+                    Refusal::Unsupported,
+                    "the sandbox is already made, with another configuration".to_owned(),
+                ));
+            }
+            None => {}
+        }
+        self.trees
+            .make(&self.group, &spec.limits)
+            .map_err(|cause| (Refusal::System, cause.to_string()))?;
+        let made = Sandbox::make(spec, &self.dir, &self.trees, &self.group).map_err(|cause| (Refusal::System, cause.to_string()))?;
+        self.sandbox = Some(made);
+        Ok(())
+    }
+
+    fn create(&mut self, asker: Asker, spec: CreateSpec) {
+        let Some(sandbox) = &self.sandbox else {
+            return self.refuse(asker, Refusal::Unsupported, "the sandbox is not made yet".to_owned());
+        };
+        if self.closing.is_some() {
+            return self.refuse(asker, Refusal::Unsupported, "the sandbox is being stopped".to_owned());
+        }
+        if let Some(known) = self.containers.iter().find(|c| c.id == spec.id) {
+            match known.phase {
+                Phase::Creating { .. } => self.waiting.push((spec.id, asker)),
+                _ => self.answer(asker, &Answer::Done),
+            }
+            return;
+        }
+        let (id, dir, group) = (
+            spec.id.clone(),
+            self.dir.join(CONTAINERS_DIR).join(&spec.id),
+            self.group.join(&spec.id),
+        );
+        match Container::create(spec, dir, &self.trees, group, sandbox.reaper) {
+            Ok(container) => {
+                self.containers.push(container);
+                self.waiting.push((id, asker));
+            }
+            Err(cause) => self.refuse(asker, Refusal::System, format!("making container {id}: {cause}")),
+        }
+    }
+
+    fn start(&mut self, asker: Asker, id: &str) {
+        let Some(container) = self.containers.iter_mut().find(|c| c.id == id) else {
+            return self.not_found(asker, id);
+        };
+        match &container.phase {
+            Phase::Created => match container.start() {
+                Ok(()) => self.waiting.push((id.to_owned(), asker)),
+                Err(cause) => self.refuse(asker, Refusal::System, format!("starting container {id}: {cause}")),
+            },
+            Phase::Starting => self.waiting.push((id.to_owned(), asker)),
+            Phase::Running { .. } => self.answer(asker, &Answer::Done),
+            Phase::Creating { .. } => self.refuse(asker, Refusal::Unsupported, format!("container {id} is still being made")),
+            Phase::Exited(exit) => {
+                let message = format!("container {id} has ended with code {}", exit.code);
+                self.refuse(asker, Refusal::Unsupported, message);
+            }
+        }
+    }
+
+    fn signal(&mut self, asker: Asker, id: &str, signal: i32) {
+        let Some(container) = self.containers.iter().find(|c| c.id == id) else {
+            return self.not_found(asker, id);
+        };
+        let Some(pid) = container.pid.filter(|_| !container.has_ended()) else {
+            return self.answer(asker, &Answer::Done);
+        };
+        // SAFETY: no memory is involved. The process is our child and not yet
+        // reaped, so the number is still its own.
+        if unsafe { libc::kill(pid, signal) } == 0 {
+            self.answer(asker, &Answer::Done);
+        } else {
+            let cause = io::Error::last_os_error();
+            self.refuse(
+                asker,
+                Refusal::System,
+                format!("sending signal {signal} to container {id}: {cause}"),
+            );
+        }
+    }
+
+    fn exec(&mut self, asker: Asker, spec: &ExecSpec) {
+        let Some(container) = self.containers.iter().find(|c| c.id == spec.id) else {
+            return self.not_found(asker, &spec.id);
+        };
+        let (Phase::Running { .. }, Some(init)) = (&container.phase, container.pid) else {
+            return self.refuse(asker, Refusal::Unsupported, format!("container {} is not running", spec.id));
+        };
+        if self.execs.len() >= EXECS_MAX {
+            return self.refuse(
+                asker,
+                Refusal::System,
+                format!("{EXECS_MAX} commands already run in this pod; wait for one to end"),
+            );
+        }
+        match Running::start(spec, init, &container.dir, &self.trees, &container.group) {
+            Ok(running) => self.execs.push((asker, spec.id.clone(), running)),
+            Err(cause) => self.refuse(
+                asker,
+                Refusal::System,
+                format!("running a command in container {}: {cause}", spec.id),
+            ),
+        }
+    }
+}
