@@ -76,8 +76,9 @@ struct Worker {
 pub struct Kubelet {
     ports: Ports,
     facts: NodeFacts,
-    node: NodeIdentity,
-    machine: Machine,
+    name: String,
+    /// The Node object, as last seen: labels and taints may change.
+    node: watch::Receiver<Node>,
     recorder: Recorder,
     workers: BTreeMap<Uid, Worker>,
     tasks: JoinSet<Uid>,
@@ -116,10 +117,12 @@ impl Kubelet {
                 source: Box::new(error),
             })?;
         announce(&recorder, &registered, clock.as_ref());
+        let (seen, node_object) = watch::channel(registered.clone());
+        side.spawn(node_status::follow(client.clone(), node.name.clone(), seen, shutdown.clone()));
         side.spawn(node_status::heartbeat(
             client.clone(),
             node.clone(),
-            machine.clone(),
+            machine,
             registered,
             clock.clone(),
             shutdown.clone(),
@@ -138,8 +141,8 @@ impl Kubelet {
         let kubelet = Self {
             ports,
             facts: NodeFacts { host_ips: vec![node.ip] },
-            node,
-            machine,
+            name: node.name,
+            node: node_object,
             recorder,
             workers: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -152,7 +155,7 @@ impl Kubelet {
 
     async fn follow_pods(mut self) -> Result<(), KubeletError> {
         let pods = Api::<Pod>::all(self.ports.client.clone());
-        let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node.name));
+        let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.name));
         let mut changes = watcher::watcher(pods, mine).default_backoff().boxed();
         let mut hints = self.ports.runtime.hints();
         let mut listed: Option<BTreeSet<Uid>> = None;
@@ -181,7 +184,7 @@ impl Kubelet {
                             self.vanish(&uid);
                         }
                     }
-                    Some(Err(error)) => tracing::warn!(node = self.node.name, error = %error, "the watch of this node's pods is interrupted"),
+                    Some(Err(error)) => tracing::warn!(node = self.name, error = %error, "the watch of this node's pods is interrupted"),
                     None => return Err(KubeletError::WatchEnded),
                 },
                 Some(uid) = hints.next() => {
@@ -306,7 +309,7 @@ impl Kubelet {
                 self.ports.pods.remove(&uid);
             }
             // Its pod stays as it is until the next start of the agent.
-            Err(error) => tracing::error!(node = self.node.name, error = %error, "a pod's worker failed"),
+            Err(error) => tracing::error!(node = self.name, error = %error, "a pod's worker failed"),
         }
     }
 
@@ -340,8 +343,20 @@ impl Kubelet {
 
     /// The node's verdict on a new pod, given the pods it already has.
     fn rejection(&self, uid: &Uid, pod: &Pod) -> Option<Rejection> {
-        let _ = (uid, pod, &self.machine);
-        None
+        let known = self.ports.pods.all();
+        let others: Vec<&Pod> = known
+            .iter()
+            .filter(|(other, _)| {
+                other != uid
+                    && self
+                        .workers
+                        .get(other)
+                        .is_some_and(|worker| worker.wanted.borrow().desired.rejection.is_none())
+            })
+            .map(|(_, known)| known.pod.as_ref())
+            .filter(|other| !api::pods::is_terminal(other))
+            .collect();
+        lifecycle::admit(pod, &others, &self.node.borrow()).err()
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use api::Time;
 use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 
 /// What of a log is wanted; the query of `pods/NAME/log`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,7 @@ impl LogOptions {
         let mut options = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = &*percent_decode_str(value).decode_utf8_lossy();
             let invalid = || InvalidLogOption {
                 name: name.to_owned(),
                 value: value.to_owned(),
@@ -65,8 +67,7 @@ impl LogOptions {
                     options.since = Some(now - std::time::Duration::from_secs(seconds));
                 }
                 "sinceTime" => {
-                    let text = value.replace("%3A", ":").replace("%3a", ":").replace("%2B", "+");
-                    options.since = Some(text.parse::<Timestamp>().map_err(|_| invalid())?.into());
+                    options.since = Some(value.parse::<Timestamp>().map_err(|_| invalid())?.into());
                 }
                 "limitBytes" => options.limit_bytes = Some(value.parse().ok().filter(|n| *n > 0).ok_or_else(invalid)?),
                 "timestamps" => options.timestamps = flag()?,
@@ -368,6 +369,10 @@ mod tests {
             ..LogOptions::default()
         };
         assert_eq!(options, expected);
+        let since = LogOptions::parse("sinceTime=2026-01-01T00%3A00%3A00Z", Time::default())
+            .unwrap()
+            .since;
+        assert_eq!(since.map(|at| at.to_string()).as_deref(), Some("2026-01-01T00:00:00Z"));
         assert!(LogOptions::parse("tailLines=-1", Time::default()).is_err());
         assert!(LogOptions::parse("sinceSeconds=0", Time::default()).is_err());
     }

@@ -11,8 +11,12 @@ use api::Time;
 use api::typed::{
     Lease, LeaseSpec, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, ObjectMeta, OwnerReference, WireQuantity,
 };
+use futures::StreamExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube_runtime::WatchStreamExt;
+use kube_runtime::watcher::{self, Event};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -233,6 +237,26 @@ async fn write_status(nodes: &Api<Node>, node: &NodeIdentity, status: &NodeStatu
     nodes
         .patch_status(&node.name, &PatchParams::default(), &Patch::Strategic(patch))
         .await
+}
+
+/// Keeps `seen` at the Node object as the API server holds it.
+pub async fn follow(client: kube::Client, name: String, seen: watch::Sender<Node>, shutdown: CancellationToken) {
+    let own = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut changes = watcher::watcher(Api::<Node>::all(client), own).default_backoff().boxed();
+    loop {
+        let change = tokio::select! {
+            change = changes.next() => change,
+            () = shutdown.cancelled() => return,
+        };
+        match change {
+            Some(Ok(Event::Apply(node) | Event::InitApply(node))) => {
+                seen.send_replace(node);
+            }
+            Some(Ok(Event::Init | Event::InitDone | Event::Delete(_))) => {}
+            Some(Err(error)) => tracing::warn!(node = name, error = %error, "the watch of this node is interrupted"),
+            None => return,
+        }
+    }
 }
 
 /// Renews the Lease and refreshes the status until `shutdown`.

@@ -15,6 +15,7 @@ use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
+use percent_encoding::percent_decode_str;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -68,7 +69,12 @@ impl NodeApi {
                 request.method()
             ))));
         }
-        let path: Vec<&str> = request.uri().path().trim_matches('/').split('/').collect();
+        let mut path = Vec::new();
+        for segment in request.uri().path().trim_matches('/').split('/') {
+            let text = percent_decode_str(segment).decode_utf8();
+            path.push(text.map_err(|_| Box::new(Status::bad_request("the path is not UTF-8")))?);
+        }
+        let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
         match path.as_slice() {
             ["healthz"] => Ok(plain("ok")),
             ["pods"] => {

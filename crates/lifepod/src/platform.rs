@@ -150,15 +150,19 @@ impl Platform {
             shutdown,
             _lock: lock,
         };
-        platform.start_control(clock.now().0.unsigned_abs());
+        platform.start_control(authority.certificate_pem(), clock.now().0.unsigned_abs());
         platform.start_kubelet(identity, machine, pods, clock);
         Ok(platform)
     }
 
-    fn start_control(&mut self, seed: u64) {
-        let scheduler = client_as(&self.api, client::Identity::scheduler());
-        let options = control::scheduler::Options::new(&self.report.node, seed);
-        let running = control::scheduler::run(scheduler, options, self.shutdown.clone());
+    fn start_control(&mut self, ca_pem: &str, seed: u64) {
+        let options = control::Options {
+            scheduler_client: client_as(&self.api, client::Identity::scheduler()),
+            controllers_client: client_as(&self.api, client::Identity::controllers()),
+            scheduler: control::scheduler::Options::new(&self.report.node, seed),
+            root_ca_pem: Some(ca_pem.to_owned()),
+        };
+        let running = control::run_all(options, self.shutdown.clone());
         self.tasks.spawn(async move {
             running.await;
             Ok(())

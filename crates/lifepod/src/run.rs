@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,9 +12,11 @@ use futures::{StreamExt, TryStreamExt};
 use kube::api::{Api, DeleteParams, DynamicObject, GroupVersionKind, PostParams, WatchEvent};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
+use runtime::image::{LayerState, Progress};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -37,6 +40,10 @@ pub(crate) async fn run(flags: Run) -> Result<ExitCode> {
     let mut home = Home::find_or_start(&flags.up).await?;
     let mut shown = Show::new();
     let client = home.client.clone();
+    let mut pulls = JoinSet::new();
+    if let Some(platform) = &home.own {
+        pulls.spawn(show_pulls(platform.parts.puller.progress(), shown.started));
+    }
     let mut made = Vec::new();
     let outcome = tokio::select! {
         outcome = live(&client, manifest, &mut made, &mut shown) => outcome,
@@ -44,7 +51,7 @@ pub(crate) async fn run(flags: Run) -> Result<ExitCode> {
         _ = terminate.recv() => Ok(INTERRUPTED),
     };
     let cleaned = tokio::select! {
-        cleaned = clean_up(&client, &made) => cleaned,
+        cleaned = clean_up(&made) => cleaned,
         _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted while cleaning up; `lifepod down` removes what is left")),
     };
     let stopped = home.stop().await;
@@ -88,6 +95,40 @@ impl Home {
             platform.purge().await?;
         }
         Ok(())
+    }
+}
+
+/// Shows how far downloads are: every change of a layer, and every tenth part
+/// of a large one.
+async fn show_pulls(mut news: tokio::sync::broadcast::Receiver<Progress>, started: Instant) {
+    let mut shown: BTreeMap<Arc<str>, (LayerState, u64)> = BTreeMap::new();
+    loop {
+        let progress = match news.recv().await {
+            Ok(progress) => progress,
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
+        };
+        let tenths = progress
+            .done_bytes
+            .saturating_mul(10)
+            .checked_div(progress.total_bytes)
+            .unwrap_or(10);
+        let now = (progress.state, tenths);
+        if shown.insert(progress.layer.clone(), now) == Some(now) {
+            continue;
+        }
+        let layer: String = progress.layer.rsplit(':').next().unwrap_or_default().chars().take(12).collect();
+        let state = match progress.state {
+            LayerState::Present => "present",
+            LayerState::Downloading => "downloading",
+            LayerState::Unpacking => "unpacking",
+            LayerState::Ready => "ready",
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        println!(
+            "{seconds:>8.3}s  image {}  layer {layer} {state}, {}0 % of {} bytes",
+            progress.reference, tenths, progress.total_bytes
+        );
     }
 }
 
@@ -404,8 +445,7 @@ async fn watch_events(client: Client, namespace: String, name: String, key: Stri
 }
 
 /// Deletes what the run made, newest first, and waits until it is gone.
-async fn clean_up(client: &Client, made: &[Made]) -> Result<()> {
-    let _ = client;
+async fn clean_up(made: &[Made]) -> Result<()> {
     for item in made.iter().rev() {
         match item.api.delete(&item.name, &DeleteParams::default()).await {
             Ok(_) => {}

@@ -140,8 +140,9 @@ fn root_a_one_shot_run_shows_a_pods_life_and_gives_its_exit_code() {
         "apiVersion: v1\nkind: Pod\nmetadata: {name: job, namespace: once}\nspec:\n  restartPolicy: Never\n  containers: [{name: c, image: 'busybox:1.30', command: ['sh', '-c', 'echo hello; exit 5']}]\n",
     )
     .unwrap();
-    let mut command = platform.lifepod(&["run", "--node-name", "node1", "--cgroup-root", platform.cgroup_root(), "-f"]);
-    let output = command.arg(manifest.path()).output().unwrap();
+    let file = manifest.path().to_string_lossy().into_owned();
+    let mut command = platform.lifepod(&["run", "-f", &file, "--node-name", "node1", "--cgroup-root", platform.cgroup_root()]);
+    let output = command.output().unwrap();
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(
         output.status.code(),

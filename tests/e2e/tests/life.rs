@@ -116,7 +116,7 @@ fn root_logs_are_read_as_kubectl_asks() {
         .create(&manifest(
             "talker",
             "Always",
-            "echo one; echo two >&2; echo three; test -f /tmp/again || sleep 3; exit 1",
+            "echo one; sleep 0.3; echo two >&2; sleep 0.3; echo three; sleep 3; exit 1",
         ))
         .unwrap();
     platform.wait_status("default", "talker", "Running", LIMIT).unwrap();
