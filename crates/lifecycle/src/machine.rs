@@ -2,17 +2,18 @@
 //!
 //! Source: upstream `pod_workers.go` for the stages.
 
+mod hand_out;
 mod outcome;
 
 use api::Time;
 use api::node::Observation;
 use api::typed::PodStatus;
 
-use crate::action::{Action, ActionId, Hands, InFlight, Step, Target, Verb};
+use crate::action::{Hands, InFlight, Step, Target, Verb};
 use crate::event::{self, PodEvent};
 use crate::input::{Container, Desired, Input, Progress};
 use crate::memory::{Ending, Memory};
-use crate::plan::{self, Plan, Want, World, terminate};
+use crate::plan::{self, Plan, World, terminate};
 use crate::status;
 
 /// How far a pod is on its one-way road, in upstream's words.
@@ -142,7 +143,7 @@ impl Machine {
                     self.see(seen);
                 }
                 if let Some(flight) = self.hands.0.remove(&id) {
-                    self.stale |= unseen && seen_in_runtime(&flight.verb);
+                    self.stale |= unseen && hand_out::seen_in_runtime(&flight.verb);
                     self.ended(now, flight, result, events);
                 }
             }
@@ -257,81 +258,6 @@ impl Machine {
         step.status = Some(new);
     }
 
-    fn hand_out(&mut self, now: Time, plan: Plan, step: &mut Step) {
-        step.wake_at = plan.wake_at;
-        if plan.replaced_by.is_some() && self.memory.sandbox_announced != plan.replaced_by {
-            self.memory.sandbox_announced = plan.replaced_by;
-            step.events.push(event::sandbox_changed());
-        }
-        for (id, because) in plan.cancels {
-            self.cancel(id, because, step);
-        }
-        for want in plan.wants {
-            if let Some(later) = self.not_yet(now, &want) {
-                step.wake_at = [later, step.wake_at].into_iter().flatten().min();
-                continue;
-            }
-            let Want {
-                target,
-                verb,
-                because,
-                event,
-                instead_of,
-            } = want;
-            if let Some(id) = instead_of {
-                self.cancel(id, because.clone(), step);
-            }
-            step.events.extend(event);
-            let id = self.fresh();
-            self.hands.0.insert(
-                id,
-                InFlight {
-                    target: target.clone(),
-                    verb: verb.clone(),
-                    since: now,
-                    pulling: false,
-                    cancelled: false,
-                },
-            );
-            step.actions.push(Action { id, target, verb, because });
-        }
-    }
-
-    /// Whether a want has to wait, and until when if that is known.
-    fn not_yet(&self, now: Time, want: &Want) -> Option<Option<Time>> {
-        let busy = self.hands.on(&want.target).is_some_and(|(id, _)| want.instead_of != Some(id));
-        if busy || (self.stale && seen_in_runtime(&want.verb)) {
-            return Some(None);
-        }
-        let retry = self.memory.retry(&want.target).map(|r| r.next_at);
-        let settled = self
-            .memory
-            .settled
-            .get(&want.target)
-            .filter(|(verb, _)| *verb == want.verb)
-            .map(|(_, at)| *at + outcome::EFFECT_SEEN_WITHIN);
-        retry.into_iter().chain(settled).max().filter(|at| *at > now).map(Some)
-    }
-
-    fn cancel(&mut self, id: ActionId, because: crate::Reason, step: &mut Step) {
-        if let Some(flight) = self.hands.0.get_mut(&id) {
-            flight.cancelled = true;
-            let target = flight.target.clone();
-            let own = self.fresh();
-            step.actions.push(Action {
-                id: own,
-                target,
-                verb: Verb::Cancel(id),
-                because,
-            });
-        }
-    }
-
-    fn fresh(&mut self) -> ActionId {
-        self.next_id += 1;
-        ActionId(self.next_id)
-    }
-
     fn forgotten(&self, now: Time) -> bool {
         let seen = self.seen();
         let w = self.world(now, &seen);
@@ -351,21 +277,6 @@ impl Machine {
             hands: &self.hands,
             last: self.last.as_ref(),
         }
-    }
-}
-
-/// Whether what the verb does shows in an observation.
-fn seen_in_runtime(verb: &Verb) -> bool {
-    match verb {
-        Verb::RunSandbox { .. }
-        | Verb::StopSandbox
-        | Verb::RemoveSandbox
-        | Verb::Create { .. }
-        | Verb::Start { .. }
-        | Verb::Note { .. }
-        | Verb::Stop { .. }
-        | Verb::Remove { .. } => true,
-        Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Cancel(_) | Verb::ConfirmDeletion => false,
     }
 }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::action::{Action, ActionId};
 use crate::input::{Deletion, Eviction, Failure, FailureClass, NodeFacts, Outcome, Pulled, Rejection};
 
 const NAMES: [&str; 5] = ["init", "side", "app", "log", "stranger"];
