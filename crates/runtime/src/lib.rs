@@ -293,9 +293,9 @@ pub enum NetError {
 #[async_trait]
 pub trait Network: Send + Sync {
     /// Gives the namespace at `netns` (a namespace file such as
-    /// `/proc/<shim>/ns/net`, valid while this call runs) an interface `eth0`, addresses and a default route, and brings `lo` up.
+    /// `/proc/<shim>/ns/net`, valid while this call runs) an interface `eth0`,
+    /// addresses and a default route, and brings `lo` up.
     async fn attach(&self, pod: &PodNet, netns: &std::path::Path) -> Result<Vec<IpAddr>, NetError>;
     /// Removes what `attach` made; unknown pods are success.
     async fn detach(&self, pod: &Uid) -> Result<(), NetError>;
 }
-

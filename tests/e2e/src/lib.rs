@@ -7,6 +7,7 @@
 
 pub mod host;
 pub mod platform;
+pub mod registry;
 pub mod wait;
 
 pub use host::Host;

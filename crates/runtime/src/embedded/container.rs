@@ -18,8 +18,8 @@ use super::pod::{Attempt, PROMPT, Pod, Stopping};
 use super::sandbox::limits;
 use super::spec::{self, Parts};
 use super::{Embedded, blocking};
-use crate::image::StoredImage;
-use crate::{ContainerConfig, ExecOutput, ExecRequest, RuntimeError, SandboxConfig};
+use crate::image::{Reference, StoredImage};
+use crate::{ContainerConfig, ExecOutput, ExecRequest, Image, RuntimeError, SandboxConfig};
 
 /// The shim gives its worker less.
 const CREATE: Duration = Duration::from_secs(90);
@@ -354,11 +354,19 @@ fn attempt_record(pod: &Pod, config: &ContainerConfig, stored: &StoredImage, san
         name: config.name.clone(),
         attempt: config.attempt,
         image: config.image.clone(),
-        image_id: stored.image.digests.first().cloned().unwrap_or_else(|| stored.image.id.clone()),
+        image_id: image_id(&config.image, &stored.image),
         created_at_ns,
         sandbox_attempt,
         stop_signal: spec::stop_signal(&stored.config)?,
     })
+}
+
+/// How a status names the image: by digest, in the repository that was asked
+/// for where the image is known by several; by its id where it has no digest.
+fn image_id(reference: &str, image: &Image) -> String {
+    let asked = reference.parse::<Reference>().ok().map(|reference| reference.name() + "@");
+    let own = asked.and_then(|prefix| image.digests.iter().find(|digest| digest.starts_with(&prefix)));
+    own.or(image.digests.first()).unwrap_or(&image.id).clone()
 }
 
 /// Writes down what is going to be made, and the file for last words.
@@ -382,4 +390,34 @@ fn write_attempt(dir: &Path, attempt: &AttemptRecord, wants_message: bool) -> Re
 /// The exit record on disk, if there is one. Blocks.
 pub(super) fn read_exit(dir: &Path) -> Option<ExitRecord> {
     record::read(&dir.join(EXIT_FILE)).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_names_the_image_in_the_repository_that_was_asked_for() {
+        let digests = ["docker.io/library/a@sha256:0", "127.0.0.1:5000/team/a@sha256:0"]
+            .map(str::to_owned)
+            .to_vec();
+        let image = Image {
+            id: "sha256:1".to_owned(),
+            tags: Vec::new(),
+            digests,
+            size_bytes: 0,
+        };
+        assert_eq!(image_id("127.0.0.1:5000/team/a:7", &image), "127.0.0.1:5000/team/a@sha256:0");
+        assert_eq!(image_id("a", &image), "docker.io/library/a@sha256:0");
+        assert_eq!(
+            image_id(
+                "other",
+                &Image {
+                    digests: Vec::new(),
+                    ..image
+                }
+            ),
+            "sha256:1"
+        );
+    }
 }

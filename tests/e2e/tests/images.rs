@@ -1,0 +1,61 @@
+//! Images from a real registry.
+
+use std::fs;
+use std::time::Duration;
+
+use e2e::Platform;
+use e2e::host::run;
+use e2e::platform::Build;
+use e2e::registry::Registry;
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+fn pod(name: &str, image: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  containers: [{{name: c, image: '{image}', command: ['echo', 'ran']}}]\n"
+    )
+}
+
+#[test]
+fn root_images_are_pulled_from_a_registry_and_from_a_mirror() {
+    let build = Build::from_env().unwrap();
+    let registries = tempfile::NamedTempFile::new().unwrap();
+    fs::write(registries.path(), "registries:\n  docker.io:\n    mirrors: ['http://127.0.0.1:5000']\n").unwrap();
+    let flags = ["--registries", &*registries.path().to_string_lossy()].map(str::to_owned);
+    let mut platform = Platform::prepared("images", &build, &flags.each_ref().map(String::as_str)).unwrap();
+    platform.up().unwrap();
+
+    // Nobody answers yet: the pod waits, and heals when the registry is there.
+    platform.create(&pod("early", "127.0.0.1:5000/team/busybox:1")).unwrap();
+    platform.wait_status("default", "early", "ImagePullBackOff", LIMIT).unwrap();
+    let registry = Registry::start(&platform.host, "127.0.0.1:5000").unwrap();
+    let archive = build.images.join("busybox-1.30.tar");
+    registry.push(&platform.host, &archive, "team/busybox", "1").unwrap();
+    registry.push(&platform.host, &archive, "library/busybox", "9.9").unwrap();
+    platform.wait_status("default", "early", "Completed", LIMIT).unwrap();
+    assert_eq!(platform.ok(&["logs", "early"]).unwrap(), "ran\n");
+
+    // A short name of docker.io, which only the mirror can answer here.
+    platform.create(&pod("short", "busybox:9.9")).unwrap();
+    platform.wait_status("default", "short", "Completed", LIMIT).unwrap();
+    let events = platform.ok(&["describe", "pod", "short"]).unwrap();
+    assert!(events.contains("Pulling image \"busybox:9.9\""), "{events}");
+    assert!(events.contains("Successfully pulled image \"busybox:9.9\" in ") && events.contains("Image size: "), "{events}");
+    let image_id = platform.ok(&["get", "pod", "short", "-o", "jsonpath={.status.containerStatuses[0].imageID}"]).unwrap();
+    assert!(image_id.starts_with("docker.io/library/busybox@sha256:"), "{image_id}");
+
+    // A tag that is not there.
+    platform.create(&pod("missing", "127.0.0.1:5000/team/busybox:none")).unwrap();
+    platform.wait_status("default", "missing", "ImagePullBackOff", LIMIT).unwrap();
+    let events = platform.ok(&["describe", "pod", "missing"]).unwrap();
+    assert!(events.contains("Failed to pull image \"127.0.0.1:5000/team/busybox:none\"") && events.contains("not found"), "{events}");
+
+    // The command line sees and changes the same store.
+    run(&mut platform.lifepod(&["images", "pull", "127.0.0.1:5000/team/busybox:1"])).unwrap();
+    let list = || String::from_utf8_lossy(&run(&mut platform.lifepod(&["images", "ls"])).unwrap().stdout).into_owned();
+    assert!(list().contains("127.0.0.1:5000/team/busybox"), "{}", list());
+    run(&mut platform.lifepod(&["images", "rm", "127.0.0.1:5000/team/busybox:1"])).unwrap();
+    assert!(!list().contains("127.0.0.1:5000/team/busybox"), "{}", list());
+    let absent = platform.lifepod(&["images", "rm", "absent:1"]).output().unwrap();
+    assert!(!absent.status.success());
+}
