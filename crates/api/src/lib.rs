@@ -2,7 +2,8 @@
 //! quantities, statuses, and what a node's runtime reports of a pod.
 //!
 //! Reading order: [`object`], [`resource`], [`status`], then [`schema`];
-//! [`quantity`], [`selector`] and [`pods`] stand alone.
+//! [`protobuf`] is another wire form of the same objects; [`quantity`],
+//! [`selector`] and [`pods`] stand alone.
 //!
 //! This crate does not know tokio, sockets, files or clocks. Time is a value
 //! ([`Time`]) that drivers hand in.
@@ -10,6 +11,7 @@
 pub mod node;
 pub mod object;
 pub mod pods;
+pub mod protobuf;
 pub mod quantity;
 pub mod resource;
 pub mod schema;
