@@ -1,10 +1,11 @@
-//! From a request body to an object: JSON, shape, unknown fields, defaults.
+//! From a request body to an object: JSON or protobuf, shape, unknown fields,
+//! defaults.
 //!
 //! Source: Kubernetes "API concepts", "Field validation"; upstream
 //! `apiserver/pkg/endpoints/handlers/{create,update}.go`.
 
 use api::schema::{apply_defaults, check, normalize, parse_strict, prune, unknown_fields};
-use api::{Object, Status};
+use api::{Object, Status, protobuf};
 use serde_json::Value;
 
 use crate::call::Call;
@@ -40,26 +41,37 @@ impl FieldValidation {
     }
 }
 
-/// Parsed JSON, and what strict validation has against it.
+/// A body as JSON, and what strict validation has against it.
 pub(crate) struct Parsed {
     pub(crate) value: Value,
     /// `duplicate field "x"`, `unknown field "y"`.
     pub(crate) complaints: Vec<String>,
 }
 
-/// Parses a request body as JSON.
-pub(crate) fn parse(bytes: &[u8], max_depth: usize, kind: &str) -> Result<Parsed, Status> {
-    let (value, complaints) = parse_strict(bytes, max_depth)
-        .map_err(|error| Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {error}")))?;
+/// Parses a request body of a media type: protobuf, or else JSON. Protobuf has
+/// no names, and so nothing that strict validation could complain about.
+pub(crate) fn parse(media_type: &str, bytes: &[u8], max_depth: usize, kind: &str) -> Result<Parsed, Status> {
+    let refused = |error: &dyn std::fmt::Display| {
+        Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {error}"))
+    };
+    if media_type == protobuf::MEDIA_TYPE {
+        let (_, value) = protobuf::decode(bytes, max_depth).map_err(|error| refused(&error))?;
+        return Ok(Parsed {
+            value,
+            complaints: Vec::new(),
+        });
+    }
+    let (value, complaints) = parse_strict(bytes, max_depth).map_err(|error| refused(&error))?;
     Ok(Parsed { value, complaints })
 }
 
 /// Reads and decodes the body of a create or update.
 pub(crate) async fn read(call: &mut Call) -> Result<Object, Status> {
-    require_json(call)?;
+    let media_type = call.content_type();
+    require_known(&media_type)?;
     let validation = FieldValidation::of(call)?;
     let bytes = call.read_body().await?;
-    let parsed = parse(&bytes, call.core.limits.body_depth, &call.row.id.kind)?;
+    let parsed = parse(&media_type, &bytes, call.core.limits.body_depth, &call.row.id.kind)?;
     let (object, complaints) = decode(&call.row, parsed)?;
     match validation {
         FieldValidation::Strict if !complaints.is_empty() => {
@@ -122,14 +134,14 @@ fn require_kind(row: &Resource, value: &mut Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn require_json(call: &Call) -> Result<(), Status> {
-    match call.content_type().as_str() {
-        "" | "application/json" => Ok(()),
-        "application/vnd.kubernetes.protobuf" => Err(Status::unsupported_media_type(
-            "protobuf bodies are not served yet - accepted media types include: application/json (with kubectl: put the object into a file, and create -f FILE)",
-        )),
+fn require_known(media_type: &str) -> Result<(), Status> {
+    match media_type {
+        "" | "application/json" | protobuf::MEDIA_TYPE => Ok(()),
         _ => Err(Status::unsupported_media_type(
-            "the body of the request was in an unknown format - accepted media types include: application/json",
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/vnd.kubernetes.protobuf",
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

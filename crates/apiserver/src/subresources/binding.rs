@@ -44,7 +44,7 @@ pub(crate) async fn create_named_in_body(mut call: Call) -> Result<Response<Body
 
 async fn read(call: &mut Call) -> Result<Binding, Status> {
     let bytes = call.read_body().await?;
-    let value = codec::parse(&bytes, call.core.limits.body_depth, "Binding")?.value;
+    let value = codec::parse(&call.content_type(), &bytes, call.core.limits.body_depth, "Binding")?.value;
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     if !matches!(text("/kind").as_str(), "" | "Binding") {
         return Err(Status::bad_request(format!(

@@ -43,7 +43,7 @@ impl Options {
         let body = if bytes.is_empty() {
             json!({})
         } else {
-            codec::parse(&bytes, call.core.limits.body_depth, "DeleteOptions")?.value
+            codec::parse(&call.content_type(), &bytes, call.core.limits.body_depth, "DeleteOptions")?.value
         };
         let mut options = Self::of(&call.query, &body)?;
         options.dry_run |= dry_run;
