@@ -14,6 +14,7 @@
 // failure and moved a few times; a box around it would only hide that.
 #![allow(clippy::result_large_err)]
 
+mod allocate;
 pub mod authn;
 pub mod authz;
 pub mod body;

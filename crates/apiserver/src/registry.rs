@@ -3,14 +3,18 @@
 //! A resource is a row. Routes, discovery, validation, patching, printing and
 //! watch all read that row; there are no per-kind handlers.
 
+mod ranges;
+
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::schema::Schema;
 use api::status::{Status, Violation};
 use api::{Object, ResourceId, Scope, Time};
 use serde_json::Value;
+
+pub use self::ranges::{RangeError, Ranges};
 
 /// One served resource, owned data.
 pub struct Resource {
@@ -40,6 +44,9 @@ pub struct Resource {
     pub row_conditions: fn(&Object) -> Vec<Value>,
     /// `status`, `binding`, `log`, ...
     pub subresources: Vec<Subresource>,
+    /// How long an object lives after its last write; `None` is forever. Rows
+    /// that share a storage state the same.
+    pub ttl: Option<Duration>,
 }
 
 /// A field a field selector may name.
@@ -185,6 +192,16 @@ pub enum Rules {
     UpdateStatus,
 }
 
+/// Why [`Strategy::allocate`] gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unallocated {
+    /// What the object asks for cannot be had: 422.
+    Refused(Violation),
+    /// There is nothing left to give; the text says of what. 500, as upstream:
+    /// no field of the object is wrong.
+    Exhausted(String),
+}
+
 /// What a kind may do differently. Every hook is pure and has a default.
 pub trait Strategy: Sync {
     /// Fills what the schema's defaults cannot state, on a decoded request.
@@ -225,7 +242,7 @@ pub trait Strategy: Sync {
     ///
     /// # Errors
     /// When what was asked for is taken, or nothing is left.
-    fn allocate(&self, _new: &mut Object, _existing: &[Arc<Object>], _ranges: &Ranges) -> Result<(), Violation> {
+    fn allocate(&self, _new: &mut Object, _existing: &[Arc<Object>], _ranges: &Ranges) -> Result<(), Unallocated> {
         Ok(())
     }
 
@@ -241,31 +258,6 @@ pub trait Strategy: Sync {
     /// The texts of the rules it breaks.
     fn check_name(&self, name: &str) -> Result<(), Vec<String>> {
         crate::validate::names::dns1123_subdomain(name)
-    }
-}
-
-/// What [`Strategy::allocate`] may give away, cluster-wide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ranges {
-    /// An address in the range of Services. The first of the range is the API
-    /// server's own.
-    pub service: Ipv4Addr,
-    /// Leading bits all addresses of Services share, 12 to 30.
-    pub service_prefix: u8,
-}
-
-impl Ranges {
-    /// The lowest address of the range of Services.
-    #[must_use]
-    pub fn service_network(&self) -> Ipv4Addr {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.service_prefix)).unwrap_or(0);
-        Ipv4Addr::from(u32::from(self.service) & mask)
-    }
-
-    /// How many addresses the range of Services holds; saturates.
-    #[must_use]
-    pub fn service_size(&self) -> u32 {
-        1_u32.checked_shl(32 - u32::from(self.service_prefix)).unwrap_or(u32::MAX)
     }
 }
 
@@ -307,6 +299,7 @@ impl Resource {
             columns: vec![crate::table::name_column(), crate::table::age_column()],
             row_conditions: no_conditions,
             subresources: Vec::new(),
+            ttl: None,
         }
     }
 

@@ -12,6 +12,7 @@ use api::{Status, Time};
 use async_trait::async_trait;
 use http::{Method, Request, Response, header};
 use store::Store;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ use crate::body::{self, Body};
 use crate::call::Call;
 use crate::hub::Hub;
 use crate::metrics::{Labels, Metrics};
-use crate::registry::{Registry, Resource, Subresource};
+use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
 use crate::{discovery, health, openapi, respond, subresources, verbs};
 
@@ -164,7 +165,11 @@ pub(crate) struct Core {
     pub(crate) metrics: Metrics,
     pub(crate) closing: CancellationToken,
     pub(crate) hubs: BTreeMap<&'static str, Arc<Hub>>,
-    /// The hubs' own tasks; they end with the server.
+    pub(crate) ranges: Ranges,
+    /// The turn to give away what must be unique. One for all rows: it is
+    /// rarely asked for, and held for one commit.
+    pub(crate) allocating: Semaphore,
+    /// The server's own tasks; they end with it.
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -194,6 +199,10 @@ impl ApiServer {
     /// # Errors
     /// When the store cannot be read or written.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, Ranges::default()).await
+    }
+
+    pub(crate) async fn start_with(config: Config, ranges: Ranges) -> Result<Self, StartError> {
         let mut hubs = BTreeMap::new();
         let mut tasks = JoinSet::new();
         let closing = CancellationToken::new();
@@ -223,6 +232,8 @@ impl ApiServer {
                 metrics: Metrics::default(),
                 closing,
                 hubs,
+                ranges,
+                allocating: Semaphore::new(1),
                 tasks: Mutex::new(tasks),
             }),
         };
@@ -297,24 +308,28 @@ impl ApiServer {
     }
 
     async fn answer(&self, identity: Option<Identity>, request: Request<Body>, labels: &mut Labels) -> Result<Response<Body>, Status> {
-        let query = Query::parse(request.uri().query().unwrap_or_default())?;
-        match request::target(request.method(), request.uri().path(), &query)? {
-            Target::Path(path) => self.path(identity, &path, &query, &request),
-            Target::Resource(asked) => {
-                labels.set(&asked, query.get("dryRun").is_some());
-                let identity = identity.ok_or_else(Status::unauthorized)?;
-                self.resource(identity, asked, query, request).await
-            }
+        let asked = Query::parse(request.uri().query().unwrap_or_default())
+            .and_then(|query| Ok((request::target(request.method(), request.uri().path(), &query)?, query)));
+        if let Ok((Target::Resource(asked), query)) = &asked {
+            labels.set(asked, query.get("dryRun").is_some());
+        }
+        if let Ok((Target::Path(path), query)) = &asked
+            && let Some(response) = health::answer(&self.core, path, query)
+        {
+            return Ok(response);
+        }
+        // Nobody learns from us what is served here, or what is wrong with
+        // their request.
+        let identity = identity.ok_or_else(Status::unauthorized)?;
+        match asked? {
+            (Target::Path(path), _) => self.path(&identity, &path, &request),
+            (Target::Resource(asked), query) => self.resource(identity, asked, query, request).await,
         }
     }
 
-    fn path(&self, identity: Option<Identity>, path: &str, query: &Query, request: &Request<Body>) -> Result<Response<Body>, Status> {
+    fn path(&self, identity: &Identity, path: &str, request: &Request<Body>) -> Result<Response<Body>, Status> {
         let core = &self.core;
-        if let Some(response) = health::answer(core, path, query) {
-            return Ok(response);
-        }
-        let identity = identity.ok_or_else(Status::unauthorized)?;
-        core.authorizer.path(&identity, path, request.method())?;
+        core.authorizer.path(identity, path, request.method())?;
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(Status::method_not_allowed(
                 "the server does not allow this method on the requested resource",

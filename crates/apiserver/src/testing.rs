@@ -14,6 +14,7 @@ use store::Store;
 use tempfile::TempDir;
 
 use crate::body::{self, Body};
+use crate::registry::Ranges;
 use crate::{ApiServer, Config, Identity, Limits, NodeProxy, Version, authz, kinds};
 
 /// A node whose API echoes the request's path and query.
@@ -121,6 +122,10 @@ impl Rig {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
+        Self::with_ranges(limits, Ranges::default()).await
+    }
+
+    pub(crate) async fn with_ranges(limits: Limits, ranges: Ranges) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(store::Embedded::open(directory.path(), store::Options::default()).unwrap());
         let now_s = Arc::new(AtomicI64::new(NOW_S));
@@ -134,13 +139,28 @@ impl Rig {
             version: Version::default(),
             clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
         };
-        let server = ApiServer::start(config).await.unwrap();
+        let server = ApiServer::start_with(config, ranges).await.unwrap();
         Self {
             server,
             store,
             now_s,
             _directory: directory,
         }
+    }
+
+    /// Another server over the same store.
+    pub(crate) async fn sibling(&self, ranges: Ranges) -> ApiServer {
+        let clock = Arc::clone(&self.now_s);
+        let config = Config {
+            store: Arc::clone(&self.store),
+            registry: kinds::builtin(),
+            nodes: Arc::new(EchoNode),
+            authorizer: Arc::new(authz::Builtin),
+            limits: Limits::default(),
+            version: Version::default(),
+            clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
+        };
+        ApiServer::start_with(config, ranges).await.unwrap()
     }
 
     pub(crate) fn admin() -> Identity {

@@ -7,6 +7,7 @@ use api::{Object, Status};
 use bytes::Bytes;
 use store::{Compare, Op, StoreError, Txn};
 
+use crate::allocate::{self, Claim};
 use crate::call::{Call, Part, served};
 use crate::hub::Entry;
 use crate::registry::{Change, Resource, Rules, Subresource};
@@ -164,7 +165,7 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
         let outcome = if new == *old {
             Some(Outcome::Stored(current.entry))
         } else {
-            replace(call, &key, &new, &current.entry, dry_run).await?
+            replace(call, &key, &new, &current.entry, part, dry_run).await?
         };
         match outcome {
             Some(outcome) => {
@@ -179,30 +180,41 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
 }
 
 /// Commits a new version; `None` when somebody else was faster.
-async fn replace(call: &Call, key: &str, new: &Object, current: &Entry, dry_run: bool) -> Result<Option<Outcome>, Status> {
-    let (stored, bytes) = encode(&call.row, new)?;
+async fn replace(call: &Call, key: &str, new: &Object, current: &Entry, part: Part, dry_run: bool) -> Result<Option<Outcome>, Status> {
     let removes =
         new.meta.deletion_timestamp.is_some() && !is_held(&call.row, new) && new.meta.deletion_grace_period_seconds.unwrap_or(0) <= 0;
-    if dry_run {
-        return Ok(Some(Outcome::Stored(entry(key, stored, bytes, current.revision))));
-    }
-    let op = if removes {
-        Op::Delete(key.to_owned())
-    } else {
-        Op::Put(key.to_owned(), bytes.clone())
-    };
-    let txn = Txn {
-        compare: vec![Compare::ModifiedAt(key.to_owned(), store::Revision(current.revision))],
-        ops: vec![op],
-    };
-    match call.core.store.commit(txn).await {
-        Ok(revision) => {
-            let entry = entry(key, stored, bytes, revision.0);
-            Ok(Some(if removes { Outcome::Removed(entry) } else { Outcome::Stored(entry) }))
+    for _ in 0..allocate::ATTEMPTS {
+        let claim = match part {
+            Part::Main if !removes => call.core.allocate(&call.row, new, Some(&current.object)).await?,
+            Part::Main | Part::Status | Part::Finalize | Part::Binding => None,
+        };
+        let (stored, bytes) = encode(&call.row, claim.as_ref().map_or(new, |claim| &claim.object))?;
+        if dry_run {
+            return Ok(Some(Outcome::Stored(entry(key, stored, bytes, current.revision))));
         }
-        Err(StoreError::Conflict { .. }) => Ok(None),
-        Err(error) => Err(store_failed(&error)),
+        let op = if removes {
+            Op::Delete(key.to_owned())
+        } else {
+            Op::Put(key.to_owned(), bytes.clone())
+        };
+        let mut txn = Txn {
+            compare: vec![Compare::ModifiedAt(key.to_owned(), store::Revision(current.revision))],
+            ops: vec![op],
+        };
+        txn.compare.extend(claim.as_ref().map(Claim::compare));
+        txn.ops.extend(claim.as_ref().map(|claim| claim.op(key)));
+        match call.core.store.commit(txn).await {
+            Ok(revision) => {
+                let entry = entry(key, stored, bytes, revision.0);
+                return Ok(Some(if removes { Outcome::Removed(entry) } else { Outcome::Stored(entry) }));
+            }
+            Err(StoreError::Conflict { key: lost }) if lost == key => return Ok(None),
+            // Something was given away meanwhile; the object is as it was.
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(store_failed(&error)),
+        }
     }
+    Err(allocate::contended(&call.row, new.name()))
 }
 
 /// Whether finalizers keep a deleted object; those of a namespace's `spec` do

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::values::{objects, set_absent, text};
 use super::{keep_status_apart, plain, short, text_field};
-use crate::registry::{Cell, Change, Column, Ranges, Resource, Rules, Strategy, Subresource};
+use crate::registry::{Cell, Change, Column, Ranges, Resource, Rules, Strategy, Subresource, Unallocated};
 use crate::table;
 use crate::validate::names;
 
@@ -119,7 +119,7 @@ impl Strategy for Service {
                 new.body.insert("status".to_owned(), json!({ "loadBalancer": {} }));
             }
             Change::Update { new, old } => {
-                keep_address(new, old);
+                keep_allocated(new, old);
                 keep_status_apart(Change::Update { new, old });
             }
             status @ Change::UpdateStatus { .. } => keep_status_apart(status),
@@ -140,7 +140,7 @@ impl Strategy for Service {
             && old.is_none_or(|old| old.str_at("spec.clusterIP") != address || address.is_empty())
     }
 
-    fn allocate(&self, new: &mut Object, existing: &[Arc<Object>], ranges: &Ranges) -> Result<(), Violation> {
+    fn allocate(&self, new: &mut Object, existing: &[Arc<Object>], ranges: &Ranges) -> Result<(), Unallocated> {
         let taken: BTreeSet<Ipv4Addr> = existing
             .iter()
             .filter(|other| other.uid() != new.uid() || new.uid().is_empty())
@@ -162,15 +162,15 @@ impl Strategy for Service {
 
 /// The address asked for if it is free, else the first free one. The first of
 /// the range is the API server's own.
-fn choose(asked: &str, taken: &BTreeSet<Ipv4Addr>, ranges: &Ranges) -> Result<Ipv4Addr, Violation> {
+fn choose(asked: &str, taken: &BTreeSet<Ipv4Addr>, ranges: &Ranges) -> Result<Ipv4Addr, Unallocated> {
     let (network, size) = (u32::from(ranges.service_network()), ranges.service_size());
-    let refuse = |text: &str| Violation::invalid("spec.clusterIPs", &json!([asked]), text);
+    let refuse = |text: &str| Unallocated::Refused(Violation::invalid("spec.clusterIPs", &json!([asked]), text));
     if asked.is_empty() {
         // Without the network's own address, the API server's and broadcast.
         return (2..size.saturating_sub(1))
             .map(|offset| Ipv4Addr::from(network + offset))
             .find(|address| !taken.contains(address))
-            .ok_or_else(|| Violation::invalid("spec.clusterIPs", &json!([]), "failed to allocate a serviceIP: range is full"));
+            .ok_or_else(|| Unallocated::Exhausted("failed to allocate a serviceIP: range is full".to_owned()));
     }
     let Ok(address) = asked.parse::<Ipv4Addr>() else {
         return Err(refuse(&format!("failed to allocate IP {asked}: it is not an IPv4 address")));
@@ -251,17 +251,34 @@ fn fill_addresses(spec: &mut Map<String, Value>) {
     }
 }
 
-/// An update that leaves the address out keeps it.
-fn keep_address(new: &mut Object, old: &Object) {
-    let address = old.str_at("spec.clusterIP");
-    if address.is_empty() || new.str_at("spec.type") == "ExternalName" || !new.str_at("spec.clusterIP").is_empty() {
+/// An update that leaves the address out keeps it. One that turns the Service
+/// into an `ExternalName` gives it back with what belongs to it, unless it asks
+/// for something else, which validation refuses.
+///
+/// Source: upstream `pkg/registry/core/service/strategy.go`,
+/// `patchAllocatedValues` and `dropTypeDependentFields`.
+fn keep_allocated(new: &mut Object, old: &Object) {
+    let (before, after) = (old.str_at("spec.clusterIP"), new.str_at("spec.clusterIP"));
+    let named = new.str_at("spec.type") == "ExternalName";
+    let keeps = !named && !before.is_empty() && after.is_empty();
+    let gives_back = named && old.str_at("spec.type") != "ExternalName" && before == after;
+    let Some(Value::Object(spec)) = new.body.get_mut("spec") else {
         return;
-    }
-    if let Some(Value::Object(spec)) = new.body.get_mut("spec") {
-        spec.insert("clusterIP".to_owned(), Value::from(address));
+    };
+    if gives_back {
+        for field in ["clusterIP", "clusterIPs"] {
+            spec.remove(field);
+        }
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
+            if spec.get(field) == old.at(&format!("spec.{field}")) {
+                spec.remove(field);
+            }
+        }
+    } else if keeps {
+        spec.insert("clusterIP".to_owned(), Value::from(before));
         spec.insert(
             "clusterIPs".to_owned(),
-            old.at("spec.clusterIPs").cloned().unwrap_or_else(|| json!([address])),
+            old.at("spec.clusterIPs").cloned().unwrap_or_else(|| json!([before])),
         );
     }
 }

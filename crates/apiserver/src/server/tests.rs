@@ -27,19 +27,7 @@ async fn nobody_gets_health_and_version_and_nothing_else() {
     ] {
         assert_eq!(code(&rig, None, path).await.0, 200, "{path}");
     }
-    for path in [
-        "/",
-        "/api",
-        "/apis",
-        "/api/v1",
-        "/api/v1/pods",
-        "/metrics",
-        "/openapi/v3",
-        "/apis/x/v1/y",
-        "/nowhere",
-    ] {
-        assert_eq!(code(&rig, None, path).await, (401, "Unauthorized".to_owned()), "{path}");
-    }
+    assert_eq!(code(&rig, None, "/livez/made-up").await.0, 404);
     let stranger = || Some(Identity::new("x", &[]));
     assert_eq!(
         code(&rig, stranger(), "/api/v1/namespaces/default/pods").await,
@@ -50,6 +38,49 @@ async fn nobody_gets_health_and_version_and_nothing_else() {
     );
     assert_eq!(code(&rig, stranger(), "/api/v1").await.0, 200);
     assert_eq!(code(&rig, stranger(), "/metrics").await.0, 403);
+}
+
+/// Nobody learns whether a path is served, malformed, or of the wrong method;
+/// somebody does.
+#[tokio::test]
+async fn nobody_is_told_nothing_about_any_other_path() {
+    use Method as M;
+    let rig = Rig::new().await;
+    let table = [
+        (M::GET, "/", 200),
+        (M::GET, "/api", 200),
+        (M::GET, "/apis", 200),
+        (M::GET, "/api/v1", 200),
+        (M::GET, "/api/v1/pods", 200),
+        (M::GET, "/metrics", 200),
+        (M::GET, "/openapi/v3", 200),
+        (M::GET, "/apis/x/v1/y", 404),
+        (M::GET, "/nowhere", 404),
+        (M::GET, "/livezz", 404),
+        (M::GET, "/version/x", 404),
+        (M::GET, "/api/v1/nodes/node1/proxy/pods", 404),
+        (M::GET, "/api/v1/namespaces/default/pods/p/made-up", 404),
+        (M::GET, "/api/v1/namespaces/default/pods/p/log/x/y", 404),
+        (M::GET, "/api/v1/namespaces/default/pods/%2e%2e", 400),
+        (M::GET, "/livez/../api/v1/pods", 400),
+        (M::GET, "/livez/%2e%2e/api", 400),
+        (M::GET, "//api/v1/pods", 400),
+        (M::GET, "/api/v1/pods?labelSelector=%ff", 400),
+        (M::GET, "/api/v1/pods?watch=maybe", 400),
+        (M::OPTIONS, "/api/v1/pods", 405),
+        (M::POST, "/api", 405),
+        (M::PUT, "/api/v1/namespaces/default/pods", 405),
+        (M::GET, "/api/v1/nodes/default/pods", 404),
+    ];
+    for (method, path, known) in table {
+        let request = || Request::builder().method(method.clone()).uri(path).body(body::empty()).unwrap();
+        let nobody = rig.request(None, request()).await;
+        assert_eq!((nobody.code, nobody.message()), (401, "Unauthorized".to_owned()), "{method} {path}");
+        let admin = rig.request(Some(Rig::admin()), request()).await;
+        assert_eq!(admin.code, known, "{method} {path}: {:?}", admin.text);
+    }
+    let head = Request::head("/api/v1/pods").body(body::empty()).unwrap();
+    assert_eq!(rig.request(None, head).await.code, 401);
 }
 
 #[tokio::test]

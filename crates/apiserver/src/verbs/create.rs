@@ -10,6 +10,7 @@ use api::{Object, Scope, Status};
 use http::{Response, StatusCode};
 use store::{Compare, Op, Revision, StoreError, Txn};
 
+use crate::allocate::{self, Claim};
 use crate::body::Body;
 use crate::call::Call;
 use crate::hub::Entry;
@@ -18,8 +19,6 @@ use crate::{codec, entropy, write};
 
 /// How often another name is tried when a generated one is taken.
 const NAME_ATTEMPTS: u32 = 8;
-/// How often a create is tried again because its namespace changed meanwhile.
-const NAMESPACE_ATTEMPTS: u32 = 5;
 
 /// Stores a new object and answers with it.
 pub(crate) async fn create(mut call: Call) -> Result<Response<Body>, Status> {
@@ -95,44 +94,37 @@ fn own(object: &mut Object, call: &Call) {
 /// Validates and commits; `None` when the name is taken.
 async fn commit(call: &Call, new: &Object, dry_run: bool) -> Result<Option<Arc<Entry>>, Status> {
     let key = call.row.key(new.namespace(), new.name());
-    let (mut stored, mut bytes) = (None, None);
-    for _ in 0..NAMESPACE_ATTEMPTS {
+    for attempt in 0..allocate::ATTEMPTS {
         let namespace = namespace(call, new).await?;
-        if stored.is_none() {
+        if attempt == 0 {
             // After the namespace: what is wrong with the place comes first.
             write::validate(&call.row, new, None, Rules::Create)?;
-            let (object, encoded) = write::encode(&call.row, new)?;
-            (stored, bytes) = (Some(object), Some(encoded));
         }
-        let (object, encoded) = (stored.clone().unwrap_or_default(), bytes.clone().unwrap_or_default());
+        let claim = call.core.allocate(&call.row, new, None).await?;
+        let (object, encoded) = write::encode(&call.row, claim.as_ref().map_or(new, |claim| &claim.object))?;
         if dry_run {
             let taken = call.core.current(&call.row, &key).await?.is_some();
             return Ok((!taken).then(|| write::entry(&key, object, encoded, 0)));
         }
-        let mut compare = vec![Compare::Absent(key.clone())];
-        let namespace_key = namespace.as_ref().map(|(key, _)| key.clone());
+        let mut txn = Txn {
+            compare: vec![Compare::Absent(key.clone())],
+            ops: vec![Op::Put(key.clone(), encoded.clone())],
+        };
         // The namespace is part of the transaction: nothing slips into one
         // that begins to terminate at this moment.
-        compare.extend(namespace.map(|(key, revision)| Compare::ModifiedAt(key, Revision(revision))));
-        match call
-            .core
-            .store
-            .commit(Txn {
-                compare,
-                ops: vec![Op::Put(key.clone(), encoded.clone())],
-            })
-            .await
-        {
+        txn.compare
+            .extend(namespace.map(|(key, revision)| Compare::ModifiedAt(key, Revision(revision))));
+        txn.compare.extend(claim.as_ref().map(Claim::compare));
+        txn.ops.extend(claim.as_ref().map(|claim| claim.op(&key)));
+        match call.core.store.commit(txn).await {
             Ok(revision) => return Ok(Some(write::entry(&key, object, encoded, revision.0))),
-            Err(StoreError::Conflict { key }) if Some(&key) == namespace_key.as_ref() => {}
-            Err(StoreError::Conflict { .. }) => return Ok(None),
+            Err(StoreError::Conflict { key: lost }) if lost == key => return Ok(None),
+            // The namespace changed, or something was given away meanwhile.
+            Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(write::store_failed(&error)),
         }
     }
-    Err(Status::too_many_requests(
-        format!("the namespace {} keeps changing; try again", new.namespace()),
-        1,
-    ))
+    Err(allocate::contended(&call.row, new.name()))
 }
 
 /// Key and revision of the object's namespace, which must exist and stay.
