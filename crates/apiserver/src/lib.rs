@@ -22,6 +22,7 @@ mod call;
 mod codec;
 mod discovery;
 mod entropy;
+mod expiry;
 mod health;
 mod hub;
 pub mod kinds;

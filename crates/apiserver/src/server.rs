@@ -4,8 +4,8 @@
 //! ([`crate::request`]), by whom, whether they may ([`crate::authz`]), then
 //! one file of [`crate::verbs`] or [`crate::subresources`].
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::{Status, Time};
@@ -24,7 +24,7 @@ use crate::hub::Hub;
 use crate::metrics::{Labels, Metrics};
 use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
-use crate::{discovery, health, openapi, respond, subresources, verbs};
+use crate::{discovery, expiry, health, openapi, respond, subresources, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
 /// handed a [`Time`].
@@ -238,7 +238,27 @@ impl ApiServer {
             }),
         };
         server.make_namespaces().await?;
+        server.expire();
         Ok(server)
+    }
+
+    /// Starts to look after the storages whose objects do not live forever.
+    fn expire(&self) {
+        let mut tasks = self.core.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut storages = BTreeSet::new();
+        for row in self.core.registry.rows() {
+            let Some(ttl) = row.ttl.filter(|_| storages.insert(row.storage)) else {
+                continue;
+            };
+            // Weak: the tasks end with the server, which they must not keep.
+            let core = Arc::downgrade(&self.core);
+            tasks.spawn(expiry::run(core, Arc::clone(row), ttl, self.core.closing.clone()));
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     async fn make_namespaces(&self) -> Result<(), StartError> {

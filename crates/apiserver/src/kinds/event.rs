@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/apis/events/v1/conversion.go`,
 //! `pkg/apis/core/validation/events.go`, printer `printEvent`.
 
+use std::time::Duration;
+
 use api::status::{Status, Violation};
 use api::{Object, Time};
 use serde_json::{Map, Value};
@@ -13,6 +15,8 @@ use crate::table::{age::age, name_column, time};
 use crate::validate::{immutable, invalid_each, names};
 
 const STORAGE: &str = "events";
+/// Source: upstream's default of `--event-ttl`.
+const TTL: Duration = Duration::from_secs(3_600);
 
 /// Field in events.k8s.io/v1, the same in core/v1. Others have one name.
 const RENAMED: [(&str, &str); 7] = [
@@ -31,6 +35,7 @@ pub(super) fn core_row() -> Resource {
         strategy: &Event { strict: false },
         fields: core_fields(),
         columns: columns(),
+        ttl: Some(TTL),
         ..plain("", "Event", "events", STORAGE)
     }
 }
@@ -42,6 +47,7 @@ pub(super) fn events_row() -> Resource {
         strategy: &Event { strict: true },
         fields: events_fields(),
         columns: columns(),
+        ttl: Some(TTL),
         ..plain("events.k8s.io", "Event", "events", STORAGE)
     }
 }
