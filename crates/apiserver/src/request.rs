@@ -4,6 +4,7 @@
 //! `apiserver/pkg/endpoints/request/requestinfo.go`.
 
 use api::Status;
+use api::selector::FieldSelector;
 use http::Method;
 use percent_encoding::percent_decode_str;
 
@@ -83,6 +84,9 @@ pub struct ResourceRequest {
     pub subresource: String,
     /// What is done.
     pub verb: Verb,
+    /// Which objects of a collection are meant, for authorization. Everything,
+    /// where the selector of the query does not parse: it is refused later.
+    pub fields: FieldSelector,
 }
 
 /// What a request is for.
@@ -203,6 +207,7 @@ pub fn target(method: &Method, path: &str, query: &Query) -> Result<Target, Stat
         name: owned(name),
         subresource: owned(subresource),
         verb,
+        fields: query.get("fieldSelector").and_then(|text| text.parse().ok()).unwrap_or_default(),
     }))
 }
 

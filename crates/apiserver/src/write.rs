@@ -139,7 +139,7 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
     let part = call.part();
     for _ in 0..ATTEMPTS {
         let current = call.core.current(&call.row, &key).await?.ok_or_else(|| call.not_found())?;
-        call.core.authorizer.change(&call.identity, &call.asked, &current.entry.object)?;
+        call.core.authorizer.object(&call.identity, &call.asked, &current.entry.object)?;
         let mut warnings = Vec::new();
         let mut new = make(&current.object, &mut warnings)?;
         let old = current.object.as_ref();

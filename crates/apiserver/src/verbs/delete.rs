@@ -196,7 +196,7 @@ pub(crate) async fn delete_one(call: &Call, name: &str, key: &str, options: &Opt
         let object = current.object.as_ref();
         let mut asked = call.asked.clone();
         (asked.verb, asked.name) = (Verb::Delete, name.to_owned());
-        call.core.authorizer.change(&call.identity, &asked, &current.entry.object)?;
+        call.core.authorizer.object(&call.identity, &asked, &current.entry.object)?;
         check(row, name, object, options)?;
         let (ops, entry) = match plan(row, object, options.grace_s, call.now) {
             Step::Nothing => {

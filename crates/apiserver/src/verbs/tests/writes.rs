@@ -389,11 +389,19 @@ async fn a_namespace_terminates_until_it_is_finalized() {
         "403 configmaps \"y\" is forbidden: unable to create new content in namespace a because it is being terminated"
     );
     assert_eq!(refused.json()["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    // What the controller reports while it empties the namespace.
+    let condition = json!({"type": "NamespaceContentRemaining", "status": "True", "reason": "SomeResourcesRemain", "message": "1 left"});
+    let report = json!({"status": {"conditions": [condition]}});
+    let reported = rig.patch(&format!("{path}/status"), "merge-patch", &report).await.json();
+    assert_eq!(
+        (&reported["status"]["conditions"][0]["reason"], &reported["status"]["phase"]),
+        (&json!("SomeResourcesRemain"), &json!("Terminating"))
+    );
     let mut finalized = marked.clone();
+    finalized["metadata"].as_object_mut().unwrap().remove("resourceVersion");
     finalized["spec"]["finalizers"] = json!([]);
     // An ordinary update does not finalize.
     assert_eq!(rig.put(path, &finalized).await.json()["spec"]["finalizers"], json!(["kubernetes"]));
-    finalized["metadata"].as_object_mut().unwrap().remove("resourceVersion");
     let done = rig.put(&format!("{path}/finalize"), &finalized).await;
     assert_eq!(done.code, 200, "{}", done.message());
     assert_eq!(rig.get(path).await.brief(), "404 namespaces \"a\" not found");
