@@ -31,10 +31,7 @@ pub(crate) async fn run(command: Images) -> Result<()> {
         }
         Images::Rm { image, data } => {
             let store = open(&data.data_dir)?;
-            let removed = store.remove(
-                &image,
-                &layers_in_use(&std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?),
-            )?;
+            let removed = store.remove(&image, &layers_in_use()?)?;
             for name in removed.names {
                 println!("untagged {name}");
             }
@@ -131,7 +128,27 @@ impl Bars {
 }
 
 /// Layer directories of mounted overlays: a removal must leave them alone.
-fn layers_in_use(mounts: &str) -> HashSet<PathBuf> {
+/// Containers are mounted in their shims' mount namespaces, so every process'
+/// namespace is looked at, each once.
+pub(crate) fn layers_in_use() -> Result<HashSet<PathBuf>> {
+    let mut namespaces = HashSet::new();
+    let mut used = HashSet::new();
+    for process in std::fs::read_dir("/proc").context("reading /proc")?.flatten() {
+        // Not a process, or one that has just ended.
+        let Ok(namespace) = std::fs::read_link(process.path().join("ns/mnt")) else {
+            continue;
+        };
+        if namespaces.insert(namespace)
+            && let Ok(mounts) = std::fs::read_to_string(process.path().join("mounts"))
+        {
+            used.extend(overlay_layers(&mounts));
+        }
+    }
+    Ok(used)
+}
+
+/// The lower directories of the overlays in a mount table.
+fn overlay_layers(mounts: &str) -> HashSet<PathBuf> {
     let mut used = HashSet::new();
     for line in mounts.lines() {
         let mut fields = line.split(' ');
@@ -192,7 +209,7 @@ mod tests {
         let mounts = "overlay /a/merged overlay rw,relatime,lowerdir=/l/2:/l/1,upperdir=/u,workdir=/w 0 0\n\
                       overlay /b/merged overlay rw,lowerdir+=/l/3,lowerdir+=/l/1,upperdir=/u 0 0\nproc /proc proc rw 0 0\n";
         let expected: HashSet<PathBuf> = ["/l/1", "/l/2", "/l/3"].map(PathBuf::from).into();
-        assert_eq!(layers_in_use(mounts), expected);
+        assert_eq!(overlay_layers(mounts), expected);
     }
 
     #[test]

@@ -7,17 +7,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use api::Uid;
-use async_trait::async_trait;
 use kubelet::node_status::NodeIdentity;
 use net::{BridgeName, BridgeNetwork, Cidr};
-use runtime::embedded::{self, Embedded, Images, ShimExe};
-use runtime::image::{ImageError, ImageStore, PullOptions, Puller, StoredImage};
-use runtime::{Auth, Image, Runtime, RuntimeError};
+use runtime::Runtime;
+use runtime::embedded::{self, Embedded, NodeImages, ShimExe};
+use runtime::image::{ImageStore, PullOptions, Puller};
 
 use crate::flags::Up;
 use crate::layout::Layout;
-use crate::preflight;
 use crate::settings::Settings;
+use crate::{images, preflight};
 
 /// Checks settings before anything is made.
 pub(crate) fn check(settings: &Settings, layout: &Layout) -> Result<()> {
@@ -52,45 +51,6 @@ fn network_options(settings: &Settings, layout: &Layout) -> Result<net::Options>
     })
 }
 
-/// Images of this node, for the runtime.
-pub(crate) struct NodeImages {
-    store: ImageStore,
-    puller: Puller,
-}
-
-#[async_trait]
-impl Images for NodeImages {
-    fn lookup(&self, reference: &str) -> std::result::Result<Option<StoredImage>, ImageError> {
-        self.store.lookup(reference)
-    }
-
-    async fn pull(&self, reference: &str, auth: Option<&Auth>) -> std::result::Result<Image, RuntimeError> {
-        self.puller
-            .pull(reference, auth)
-            .await
-            .map(|stored| stored.image)
-            .map_err(|error| match &*error {
-                ImageError::InvalidReference { reference, .. } => RuntimeError::InvalidImageName(reference.clone()),
-                other => RuntimeError::Pull(Chain(other).to_string()),
-            })
-    }
-}
-
-/// An error and its causes, in one line.
-struct Chain<'a>(&'a (dyn std::error::Error + 'static));
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
 /// The parts of a node that hold kernel objects.
 pub(crate) struct Parts {
     /// Attaches pods.
@@ -115,13 +75,17 @@ pub(crate) async fn open(settings: &Settings, node_ip: IpAddr, pulls: PullOption
         cgroup_root: Path::new("/").join(settings.cgroup_root.trim_matches('/')),
         shim_exe: Arc::new(ShimExe::of_this_process()?),
         images: Arc::new(NodeImages {
-            store,
+            store: store.clone(),
             puller: puller.clone(),
         }),
         network: network.clone(),
         node_ips: vec![node_ip],
     };
     let runtime = Arc::new(Embedded::open(options).await.context("opening the container runtime")?);
+    let freed = tokio::task::spawn_blocking(move || anyhow::Ok(store.collect(&images::layers_in_use()?)?)).await??;
+    if freed > 0 {
+        tracing::info!(freed_bytes = freed, "layers that nothing needs any more were removed");
+    }
     let live: BTreeSet<Uid> = runtime.list().await?.into_iter().collect();
     let dropped = network.retain(&live).await.context("tidying the pod network")?;
     if dropped > 0 {

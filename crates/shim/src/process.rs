@@ -11,9 +11,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::unistd::{ForkResult, fork};
 use serde::{Deserialize, Serialize};
 
-/// Exit code of a program that was not found, as shells have it.
-const CODE_NOT_FOUND: i32 = 127;
-/// Exit code of one that could not be started. Source: containerd, StartError.
+/// Exit code of a program that could not be started. Source: containerd, StartError.
 pub(crate) const CODE_NOT_STARTED: i32 = 128;
 
 /// Why a program could not be started.
@@ -184,7 +182,7 @@ fn look_up(name: &str, path: &str, probe: impl Fn(&str) -> io::Result<()>) -> Re
         return match probe(name) {
             Ok(()) => Ok(name.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(failed(CODE_NOT_FOUND, &format!("stat {name}: {}", plain(&error))))
+                Err(failed(CODE_NOT_STARTED, &format!("stat {name}: {}", plain(&error))))
             }
             Err(error) => Err(failed(CODE_NOT_STARTED, &plain(&error))),
         };
@@ -192,7 +190,7 @@ fn look_up(name: &str, path: &str, probe: impl Fn(&str) -> io::Result<()>) -> Re
     path.split(':')
         .map(|dir| format!("{}/{name}", if dir.is_empty() { "." } else { dir }))
         .find(|candidate| probe(candidate).is_ok())
-        .ok_or_else(|| failed(CODE_NOT_FOUND, "executable file not found in $PATH"))
+        .ok_or_else(|| failed(CODE_NOT_STARTED, "executable file not found in $PATH"))
 }
 
 /// The system's reason without Rust's "(os error 2)", in lower case as Go has it.
@@ -235,12 +233,12 @@ mod tests {
         let missing = look("foo", "/bin").unwrap_err();
         assert_eq!(
             (missing.code, missing.message.as_str()),
-            (127, "exec: \"foo\": executable file not found in $PATH")
+            (128, "exec: \"foo\": executable file not found in $PATH")
         );
         let missing = look("/foo", "/bin").unwrap_err();
         assert_eq!(
             (missing.code, missing.message.as_str()),
-            (127, "exec: \"/foo\": stat /foo: no such file or directory")
+            (128, "exec: \"/foo\": stat /foo: no such file or directory")
         );
         let forbidden = look("/etc/passwd", "/bin").unwrap_err();
         assert_eq!(

@@ -36,12 +36,21 @@ impl Registry {
         let file = dir.path().join("config.yml");
         fs::write(&file, config)?;
         let mut command = host.command("docker-registry");
-        command.arg("serve").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("serve")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let child = command.spawn().context("cannot start docker-registry")?;
         let registry = Self { address, dir, child };
         wait::until("the registry to answer", Duration::from_secs(20), || {
             let asked = host.command("curl").args(["-sf", "--max-time", "5", &registry.url("")]).output()?;
-            Ok(if asked.status.success() { Ok(()) } else { Err(format!("curl: {}", asked.status)) })
+            Ok(if asked.status.success() {
+                Ok(())
+            } else {
+                Err(format!("curl: {}", asked.status))
+            })
         })?;
         Ok(registry)
     }
@@ -56,7 +65,11 @@ impl Registry {
     /// When the archive is not of that form or the registry refuses.
     pub fn push(&self, host: &Host, archive: &Path, repository: &str, tag: &str) -> Result<()> {
         let layout = tempfile::tempdir_in(self.dir.path())?;
-        run(std::process::Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(layout.path()))?;
+        run(std::process::Command::new("tar")
+            .arg("-xf")
+            .arg(archive)
+            .arg("-C")
+            .arg(layout.path()))?;
         let blob = |digest: &str| layout.path().join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
         let index: Value = serde_json::from_slice(&fs::read(layout.path().join("index.json")).context("the archive has no index.json")?)?;
         let digest = index["manifests"][0]["digest"].as_str().context("the index names no manifest")?;
@@ -64,18 +77,47 @@ impl Registry {
         let layers = manifest["layers"].as_array().into_iter().flatten();
         for part in layers.chain([&manifest["config"]]) {
             let digest = part["digest"].as_str().context("a blob without a digest")?;
-            let begun = run(host.command("curl").args(["-sf", "-i", "-X", "POST", &self.url(&format!("{repository}/blobs/uploads/"))]))?;
+            let begun = run(host
+                .command("curl")
+                .args(["-sf", "-i", "-X", "POST", &self.url(&format!("{repository}/blobs/uploads/"))]))?;
             let answer = String::from_utf8_lossy(&begun.stdout).into_owned();
-            let location = answer.lines().find_map(|line| line.strip_prefix("Location: ")).context("the registry gave no upload location")?.trim();
+            let location = answer
+                .lines()
+                .find_map(|line| line.strip_prefix("Location: "))
+                .context("the registry gave no upload location")?
+                .trim();
             let target = format!("{location}{}digest={digest}", if location.contains('?') { "&" } else { "?" });
             let data = format!("@{}", blob(digest).display());
-            run(host.command("curl").args(["-sf", "-X", "PUT", "-H", "Content-Type: application/octet-stream", "--data-binary", &data, &target]))?;
+            run(host.command("curl").args([
+                "-sf",
+                "-X",
+                "PUT",
+                "-H",
+                "Content-Type: application/octet-stream",
+                "--data-binary",
+                &data,
+                &target,
+            ]))?;
         }
-        let media_type = index["manifests"][0]["mediaType"].as_str().unwrap_or("application/vnd.oci.image.manifest.v1+json");
+        let media_type = index["manifests"][0]["mediaType"]
+            .as_str()
+            .unwrap_or("application/vnd.oci.image.manifest.v1+json");
         let (header, data) = (format!("Content-Type: {media_type}"), format!("@{}", blob(digest).display()));
-        run(host.command("curl").args(["-sf", "-X", "PUT", "-H", &header, "--data-binary", &data, &self.url(&format!("{repository}/manifests/{tag}"))]))?;
+        run(host.command("curl").args([
+            "-sf",
+            "-X",
+            "PUT",
+            "-H",
+            &header,
+            "--data-binary",
+            &data,
+            &self.url(&format!("{repository}/manifests/{tag}")),
+        ]))?;
         let tags = run(host.command("curl").args(["-sf", &self.url(&format!("{repository}/tags/list"))]))?;
-        ensure!(String::from_utf8_lossy(&tags.stdout).contains(tag), "the registry does not list {repository}:{tag}");
+        ensure!(
+            String::from_utf8_lossy(&tags.stdout).contains(tag),
+            "the registry does not list {repository}:{tag}"
+        );
         Ok(())
     }
 }

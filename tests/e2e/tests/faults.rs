@@ -155,3 +155,93 @@ fn root_a_one_shot_run_shows_a_pods_life_and_gives_its_exit_code() {
     }
     assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
 }
+
+/// Runs `lifepod up` where `hide` has hidden something of the kernel's.
+fn up_without(platform: &Platform, build: &Build, hide: &str) -> String {
+    let mut command = platform.host.command("unshare");
+    let script = format!("{hide} && exec \"$0\" up --data-dir \"$1\" --cgroup-root \"$2\"");
+    command
+        .args(["--mount", "sh", "-c", &script])
+        .arg(&build.binary)
+        .arg(platform.data_dir())
+        .arg(platform.cgroup_root());
+    refused(&command.output().unwrap())
+}
+
+#[test]
+fn root_a_kernel_that_lacks_something_is_told_apart() {
+    let build = Build::from_env().unwrap();
+    let platform = Platform::prepared("kernel", &build, &[]).unwrap();
+    let words = up_without(
+        &platform,
+        &build,
+        "echo 'nodev proc' > /dev/shm/$$ && mount --bind /dev/shm/$$ /proc/filesystems && rm /dev/shm/$$",
+    );
+    assert!(words.contains("overlayfs") && words.contains("modprobe overlay"), "{words}");
+    let words = up_without(&platform, &build, "umount --recursive --lazy /sys/fs/cgroup");
+    assert!(words.contains("cgroup"), "{words}");
+}
+
+/// A small file system of its own for a data directory. Unmounted when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path, size: &str) -> Self {
+        fs::create_dir_all(at).unwrap();
+        e2e::host::run(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+                .arg(at),
+        )
+        .unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn root_a_full_disk_refuses_writes_and_loses_nothing() {
+    let build = Build::from_env().unwrap();
+    let mut platform = Platform::prepared("full", &build, &[]).unwrap();
+    let disk = SmallDisk::mount(&platform.data_dir(), "24m");
+    platform.up().unwrap();
+    let object = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{text: '{}'}}\n",
+            "x".repeat(200_000)
+        )
+    };
+    platform.create(&object("before")).unwrap();
+    // Everything that is left, by something that is not Lifepod.
+    let filler = platform.data_dir().join("filler");
+    let _ = Command::new("dd")
+        .args(["if=/dev/zero", "bs=64k"])
+        .arg(format!("of={}", filler.display()))
+        .output()
+        .unwrap();
+    let mut refusal = None;
+    for number in 0..20 {
+        if let Err(error) = platform.create(&object(&format!("during-{number}"))) {
+            refusal = Some(format!("{error:#}"));
+            break;
+        }
+    }
+    let refusal = refusal.expect("20 large objects cannot fit a full disk");
+    assert!(refusal.contains("No space left on device"), "{refusal}");
+    assert!(platform.get("default", "configmap", "before").unwrap().is_some(), "reads go on");
+
+    fs::remove_file(filler).unwrap();
+    platform.create(&object("after")).unwrap();
+    platform.kill().unwrap();
+    platform.up().unwrap();
+    for name in ["before", "after"] {
+        assert!(platform.get("default", "configmap", name).unwrap().is_some(), "{name}");
+    }
+    platform.down().unwrap();
+    drop(disk);
+}

@@ -20,7 +20,11 @@ fn pod(name: &str, image: &str) -> String {
 fn root_images_are_pulled_from_a_registry_and_from_a_mirror() {
     let build = Build::from_env().unwrap();
     let registries = tempfile::NamedTempFile::new().unwrap();
-    fs::write(registries.path(), "registries:\n  docker.io:\n    mirrors: ['http://127.0.0.1:5000']\n").unwrap();
+    fs::write(
+        registries.path(),
+        "registries:\n  docker.io:\n    mirrors: ['http://127.0.0.1:5000']\n",
+    )
+    .unwrap();
     let flags = ["--registries", &*registries.path().to_string_lossy()].map(str::to_owned);
     let mut platform = Platform::prepared("images", &build, &flags.each_ref().map(String::as_str)).unwrap();
     platform.up().unwrap();
@@ -40,15 +44,23 @@ fn root_images_are_pulled_from_a_registry_and_from_a_mirror() {
     platform.wait_status("default", "short", "Completed", LIMIT).unwrap();
     let events = platform.ok(&["describe", "pod", "short"]).unwrap();
     assert!(events.contains("Pulling image \"busybox:9.9\""), "{events}");
-    assert!(events.contains("Successfully pulled image \"busybox:9.9\" in ") && events.contains("Image size: "), "{events}");
-    let image_id = platform.ok(&["get", "pod", "short", "-o", "jsonpath={.status.containerStatuses[0].imageID}"]).unwrap();
+    assert!(
+        events.contains("Successfully pulled image \"busybox:9.9\" in ") && events.contains("Image size: "),
+        "{events}"
+    );
+    let image_id = platform
+        .ok(&["get", "pod", "short", "-o", "jsonpath={.status.containerStatuses[0].imageID}"])
+        .unwrap();
     assert!(image_id.starts_with("docker.io/library/busybox@sha256:"), "{image_id}");
 
     // A tag that is not there.
     platform.create(&pod("missing", "127.0.0.1:5000/team/busybox:none")).unwrap();
     platform.wait_status("default", "missing", "ImagePullBackOff", LIMIT).unwrap();
     let events = platform.ok(&["describe", "pod", "missing"]).unwrap();
-    assert!(events.contains("Failed to pull image \"127.0.0.1:5000/team/busybox:none\"") && events.contains("not found"), "{events}");
+    assert!(
+        events.contains("Failed to pull image \"127.0.0.1:5000/team/busybox:none\"") && events.contains("not found"),
+        "{events}"
+    );
 
     // The command line sees and changes the same store.
     run(&mut platform.lifepod(&["images", "pull", "127.0.0.1:5000/team/busybox:1"])).unwrap();

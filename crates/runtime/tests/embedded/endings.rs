@@ -142,8 +142,8 @@ async fn root_a_program_that_is_not_there_is_a_start_error() {
     node.runtime.run_sandbox(&node.sandbox(1)).await.unwrap();
     let uid = Node::uid(1);
     for (attempt, program, code, text) in [
-        (0, "foo", 127, "exec: \"foo\": executable file not found in $PATH"),
-        (1, "/foo/bar", 127, "exec: \"/foo/bar\": stat /foo/bar: no such file or directory"),
+        (0, "foo", 128, "exec: \"foo\": executable file not found in $PATH"),
+        (1, "/foo/bar", 128, "exec: \"/foo/bar\": stat /foo/bar: no such file or directory"),
         (2, "/etc/passwd", 128, "exec: \"/etc/passwd\": permission denied"),
     ] {
         let config = ContainerConfig {
