@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use api::{Status, Time};
 use apiserver::serve::{ConnectionLimits, serve};
-use apiserver::{ApiServer, Body, Config, Limits, NodeProxy, Version, authz, kinds, pki};
+use apiserver::{ApiServer, Body, Config, Limits, NodeProxy, Ranges, Version, authz, kinds, pki};
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         nodes: Arc::new(NoNodes),
         authorizer: Arc::new(authz::Builtin),
         limits: Limits::default(),
+        ranges: Ranges::default(),
         version: Version::default(),
         clock: Arc::new(now),
     };

@@ -122,6 +122,9 @@ impl Core {
         if plan.marks != known {
             self.keep(&key, stored.map(|stored| stored.modified), &plan.marks).await?;
         }
+        if plan.expired_through == 0 {
+            return Ok(0);
+        }
         self.remove_through(row, plan.expired_through).await
     }
 
@@ -158,11 +161,13 @@ impl Core {
     async fn remove_through(&self, row: &Resource, through: u64) -> Result<usize, StoreError> {
         let mut removed = 0;
         let mut after: Option<String> = None;
-        while through > 0 {
+        loop {
             let batch = self
                 .hub(row)
                 .page(&row.prefix(None), after.as_deref(), Some(BATCH), |entry| entry.revision <= through);
-            let Some(last) = batch.entries.last() else { break };
+            let Some(last) = batch.entries.last() else {
+                return Ok(removed);
+            };
             after = Some(last.key.clone());
             let outcomes = futures::stream::iter(batch.entries).map(|entry| self.remove_unchanged(entry));
             let outcomes: Vec<_> = outcomes.buffer_unordered(CONCURRENT).collect().await;
@@ -170,7 +175,6 @@ impl Core {
                 removed += usize::from(outcome?);
             }
         }
-        Ok(removed)
     }
 
     /// Removes an object; false when it has been written since, or is gone.

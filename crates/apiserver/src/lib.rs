@@ -3,8 +3,9 @@
 //! Reading order: [`registry`] (a resource is a row), [`server`] (the request
 //! chain: one entry for every request), [`request`], [`authn`] and [`authz`]
 //! (what is asked, by whom, may they), `verbs/create.rs` and `write.rs` (a
-//! write from body to store), `hub.rs` and `verbs/watch.rs` (from the store to
-//! watchers), [`serve`] and [`pki`] (the HTTPS front).
+//! write from body to store), `allocate.rs` (what must be unique among objects),
+//! `expiry.rs` (objects that live for a while), `hub.rs` and `verbs/watch.rs`
+//! (from the store to watchers), [`serve`] and [`pki`] (the HTTPS front).
 //!
 //! This crate does not know any other component: schedulers, controllers and
 //! kubelets are callers with an identity, in this process or elsewhere. Nodes
@@ -47,4 +48,5 @@ mod write;
 
 pub use authn::Identity;
 pub use body::Body;
+pub use registry::{RangeError, Ranges};
 pub use server::{ApiServer, Clock, Config, Limits, NodeProxy, StartError, Version};

@@ -125,6 +125,9 @@ pub struct Config {
     pub authorizer: Arc<dyn Authorizer>,
     /// What requests may cost.
     pub limits: Limits,
+    /// What objects are given, such as the addresses of Services. Servers over
+    /// one store state the same.
+    pub ranges: Ranges,
     /// What `/version` says.
     pub version: Version,
     /// Tells the time.
@@ -199,10 +202,6 @@ impl ApiServer {
     /// # Errors
     /// When the store cannot be read or written.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_with(config, Ranges::default()).await
-    }
-
-    pub(crate) async fn start_with(config: Config, ranges: Ranges) -> Result<Self, StartError> {
         let mut hubs = BTreeMap::new();
         let mut tasks = JoinSet::new();
         let closing = CancellationToken::new();
@@ -232,7 +231,7 @@ impl ApiServer {
                 metrics: Metrics::default(),
                 closing,
                 hubs,
-                ranges,
+                ranges: config.ranges,
                 allocating: Semaphore::new(1),
                 tasks: Mutex::new(tasks),
             }),

@@ -136,10 +136,11 @@ impl Rig {
             nodes: Arc::new(EchoNode),
             authorizer: Arc::new(authz::Builtin),
             limits,
+            ranges,
             version: Version::default(),
             clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
         };
-        let server = ApiServer::start_with(config, ranges).await.unwrap();
+        let server = ApiServer::start(config).await.unwrap();
         Self {
             server,
             store,
@@ -157,10 +158,11 @@ impl Rig {
             nodes: Arc::new(EchoNode),
             authorizer: Arc::new(authz::Builtin),
             limits: Limits::default(),
+            ranges,
             version: Version::default(),
             clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
         };
-        ApiServer::start_with(config, ranges).await.unwrap()
+        ApiServer::start(config).await.unwrap()
     }
 
     pub(crate) fn admin() -> Identity {

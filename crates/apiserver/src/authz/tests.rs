@@ -212,190 +212,124 @@ async fn a_kubelet_may_do_its_work() {
     }
 }
 
+/// Sends each as the kubelet of n1 and expects a 403 that ends in these words.
+async fn refused(rig: &Rig, table: &[(Method, &str, Value, &str)]) {
+    let before = rig.store.revision();
+    for (method, uri, body, why) in table {
+        let kind = if method == Method::PATCH { STRATEGIC } else { "json" };
+        let (code, message) = as_kubelet(rig, method, uri, kind, body).await;
+        assert!(code == 403 && message.ends_with(why), "{method} {uri}: {code} {message}");
+    }
+    assert_eq!(rig.store.revision(), before, "nothing was written");
+}
+
 #[tokio::test]
-async fn a_kubelet_may_do_nothing_to_what_is_another_node_s() {
+async fn a_kubelet_may_do_nothing_to_another_node_s_pods() {
+    use Method as M;
+    let rig = Rig::new().await;
+    for (name, node) in [("p2", Some("n2")), ("p0", None)] {
+        rig.pod(name, node).await;
+    }
+    let selector = "can only list/watch pods with spec.nodeName field selector";
+    let unrelated = "no relationship found between node 'n1' and this object";
+    let status = r#"node "n1" can only update pod status for pods with spec.nodeName set to itself"#;
+    let delete = r#"node "n1" can only delete pods with spec.nodeName set to itself"#;
+    let never = r#"in the namespace "default""#;
+    let running = || json!({"status": {"phase": "Running"}});
+    let gone = || json!({"gracePeriodSeconds": 0});
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    let table = [
+        (M::GET, "/api/v1/pods", Value::Null, selector),
+        (M::GET, "/api/v1/pods?watch=1", Value::Null, ""),
+        (M::GET, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2", Value::Null, selector),
+        (M::GET, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2&watch=1", Value::Null, ""),
+        (M::GET, "/api/v1/pods?fieldSelector=spec.nodeName!%3Dn1", Value::Null, selector),
+        (M::GET, "/api/v1/pods?fieldSelector=%3D%3D%3D", Value::Null, selector),
+        (M::GET, "/api/v1/namespaces/default/pods", Value::Null, selector),
+        (M::GET, "/api/v1/namespaces/default/pods/p2", Value::Null, unrelated),
+        (M::GET, "/api/v1/namespaces/default/pods/p2/status", Value::Null, unrelated),
+        (M::GET, "/api/v1/namespaces/default/pods/p2?watch=1", Value::Null, ""),
+        (M::GET, "/api/v1/namespaces/default/pods/p0", Value::Null, unrelated),
+        (M::PATCH, "/api/v1/namespaces/default/pods/p2/status", running(), status),
+        (M::PATCH, "/api/v1/namespaces/default/pods/p0/status", running(), status),
+        (
+            M::PUT,
+            "/api/v1/namespaces/default/pods/p2/status",
+            crate::testing::pod("p2"),
+            status,
+        ),
+        (M::PATCH, "/api/v1/namespaces/default/pods/p2", label, never),
+        (M::DELETE, "/api/v1/namespaces/default/pods/p2", gone(), delete),
+        (M::DELETE, "/api/v1/namespaces/default/pods/p0", gone(), delete),
+        (M::DELETE, "/api/v1/namespaces/default/pods", gone(), never),
+        (M::POST, "/api/v1/namespaces/default/pods", crate::testing::pod("new"), never),
+        (
+            M::POST,
+            "/api/v1/namespaces/default/pods/p0/binding",
+            json!({"target": {"name": "n1"}}),
+            never,
+        ),
+        (M::GET, "/api/v1/namespaces/default/pods/p2/log", Value::Null, never),
+    ];
+    refused(&rig, &table).await;
+}
+
+#[tokio::test]
+async fn a_kubelet_may_do_nothing_to_another_node_or_its_lease() {
     use Method as M;
     let rig = Rig::new().await;
     for name in ["n1", "n2"] {
-        let made = rig.post("/api/v1/nodes", &json!({"metadata": {"name": name}})).await;
-        assert_eq!(made.code, 201);
-        assert_eq!(rig.post(LEASES, &json!({"metadata": {"name": name}})).await.code, 201);
+        let named = json!({"metadata": {"name": name}});
+        assert_eq!(rig.post("/api/v1/nodes", &named).await.code, 201);
+        assert_eq!(rig.post(LEASES, &named).await.code, 201);
     }
-    for (name, node) in [("theirs", Some("n2")), ("nobody-s", None)] {
-        rig.pod(name, node).await;
-    }
-    let before = rig.store.revision();
-    let pod = "/api/v1/namespaces/default/pods";
-    let own_pods = "?fieldSelector=spec.nodeName%3D";
-    let only_own = r#"node "n1" can only update pod status for pods with spec.nodeName set to itself"#;
-    let selector = "can only list/watch pods with spec.nodeName field selector";
-    let running = json!({"status": {"phase": "Running"}});
-    let label = json!({"metadata": {"labels": {"a": "b"}}});
-    let gone = json!({"gracePeriodSeconds": 0});
-    let none = Value::Null;
+    let named = |name: &str| json!({"metadata": {"name": name}});
+    let label = || json!({"metadata": {"labels": {"a": "b"}}});
+    let second = format!("{LEASES}/n2");
+    let elsewhere = LEASES.replace("kube-node-lease", "default");
+    let read = "can only list/watch its own Node object, with a metadata.name field selector";
+    let modify = r#"node "n1" is not allowed to modify node "n2""#;
+    let lease = "can only access node lease with the same name as the requesting node";
     let table = [
-        (M::GET, "/api/v1/pods".to_owned(), "json", &none, selector),
-        (M::GET, "/api/v1/pods?watch=1".to_owned(), "json", &none, ""),
-        (M::GET, format!("/api/v1/pods{own_pods}n2"), "json", &none, selector),
-        (M::GET, format!("/api/v1/pods{own_pods}n2&watch=1"), "json", &none, ""),
-        (
-            M::GET,
-            "/api/v1/pods?fieldSelector=spec.nodeName!%3Dn1".to_owned(),
-            "json",
-            &none,
-            selector,
-        ),
-        (M::GET, "/api/v1/pods?fieldSelector=%3D%3D%3D".to_owned(), "json", &none, selector),
-        (
-            M::GET,
-            format!("{pod}/theirs"),
-            "json",
-            &none,
-            "no relationship found between node 'n1' and this object",
-        ),
-        (
-            M::GET,
-            format!("{pod}/theirs/status"),
-            "json",
-            &none,
-            "no relationship found between node 'n1' and this object",
-        ),
-        (M::GET, format!("{pod}/theirs?watch=1"), "json", &none, ""),
-        (
-            M::GET,
-            format!("{pod}/nobody-s"),
-            "json",
-            &none,
-            "no relationship found between node 'n1' and this object",
-        ),
-        (M::PATCH, format!("{pod}/theirs/status"), STRATEGIC, &running, only_own),
-        (M::PATCH, format!("{pod}/nobody-s/status"), STRATEGIC, &running, only_own),
-        (
-            M::PUT,
-            format!("{pod}/theirs/status"),
-            "json",
-            &crate::testing::pod("theirs"),
-            only_own,
-        ),
-        (
-            M::PATCH,
-            format!("{pod}/theirs"),
-            STRATEGIC,
-            &label,
-            r#"in the namespace "default""#,
-        ),
-        (
-            M::DELETE,
-            format!("{pod}/theirs"),
-            "json",
-            &gone,
-            r#"node "n1" can only delete pods with spec.nodeName set to itself"#,
-        ),
-        (
-            M::DELETE,
-            format!("{pod}/nobody-s"),
-            "json",
-            &gone,
-            r#"node "n1" can only delete pods with spec.nodeName set to itself"#,
-        ),
-        (M::DELETE, pod.to_owned(), "json", &gone, r#"in the namespace "default""#),
         (
             M::POST,
-            pod.to_owned(),
-            "json",
-            &crate::testing::pod("new"),
-            r#"in the namespace "default""#,
-        ),
-        (
-            M::POST,
-            format!("{pod}/nobody-s/binding"),
-            "json",
-            &json!({"target": {"name": "n1"}}),
-            r#"in the namespace "default""#,
-        ),
-        (M::GET, format!("{pod}/theirs/log"), "json", &none, r#"in the namespace "default""#),
-        (
-            M::POST,
-            "/api/v1/nodes".to_owned(),
-            "json",
-            &json!({"metadata": {"name": "n3"}}),
+            "/api/v1/nodes",
+            named("n3"),
             r#"node "n1" is not allowed to modify node "n3""#,
         ),
+        (M::GET, "/api/v1/nodes", Value::Null, read),
+        (M::GET, "/api/v1/nodes?watch=1", Value::Null, ""),
         (
             M::GET,
-            "/api/v1/nodes".to_owned(),
-            "json",
-            &none,
-            "can only list/watch its own Node object, with a metadata.name field selector",
-        ),
-        (
-            M::GET,
-            "/api/v1/nodes/n2".to_owned(),
-            "json",
-            &none,
+            "/api/v1/nodes/n2",
+            Value::Null,
             "node 'n1' cannot read 'n2', only its own Node object",
         ),
-        (
-            M::PATCH,
-            "/api/v1/nodes/n2".to_owned(),
-            STRATEGIC,
-            &label,
-            r#"node "n1" is not allowed to modify node "n2""#,
-        ),
-        (
-            M::PATCH,
-            "/api/v1/nodes/n2/status".to_owned(),
-            STRATEGIC,
-            &running,
-            r#"node "n1" is not allowed to modify node "n2""#,
-        ),
-        (M::DELETE, "/api/v1/nodes/n1".to_owned(), "json", &none, "at the cluster scope"),
+        (M::PATCH, "/api/v1/nodes/n2", label(), modify),
+        (M::PATCH, "/api/v1/nodes/n2/status", label(), modify),
+        (M::DELETE, "/api/v1/nodes/n1", Value::Null, "at the cluster scope"),
+        (M::POST, LEASES, named("n3"), lease),
+        (M::PATCH, &second, label(), lease),
+        (M::GET, &second, Value::Null, lease),
+        (M::GET, LEASES, Value::Null, lease),
         (
             M::POST,
-            LEASES.to_owned(),
-            "json",
-            &json!({"metadata": {"name": "n3"}}),
-            "can only access node lease with the same name as the requesting node",
-        ),
-        (
-            M::PATCH,
-            format!("{LEASES}/n2"),
-            MERGE,
-            &label,
-            "can only access node lease with the same name as the requesting node",
-        ),
-        (
-            M::GET,
-            LEASES.to_owned(),
-            "json",
-            &none,
-            "can only access node lease with the same name as the requesting node",
-        ),
-        (
-            M::POST,
-            LEASES.replace("kube-node-lease", "default"),
-            "json",
-            &json!({"metadata": {"name": "n1"}}),
+            &elsewhere,
+            named("n1"),
             r#"can only access leases in the "kube-node-lease" system namespace"#,
         ),
         (
             M::POST,
-            "/api/v1/namespaces/default/secrets".to_owned(),
-            "json",
-            &json!({"metadata": {"name": "s"}}),
+            "/api/v1/namespaces/default/secrets",
+            named("s"),
             r#"in the namespace "default""#,
         ),
         (
             M::DELETE,
-            "/api/v1/namespaces/default/events".to_owned(),
-            "json",
-            &none,
+            "/api/v1/namespaces/default/events",
+            Value::Null,
             r#"in the namespace "default""#,
         ),
     ];
-    for (method, uri, kind, body, why) in table {
-        let (code, message) = as_kubelet(&rig, &method, &uri, kind, body).await;
-        assert!(code == 403 && message.ends_with(why), "{method} {uri}: {code} {message}");
-    }
-    assert_eq!(rig.store.revision(), before, "nothing was written");
+    refused(&rig, &table).await;
 }

@@ -9,6 +9,9 @@ use crate::testing::{NOW_S, Rig};
 const HOUR_S: i64 = 3_600;
 const EVENTS: &str = "/api/v1/namespaces/default/events";
 
+/// Revisions and times of marks.
+type Pairs = &'static [(u64, i64)];
+
 fn marks(pairs: &[(u64, i64)]) -> Vec<Mark> {
     pairs.iter().map(|&(revision, at_s)| Mark { revision, at_s }).collect()
 }
@@ -16,7 +19,7 @@ fn marks(pairs: &[(u64, i64)]) -> Vec<Mark> {
 #[test]
 fn marks_are_made_when_something_was_written_and_speak_after_an_hour() {
     // Known marks, newest write (of 90 read), now: what is over, marks kept.
-    let table: [(&[(u64, i64)], u64, i64, u64, &[(u64, i64)]); 8] = [
+    let table: [(Pairs, u64, i64, u64, Pairs); 8] = [
         // Nothing there, nothing to say.
         (&[], 0, 1_000, 0, &[]),
         (&[], 50, 1_000, 0, &[(90, 1_000)]),

@@ -256,6 +256,7 @@ async fn a_head_has_no_body_and_a_restart_keeps_everything() {
         nodes: Arc::new(crate::testing::EchoNode),
         authorizer: Arc::new(crate::authz::Builtin),
         limits: Limits::default(),
+        ranges: Ranges::default(),
         version: Version::default(),
         clock: Arc::new(|| Time::from_secs(0)),
     })
