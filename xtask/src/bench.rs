@@ -15,7 +15,7 @@ use crate::{cargo, image_dir, images, setup, step, target_dir};
 ///
 /// # Errors
 /// When a step fails.
-pub fn run(root: &Path, rounds: usize) -> Result<()> {
+pub(crate) fn run(root: &Path, rounds: usize) -> Result<()> {
     setup::packages(&[setup::Tool::Ip, setup::Tool::Nft, setup::Tool::Kubectl])?;
     images::run(&image_dir(root))?;
     step(

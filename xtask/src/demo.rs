@@ -25,7 +25,7 @@ const TURN: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When a step fails, or when anything is left behind.
-pub fn run(root: &Path) -> Result<()> {
+pub(crate) fn run(root: &Path) -> Result<()> {
     setup::packages(&[setup::Tool::Ip, setup::Tool::Nft, setup::Tool::Kubectl, setup::Tool::Curl])?;
     eprintln!("==> images");
     images::run(&image_dir(root))?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 /// A program that must be there, and the package that brings it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
+pub(crate) enum Tool {
     /// `ip`, for the network namespaces of tests.
     Ip,
     /// `nft`, for masquerading.
@@ -24,7 +24,7 @@ pub enum Tool {
 }
 
 /// Everything `cargo xtask test` needs.
-pub const ALL: [Tool; 7] = [
+pub(crate) const ALL: [Tool; 7] = [
     Tool::Ip,
     Tool::Nft,
     Tool::Busybox,
@@ -72,7 +72,7 @@ impl Tool {
 ///
 /// # Errors
 /// When a package cannot be installed; the message says which.
-pub fn packages(tools: &[Tool]) -> Result<()> {
+pub(crate) fn packages(tools: &[Tool]) -> Result<()> {
     let missing: Vec<&str> = tools.iter().filter(|tool| !tool.is_present()).map(|tool| tool.package()).collect();
     if missing.is_empty() {
         return Ok(());

@@ -57,7 +57,6 @@ pub struct Recorder {
 impl Recorder {
     /// A recorder and the task that must be run for it to do anything. The
     /// task ends on `shutdown`, after a last attempt to send what is queued.
-    #[must_use]
     pub fn new(client: kube::Client, reporter: Reporter, shutdown: CancellationToken) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, events) = mpsc::channel(QUEUE_EVENTS);
         (Self { queue }, run(client, Correlator::new(reporter), events, shutdown))

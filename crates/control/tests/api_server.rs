@@ -47,6 +47,7 @@ impl Cluster {
             registry: kinds::builtin(),
             nodes: Arc::new(NoNodes),
             authorizer: Arc::new(authz::Builtin),
+            ranges: apiserver::Ranges::default(),
             limits: Limits::default(),
             version: Version::default(),
             clock: Arc::new(|| jiff::Timestamp::now().into()),

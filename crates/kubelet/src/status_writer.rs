@@ -46,7 +46,6 @@ pub struct StatusWriter {
 impl StatusWriter {
     /// A writer for one pod, and the task that must be run for it. The task
     /// ends on `shutdown`, or once the API server no longer knows the pod.
-    #[must_use]
     pub fn new(
         client: kube::Client,
         namespace: String,

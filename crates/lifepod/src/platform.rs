@@ -232,7 +232,7 @@ async fn start_api(
     clock: Arc<SystemClock>,
     up: &Up,
 ) -> Result<ApiServer> {
-    let _ = &up.service_cidr;
+    let ranges = up.service_cidr.parse().context("--service-cidr")?;
     let config = Config {
         store,
         registry: apiserver::kinds::builtin(),
@@ -242,6 +242,7 @@ async fn start_api(
         }),
         authorizer: Arc::new(apiserver::authz::Builtin),
         limits: Limits::default(),
+        ranges,
         version: version.clone(),
         clock: Arc::new(move || clock.now()),
     };

@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 const CLIENTS: usize = 32;
 /// How long each kind of request is measured.
 const WINDOW: Duration = Duration::from_secs(3);
+/// Where the objects live.
+const PATH: &str = "/api/v1/namespaces/bench/configmaps";
 /// Objects in the list that is read.
 const LISTED: usize = 500;
 
@@ -29,31 +31,18 @@ pub(crate) async fn measure(client: &Client, kubeconfig: &Path) -> Result<Value>
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         // A connection of its own each: one connection would queue in itself.
-        clients.push(Api::<ConfigMap>::namespaced(crate::client(kubeconfig).await?, "bench"));
+        clients.push(crate::client(kubeconfig).await?);
     }
     let counter = Arc::new(AtomicUsize::new(0));
-    let creates = rate(&clients, {
-        let counter = counter.clone();
-        move |api| {
-            let name = format!("created-{}", counter.fetch_add(1, Ordering::Relaxed));
-            async move {
-                api.create(&PostParams::default(), &config_map(&name, "created")?)
-                    .await
-                    .map(|_| ())
-                    .map_err(Into::into)
-            }
-        }
-    })
-    .await?;
-    let gets = rate(
-        &clients,
-        |api| async move { api.get("listed-7").await.map(|_| ()).map_err(Into::into) },
-    )
-    .await?;
-    let listed = ListParams::default().labels("set=listed");
-    let lists = rate(&clients, move |api| {
-        let listed = listed.clone();
-        async move { api.list(&listed).await.map(|_| ()).map_err(Into::into) }
+    let creates = rate(&clients, move || {
+        let name = format!("created-{}", counter.fetch_add(1, Ordering::Relaxed));
+        let body = serde_json::to_vec(&config_map(&name, "created")?)?;
+        Ok(http::Request::post(PATH).header("content-type", "application/json").body(body)?)
+    });
+    let creates = creates.await?;
+    let gets = rate(&clients, || Ok(http::Request::get(format!("{PATH}/listed-7")).body(Vec::new())?)).await?;
+    let lists = rate(&clients, || {
+        Ok(http::Request::get(format!("{PATH}?labelSelector=set%3Dlisted")).body(Vec::new())?)
     })
     .await?;
     maps.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
@@ -63,20 +52,19 @@ pub(crate) async fn measure(client: &Client, kubeconfig: &Path) -> Result<Value>
 }
 
 /// Requests a second over all clients, each sending the next when the last is
-/// answered.
-async fn rate<F, Fut>(clients: &[Api<ConfigMap>], request: F) -> Result<f64>
+/// answered. Answers are read whole and not decoded: the server is measured.
+async fn rate<F>(clients: &[Client], request: F) -> Result<f64>
 where
-    F: Fn(Api<ConfigMap>) -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = Result<()>> + Send,
+    F: Fn() -> Result<http::Request<Vec<u8>>> + Clone + Send + 'static,
 {
     let started = Instant::now();
     let mut workers = JoinSet::new();
-    for api in clients {
-        let (api, request) = (api.clone(), request.clone());
+    for client in clients {
+        let (client, request) = (client.clone(), request.clone());
         workers.spawn(async move {
             let mut done = 0_u32;
             while started.elapsed() < WINDOW {
-                request(api.clone()).await?;
+                client.request_text(request()?).await?;
                 done += 1;
             }
             Ok::<_, anyhow::Error>(done)
