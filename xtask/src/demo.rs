@@ -61,6 +61,7 @@ fn show(platform: &Platform) -> Result<()> {
 
     println!("\n# kubectl get pods {POD} -n dev -w");
     let watch = Watch::start(platform)?;
+    watch.wait_first()?;
     for (address, status) in [("192.168.90.14/24", "Init:1/2"), ("192.168.90.15/24", "Running")] {
         println!("    [another shell] # ip address add {address} dev ens33");
         platform.host.add_address("ens33", address)?;
@@ -103,6 +104,7 @@ fn events(description: &str) -> &str {
 struct Watch {
     child: Child,
     reader: std::thread::JoinHandle<()>,
+    lines: std::sync::mpsc::Receiver<()>,
 }
 
 impl Watch {
@@ -114,13 +116,24 @@ impl Watch {
             .stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot run kubectl get -w")?;
         let stdout = child.stdout.take().context("kubectl has no output")?;
+        let (shown, lines) = std::sync::mpsc::channel();
         let reader = std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 println!("{line}");
                 let _ = std::io::stdout().flush();
+                // Nobody counts the later ones.
+                let _ = shown.send(());
             }
         });
-        Ok(Self { child, reader })
+        Ok(Self { child, reader, lines })
+    }
+
+    /// Waits for the header and the first row.
+    fn wait_first(&self) -> Result<()> {
+        for _ in 0..2 {
+            self.lines.recv_timeout(TURN).context("kubectl get -w showed nothing")?;
+        }
+        Ok(())
     }
 
     fn stop(mut self) -> Result<()> {

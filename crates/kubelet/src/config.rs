@@ -257,7 +257,7 @@ fn resources(wire: Option<&ResourceRequirements>) -> Result<Resources, ConfigErr
     };
     let amount = |value: i128| u64::try_from(value.max(0)).unwrap_or(u64::MAX);
     let cpu_limit = quantity(&wire.limits, "cpu")?;
-    let cpu_request = quantity(&wire.requests, "cpu")?.or_else(|| cpu_limit);
+    let cpu_request = quantity(&wire.requests, "cpu")?.or(cpu_limit);
     let memory_limit = quantity(&wire.limits, "memory")?;
     let shares = cpu_request.map_or(MIN_CPU_SHARES, |q| {
         (amount(q.milli().into()) * 1024 / 1000).clamp(MIN_CPU_SHARES, 262_144)
