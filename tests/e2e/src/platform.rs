@@ -318,7 +318,7 @@ impl Platform {
     }
 
     /// What this Lifepod has left on the machine: mounts below its data
-    /// directory, cgroups of its root, links of its host other than `lo`,
+    /// directory, cgroups of its root, links and packet rules of its host,
     /// processes with its data directory on their command line.
     ///
     /// # Errors
@@ -339,6 +339,13 @@ impl Platform {
                 .into_iter()
                 .filter(|link| link.starts_with("lifepod") || link.starts_with("lp"))
                 .map(|link| format!("link {link}")),
+        );
+        let rules = run(self.host.command("nft").args(["list", "ruleset"]))?;
+        found.extend(
+            String::from_utf8_lossy(&rules.stdout)
+                .lines()
+                .filter(|line| line.contains("lifepod"))
+                .map(|line| format!("rule {line}")),
         );
         for entry in fs::read_dir("/proc")?.flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {

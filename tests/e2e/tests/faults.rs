@@ -123,39 +123,6 @@ fn root_nothing_is_answered_without_credentials_but_health_and_version() {
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o600);
 }
 
-#[test]
-fn root_a_one_shot_run_shows_a_pods_life_and_gives_its_exit_code() {
-    let build = Build::from_env().unwrap();
-    let platform = Platform::prepared("run", &build, &[]).unwrap();
-    for archive in fs::read_dir(&build.images)
-        .unwrap()
-        .flatten()
-        .filter(|entry| entry.path().extension().is_some_and(|e| e == "tar"))
-    {
-        e2e::host::run(platform.lifepod(&["images", "import"]).arg(archive.path())).unwrap();
-    }
-    let manifest = tempfile::NamedTempFile::new().unwrap();
-    fs::write(
-        manifest.path(),
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: job, namespace: once}\nspec:\n  restartPolicy: Never\n  containers: [{name: c, image: 'busybox:1.30', command: ['sh', '-c', 'echo hello; exit 5']}]\n",
-    )
-    .unwrap();
-    let file = manifest.path().to_string_lossy().into_owned();
-    let mut command = platform.lifepod(&["run", "-f", &file, "--node-name", "node1", "--cgroup-root", platform.cgroup_root()]);
-    let output = command.output().unwrap();
-    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(
-        output.status.code(),
-        Some(5),
-        "{shown}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    for text in ["pod/job  created", "Started container c", "pod/job [c]  hello", "0/1 Error"] {
-        assert!(shown.contains(text), "{text}\n{shown}");
-    }
-    assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
-}
-
 /// Runs `lifepod up` where `hide` has hidden something of the kernel's.
 fn up_without(platform: &Platform, build: &Build, hide: &str) -> String {
     let mut command = platform.host.command("unshare");
