@@ -124,3 +124,61 @@ fn root_a_pod_deleted_while_lifepod_was_away_is_finished_on_return() {
     platform.down().unwrap();
     assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
 }
+
+/// SIGKILL while pods are being made, and while they are being removed: each
+/// time the next start brings them to what their objects say.
+#[test]
+fn root_sigkill_at_any_instant_is_recovered_from() {
+    let build = Build::from_env().unwrap();
+    let mut platform = Platform::start("chaos", &build).unwrap();
+    let seed = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .subsec_nanos();
+    println!("seed {seed}");
+    let mut state = u64::from(seed) | 1;
+    let mut instant = move || {
+        // xorshift64: enough to spread kills over the first 400 ms.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        Duration::from_micros(state % 400_000)
+    };
+    let pods = |round: u32| (0..4).map(|n| format!("p{round}-{n}")).collect::<Vec<_>>();
+    for round in 0..6 {
+        let manifests: Vec<String> = pods(round)
+            .iter()
+            .map(|name| {
+                format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  initContainers: [{{name: i, image: 'busybox:1.30', command: ['true']}}]\n  containers: [{{name: c, image: 'busybox:1.30', command: ['sh', '-c', 'echo once; exec sleep 1000']}}]\n")
+            })
+            .collect();
+        platform.create(&manifests.join("---\n")).unwrap();
+        std::thread::sleep(instant());
+        platform.kill().unwrap();
+        platform.up().unwrap();
+        for name in pods(round) {
+            platform.wait_status("default", &name, "Running", LIMIT).unwrap();
+            assert_eq!(platform.ok(&["logs", &name]).unwrap(), "once\n", "one process was started");
+        }
+        platform.ok(&["delete", "pods", "--all", "--wait=false"]).unwrap();
+        std::thread::sleep(instant());
+        platform.kill().unwrap();
+        platform.up().unwrap();
+        e2e::wait::until("all pods to be gone", LIMIT, || {
+            let left = platform.ok(&["get", "pods", "-o", "name"])?;
+            Ok(if left.is_empty() { Ok(()) } else { Err(left) })
+        })
+        .unwrap();
+    }
+    e2e::wait::until("every pod's traces to be gone", LIMIT, || {
+        let left: Vec<String> = platform
+            .leftovers()?
+            .into_iter()
+            .filter(|item| item.contains(" shim ") || item.contains("/pods/"))
+            .collect();
+        Ok(if left.is_empty() { Ok(()) } else { Err(left.join("\n")) })
+    })
+    .unwrap();
+    platform.down().unwrap();
+    assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
+}
