@@ -8,6 +8,10 @@
 
 use crate::protocol::UserSpec;
 
+/// The kernel takes the greatest number for "leave as it is", so a process told
+/// to become that user stays root. Source: the range containerd takes.
+const NUMBER_MAX: u32 = i32::MAX as u32;
+
 /// Who a process runs as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -95,6 +99,9 @@ pub(crate) fn resolve(user: &UserSpec, passwd: &str, group: &str) -> Result<Iden
     further.push(gid);
     further.sort_unstable();
     further.dedup();
+    if let Some(number) = further.iter().chain([&uid]).find(|number| **number > NUMBER_MAX) {
+        return Err(format!("user or group {number} is out of range: numbers go from 0 to {NUMBER_MAX}"));
+    }
     let home = account
         .map(|a| a.home.to_owned())
         .filter(|h| !h.is_empty())
@@ -142,6 +149,29 @@ mod tests {
             let got = of(image, uid, gid).unwrap();
             assert_eq!((got.uid, got.gid, got.groups, got.home.as_str()), want, "{image} {uid:?} {gid:?}");
         }
+    }
+
+    #[test]
+    fn numbers_that_change_nothing_are_refused() {
+        const NOBODY: u32 = u32::MAX;
+        let image = |user: &str| UserSpec {
+            image: user.into(),
+            ..UserSpec::default()
+        };
+        let by_number = UserSpec {
+            uid: Some(NOBODY),
+            ..UserSpec::default()
+        };
+        let in_group = UserSpec {
+            groups: vec![NOBODY],
+            ..UserSpec::default()
+        };
+        let passwd = format!("{PASSWD}sly:x:{NOBODY}:7::/:\n");
+        for user in [image("4294967295"), image("sly"), image("101:4294967295"), by_number, in_group] {
+            let refusal = resolve(&user, &passwd, GROUP).unwrap_err();
+            assert!(refusal.contains("4294967295 is out of range"), "{user:?}: {refusal}");
+        }
+        assert!(resolve(&image("2147483647"), PASSWD, GROUP).is_ok());
     }
 
     #[test]
