@@ -17,6 +17,9 @@ use crate::protocol::Limits;
 mod device;
 mod enter;
 
+/// Below the root, beside the pods' groups: where shims themselves are.
+pub const SHIMS_GROUP: &str = "shims";
+
 /// The scheduler's period for hard limits.
 const CPU_PERIOD_US: u64 = 100_000;
 

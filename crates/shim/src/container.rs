@@ -19,7 +19,7 @@ use rustix::pipe::PipeFlags;
 use crate::cgroup::Trees;
 use crate::create::{self, Made, Work};
 use crate::log::{self, LineSplitter, Stream};
-use crate::process::{StartFailure, fork_worker};
+use crate::process::{StartFailure, exit_code, fork_worker};
 use crate::protocol::{ContainerStatus, CreateSpec, Refusal, State};
 use crate::record::{self, Cause, EXIT_FILE, ExitRecord, MESSAGE_FILE, RUN_FILE, RunRecord};
 
@@ -208,9 +208,18 @@ impl Container {
         }
     }
 
+    /// Kills the worker that makes it, which has not been reaped yet.
+    pub(crate) fn kill_worker(&self) {
+        if let Phase::Creating { worker, .. } = &self.phase
+            && let Some(worker) = rustix::process::Pid::from_raw(*worker)
+        {
+            let _ = rustix::process::kill_process(worker, rustix::process::Signal::KILL);
+        }
+    }
+
     /// Reads what the worker tells. `ended`: it is gone, or out of time.
     pub(crate) fn on_result(&mut self, ended: bool) -> Step {
-        let Phase::Creating { result, told, worker, .. } = &mut self.phase else {
+        let Phase::Creating { result, told, .. } = &mut self.phase else {
             return Step::None;
         };
         let mut buffer = [0; 1024];
@@ -231,12 +240,7 @@ impl Container {
                 self.phase = Phase::Created;
                 Step::Made
             }
-            Made::Refused(kind, message) => {
-                if let Some(worker) = rustix::process::Pid::from_raw(*worker).filter(|_| ended) {
-                    let _ = rustix::process::kill_process(worker, rustix::process::Signal::KILL);
-                }
-                Step::NotMade(kind, message)
-            }
+            Made::Refused(kind, message) => Step::NotMade(kind, message),
         }
     }
 
@@ -328,7 +332,7 @@ impl Container {
             Phase::Creating { .. } | Phase::Created | Phase::Starting => None,
         };
         let signal = libc::WIFSIGNALED(wait_status).then(|| libc::WTERMSIG(wait_status));
-        let code = signal.map_or_else(|| libc::WEXITSTATUS(wait_status), |signal| 128 + signal);
+        let code = exit_code(wait_status);
         let out_of_memory = code != 0 && trees.oom_kills(&self.group) > 0;
         let cause = if out_of_memory { Cause::OutOfMemory } else { Cause::Process };
         self.end(
@@ -362,8 +366,10 @@ impl Container {
 
     fn last_words(&self, code: i32) -> String {
         let file = self.dir.join(MESSAGE_FILE);
+        // The container may have made it as long as it likes. One byte more
+        // than is kept tells whether the cut is inside a character.
         let written = if self.message_file {
-            std::fs::read(&file).unwrap_or_default()
+            log::end_of(&file, MESSAGE_BYTES_MAX as u64 + 1).unwrap_or_default()
         } else {
             Vec::new()
         };
@@ -375,6 +381,7 @@ impl Container {
 
     /// Kills what is left of it; once nothing is, removes its cgroup.
     pub(crate) fn keep_killing(&mut self, trees: &Trees) {
+        self.kill_worker(); // it may not be in the group yet
         trees.kill(&self.group);
         if self.has_ended() && trees.remove(&self.group).is_ok() {
             self.killing = false;

@@ -25,6 +25,10 @@ use crate::create::CONFIG_FILE;
 use crate::process::{self, CODE_NOT_STARTED, StartFailure};
 use crate::protocol::{EXEC_OUTPUT_BYTES_MAX, ExecSpec};
 
+/// Most read from its output before others get their turn; a pipe's worth.
+const READ_BYTES: usize = 16 << 10;
+const READS_MAX: u32 = 4;
+
 /// A command that runs.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -80,9 +84,12 @@ impl Running {
     }
 
     /// Takes what the command wrote; what is over the limit is thrown away.
+    /// Gives up its turn after a while: a command may write without end, and
+    /// its deadline is looked at between turns.
     pub(crate) fn read_output(&mut self) {
-        let mut buffer = [0; 4096];
-        while let Some(output) = &self.output {
+        let mut buffer = [0; READ_BYTES];
+        for _ in 0..READS_MAX {
+            let Some(output) = &self.output else { return };
             match rustix::io::read(output, &mut buffer) {
                 Ok(0) => self.output = None,
                 Ok(n) => {

@@ -124,16 +124,22 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 
 /// The end of a log as plain text: at most 80 lines and 2048 bytes.
 pub(crate) fn tail(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_READ_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.take(TAIL_READ_BYTES).read_to_end(&mut bytes)?;
-    if length > TAIL_READ_BYTES {
+    let mut bytes = end_of(path, TAIL_READ_BYTES)?;
+    if bytes.len() as u64 == TAIL_READ_BYTES {
         let whole_line = bytes.iter().position(|&b| b == b'\n').map_or(bytes.len(), |at| at + 1);
         bytes.drain(..whole_line);
     }
     Ok(tail_text(&bytes))
+}
+
+/// The last `max` bytes of a file, however long it is.
+pub(crate) fn end_of(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(max)))?;
+    let mut bytes = Vec::new();
+    file.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn tail_text(log: &[u8]) -> String {

@@ -14,6 +14,15 @@ use serde::{Deserialize, Serialize};
 /// Exit code of a program that could not be started. Source: containerd, StartError.
 pub(crate) const CODE_NOT_STARTED: i32 = 128;
 
+/// The exit code people know of a wait status: 128 + signal for a signal.
+pub(crate) fn exit_code(wait_status: i32) -> i32 {
+    if libc::WIFSIGNALED(wait_status) {
+        128 + libc::WTERMSIG(wait_status)
+    } else {
+        libc::WEXITSTATUS(wait_status)
+    }
+}
+
 /// Why a program could not be started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StartFailure {

@@ -22,17 +22,19 @@ use rustix::io::Errno;
 
 use clients::Client;
 
-use crate::cgroup::Trees;
+use crate::cgroup::{SHIMS_GROUP, Trees};
 use crate::container::{Container, Phase, Step, Watched};
 use crate::exec::Running;
-use crate::process::fork_into;
+use crate::process::{exit_code, fork_into};
 use crate::protocol::{Answer, Refusal};
 use crate::record::now_ns;
 use crate::sandbox::{Sandbox, own_mounts};
 
 const EXECS_MAX: usize = 64;
-/// Ended processes nobody has claimed yet.
+/// Ended processes nobody has claimed yet, and how long they are kept: a
+/// worker's message is at most this late, and a number is not soon used again.
 const UNCLAIMED_MAX: usize = 256;
+const UNCLAIMED_FOR: Duration = Duration::from_secs(10);
 /// How often a group that will not empty is killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(5);
 
@@ -51,7 +53,8 @@ struct Shim {
     /// Who waits for a container to be made or started.
     waiting: Vec<(String, Asker)>,
     execs: Vec<(Asker, String, Running)>,
-    unclaimed: VecDeque<(i32, i32)>,
+    /// Process, wait status, and when it was reaped.
+    unclaimed: VecDeque<(i32, i32, Instant)>,
     /// Groups of containers that could not be made, until they are empty.
     leftovers: Vec<PathBuf>,
     closing: Option<Asker>,
@@ -104,7 +107,7 @@ impl Shim {
         };
         let mut trees = Trees::detect().map_err(io::Error::other)?;
         // Out of the agent's group, so that stopping its service ends the agent only.
-        let group = root.join("shims");
+        let group = root.join(SHIMS_GROUP);
         if fork_into(trees.birthplace(&group).map_err(io::Error::other)?.as_ref())?.is_some() {
             std::process::exit(0);
         }
@@ -229,6 +232,7 @@ impl Shim {
             .containers
             .iter()
             .filter(|c| c.deadline().is_some_and(|at| at <= now))
+            .inspect(|c| c.kill_worker())
             .map(|c| c.id.clone())
             .collect();
         for id in late {
@@ -267,7 +271,7 @@ impl Shim {
             if self.unclaimed.len() >= UNCLAIMED_MAX {
                 self.unclaimed.pop_front();
             }
-            self.unclaimed.push_back((pid, status));
+            self.unclaimed.push_back((pid, status, Instant::now()));
         }
         self.claim();
     }
@@ -276,7 +280,8 @@ impl Shim {
     /// be on its way, so what belongs to nobody is kept a while.
     fn claim(&mut self) {
         let now_ns = now_ns();
-        for (pid, status) in std::mem::take(&mut self.unclaimed) {
+        self.unclaimed.retain(|(.., reaped)| reaped.elapsed() < UNCLAIMED_FOR);
+        for (pid, status, reaped) in std::mem::take(&mut self.unclaimed) {
             let is_worker = |c: &Container| matches!(c.phase, Phase::Creating { worker, .. } if worker == pid);
             if let Some(id) = self.containers.iter().find(|c| is_worker(c)).map(|c| c.id.clone()) {
                 self.made(&id, true);
@@ -288,15 +293,11 @@ impl Shim {
                     self.tell_all(&id);
                 }
             } else if let Some((asker, _, exec)) = self.execs.iter_mut().find(|(_, _, e)| e.pid == Some(pid)) {
-                exec.code = Some(if libc::WIFSIGNALED(status) {
-                    128 + libc::WTERMSIG(status)
-                } else {
-                    libc::WEXITSTATUS(status)
-                });
+                exec.code = Some(exit_code(status));
                 let asker = *asker;
                 self.advance_exec(asker);
             } else {
-                self.unclaimed.push_back((pid, status));
+                self.unclaimed.push_back((pid, status, reaped));
             }
         }
         if self.execs.is_empty() && !self.containers.iter().any(|c| matches!(c.phase, Phase::Creating { .. })) {
@@ -362,14 +363,10 @@ impl Shim {
         exec.read_output();
         let claimed = exec
             .pid
-            .and_then(|pid| self.unclaimed.iter().position(|(p, _)| *p == pid))
+            .and_then(|pid| self.unclaimed.iter().position(|(p, ..)| *p == pid))
             .and_then(|n| self.unclaimed.remove(n));
-        if let Some((_, status)) = claimed {
-            exec.code = Some(if libc::WIFSIGNALED(status) {
-                128 + libc::WTERMSIG(status)
-            } else {
-                libc::WEXITSTATUS(status)
-            });
+        if let Some((_, status, _)) = claimed {
+            exec.code = Some(exit_code(status));
         }
         let answer = match (&exec.failure, exec.code) {
             (Some(failure), _) => Answer::Refused {
@@ -406,6 +403,7 @@ impl Shim {
 
     /// One step of shutting down; whether it is done.
     fn close(&mut self) -> bool {
+        self.containers.iter().for_each(Container::kill_worker);
         self.trees.kill(&self.group);
         if !self.containers.iter().all(Container::has_ended) {
             return false;

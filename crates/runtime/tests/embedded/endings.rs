@@ -186,6 +186,10 @@ async fn root_last_words_are_kept() {
         .run(4, &script("app", "yes 0123456789 | head -c 9000 > /dev/termination-log"))
         .await;
     assert_eq!(long.message.len(), 4096);
+    // A file without end: the shim reads only what it keeps.
+    let text = "head -c 0 /dev/zero | dd of=/dev/termination-log bs=1M seek=1000000; echo bye >> /dev/termination-log";
+    let sparse = node.run(5, &script("app", text)).await;
+    assert!(sparse.message.len() == 4096 && sparse.message.ends_with("\0bye\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

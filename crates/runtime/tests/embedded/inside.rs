@@ -246,6 +246,14 @@ async fn root_commands_run_inside() {
     );
     let much = exec("yes | head -c 1000000", 60_000).await.unwrap();
     assert_eq!((much.code, much.output.len()), (0, 16 << 10));
+    // The shim has one thread, which endless output must not keep.
+    let endless = tokio::time::timeout(
+        Duration::from_secs(20),
+        exec("for n in 1 2 3; do dd if=/dev/zero bs=1M & done; wait", 300),
+    )
+    .await;
+    let endless = endless.expect("the deadline was never looked at").unwrap();
+    assert_eq!((endless.code, endless.timed_out, endless.output.len()), (137, true, 16 << 10));
     let missing = ExecRequest {
         command: vec!["foo".into()],
         timeout: None,

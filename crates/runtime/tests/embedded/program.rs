@@ -10,7 +10,7 @@ use runtime::embedded::Embedded;
 use runtime::{ContainerConfig, Runtime};
 
 #[path = "node.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // the agent needs less of a node than the tests do
 mod node;
 
 /// What shims run.
