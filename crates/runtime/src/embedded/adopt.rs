@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::node::Uid;
 use futures::StreamExt;
-use shim::cgroup::Trees;
+use shim::cgroup::{CgroupError, SHIMS_GROUP, Trees};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
@@ -112,8 +112,8 @@ impl Embedded {
         }
     }
 
-    /// Removes attempts that were written down but never made: the earlier
-    /// agent died before the shim was asked.
+    /// Removes attempts that were written down but not made: the earlier agent
+    /// died before the shim was asked, or before it was done.
     async fn drop_unknown(&self, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
         let Some(seen) = pod.observe().await? else { return Ok(()) };
         let unknown: Vec<String> = {
@@ -139,7 +139,8 @@ impl Embedded {
         Ok(())
     }
 
-    /// Removes every pod and every cgroup under the root, for `lifepod down`.
+    /// Removes every pod, and every cgroup of a pod under the root, for
+    /// `lifepod down`; the root too, unless somebody else uses it.
     ///
     /// # Errors
     /// The first thing that could not be removed; the rest still is.
@@ -155,8 +156,18 @@ impl Embedded {
         let results: Vec<_> = futures::stream::iter(removals).buffer_unordered(AT_A_TIME).collect().await;
         let (trees, root) = (self.host.trees.clone(), self.options.cgroup_root.clone());
         let strays = blocking(move || {
-            let strays = trees.children(&root).iter().filter(|name| name.starts_with("pod")).count();
-            destroy(&trees, &root)?;
+            let mut strays = 0;
+            for name in trees.children(&root) {
+                let is_pod = name.starts_with("pod");
+                // What others have put there is theirs.
+                if is_pod || name == SHIMS_GROUP {
+                    destroy(&trees, &root.join(&name))?;
+                    strays += usize::from(is_pod);
+                }
+            }
+            if trees.children(&root).is_empty() && trees.processes(&root).is_empty() {
+                trees.remove(&root).map_err(removing(&root))?;
+            }
             Ok(strays)
         })
         .await;
@@ -195,8 +206,13 @@ fn look_at_host() -> Result<Host, RuntimeError> {
 }
 
 fn destroy(trees: &Trees, group: &Path) -> Result<(), RuntimeError> {
-    trees.destroy(group, DESTROY).map_err(|cause| RuntimeError::Io {
-        doing: format!("removing cgroup {}", group.display()),
+    trees.destroy(group, DESTROY).map_err(removing(group))
+}
+
+fn removing(group: &Path) -> impl FnOnce(CgroupError) -> RuntimeError {
+    let doing = format!("removing cgroup {}", group.display());
+    move |cause| RuntimeError::Io {
+        doing,
         source: std::io::Error::other(cause),
-    })
+    }
 }

@@ -13,8 +13,11 @@ use shim::protocol::{Answer, Decoder, Envelope, FrameError, Refusal, Request, en
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+
+/// Requests on their way to a shim, which takes them at once.
+const FRAMES_MAX: usize = 16;
 
 /// Why a request got no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +39,15 @@ type Pending = Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>;
 /// A connection. Dropping it hangs up; the shim and its containers live on.
 #[derive(Debug)]
 pub(super) struct Client {
-    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    /// To the task that writes: a caller who loses patience must not leave
+    /// half a frame behind.
+    frames: mpsc::Sender<Vec<u8>>,
     /// `None` once the shim has hung up.
     pending: Arc<Pending>,
     next: AtomicU64,
     /// Grows with every event; closes when the shim is gone.
     changes: watch::Receiver<u64>,
-    _reader: JoinSet<()>,
+    _tasks: JoinSet<()>,
 }
 
 /// Connects to the socket in `dir`, whose path may be longer than an address.
@@ -60,14 +65,16 @@ impl Client {
         let (read, write) = UnixStream::from_std(stream)?.into_split();
         let pending = Arc::new(Mutex::new(Some(HashMap::new())));
         let (changed, changes) = watch::channel(0);
-        let mut reader = JoinSet::new();
-        reader.spawn(listen(read, pending.clone(), changed, on_event));
+        let (frames, queue) = mpsc::channel(FRAMES_MAX);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(listen(read, pending.clone(), changed, on_event));
+        tasks.spawn(speak(write, queue));
         Ok(Self {
-            writer: tokio::sync::Mutex::new(write),
+            frames,
             pending,
             next: AtomicU64::new(1),
             changes,
-            _reader: reader,
+            _tasks: tasks,
         })
     }
 
@@ -82,20 +89,26 @@ impl Client {
 
     /// Asks and waits for the answer. Dropped, it leaves the request under way.
     pub(super) async fn ask(&self, request: &Request, patience: Duration) -> Result<Answer, ClientError> {
-        let (_, answer) = self.send(request).await?;
+        let (_, answer) = self.send(request, patience).await?;
         self.wait(answer, patience).await
     }
 
-    /// Asks; gives the request's id and where its answer will come.
-    pub(super) async fn send(&self, request: &Request) -> Result<(u64, oneshot::Receiver<Answer>), ClientError> {
+    /// Asks; gives the request's id and where its answer will come. Dropped
+    /// while it waits, it has not asked.
+    pub(super) async fn send(&self, request: &Request, patience: Duration) -> Result<(u64, oneshot::Receiver<Answer>), ClientError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let frame = encode(id, request)?;
+        let place = match tokio::time::timeout(patience, self.frames.reserve()).await {
+            Err(_) => return Err(ClientError::Late(patience)),
+            Ok(Err(_)) => return Err(ClientError::Gone),
+            Ok(Ok(place)) => place,
+        };
         let (answered, answer) = oneshot::channel();
         match lock(&self.pending).as_mut() {
             Some(pending) => drop(pending.insert(id, answered)),
             None => return Err(ClientError::Gone),
         }
-        self.writer.lock().await.write_all(&frame).await.map_err(|_| ClientError::Gone)?;
+        place.send(frame);
         Ok((id, answer))
     }
 
@@ -120,6 +133,14 @@ impl Client {
 fn lock(pending: &Pending) -> std::sync::MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Answer>>>> {
     // No code that holds it can panic halfway through a change.
     pending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn speak(mut write: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>) {
+    while let Some(frame) = frames.recv().await {
+        if write.write_all(&frame).await.is_err() {
+            return; // whoever listens sees that the shim is gone
+        }
+    }
 }
 
 async fn listen(mut read: OwnedReadHalf, pending: Arc<Pending>, changed: watch::Sender<u64>, on_event: impl Fn()) {

@@ -172,7 +172,7 @@ impl Embedded {
             return Ok(());
         }
         let Some(client) = pod.client() else { return Ok(()) }; // seen, and written off, by the next observation
-        let runs = self.runs(pod, &client, id).await?;
+        let runs = matches!(self.state(pod, &client, id).await?, Some(State::Running { .. }));
         // What has not begun has nothing to finish.
         let deadline = Instant::now() + if runs { grace } else { Duration::ZERO };
         let (signalled, mut deadlines) = {
@@ -227,15 +227,12 @@ impl Embedded {
         }
     }
 
-    /// Whether its program runs.
-    async fn runs(&self, pod: &Pod, client: &Client, id: &str) -> Result<bool, RuntimeError> {
+    /// Its state; `None` if its shim does not know it or is gone.
+    async fn state(&self, pod: &Pod, client: &Client, id: &str) -> Result<Option<State>, RuntimeError> {
         match client.ask(&Request::Status, PROMPT).await {
-            Ok(Answer::Status(status)) => Ok(status
-                .containers
-                .iter()
-                .any(|c| c.id == id && matches!(c.state, State::Running { .. }))),
+            Ok(Answer::Status(status)) => Ok(status.containers.into_iter().find(|c| c.id == id).map(|c| c.state)),
             Ok(_) => Err(pod.trouble(ClientError::Confused)),
-            Err(ClientError::Gone) => Ok(false),
+            Err(ClientError::Gone) => Ok(None),
             Err(error) => Err(pod.trouble(error)),
         }
     }
@@ -245,15 +242,8 @@ impl Embedded {
         let mut changes = client.changes();
         loop {
             changes.borrow_and_update();
-            let status = match client.ask(&Request::Status, PROMPT).await {
-                Ok(Answer::Status(status)) => status,
-                Ok(_) => return Err(pod.trouble(ClientError::Confused)),
-                Err(ClientError::Gone) => return Ok(true),
-                Err(error) => return Err(pod.trouble(error)),
-            };
-            match status.containers.into_iter().find(|c| c.id == id).map(|c| c.state) {
-                None | Some(State::Exited(_)) => return Ok(true),
-                Some(_) => {}
+            if matches!(self.state(pod, client, id).await?, None | Some(State::Exited(_))) {
+                return Ok(true);
             }
             match tokio::time::timeout_at(until, changes.changed()).await {
                 Err(_) => return Ok(false),
@@ -282,7 +272,10 @@ impl Embedded {
             command: request.command,
             timeout_ms: u64::try_from(limit.as_millis()).ok(),
         };
-        let (number, answer) = client.send(&Request::Exec(spec)).await.map_err(|error| pod.trouble(error))?;
+        let (number, answer) = client
+            .send(&Request::Exec(spec), PROMPT)
+            .await
+            .map_err(|error| pod.trouble(error))?;
         let cancel = CancelExec {
             embedded: self,
             client: client.clone(),

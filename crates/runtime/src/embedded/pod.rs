@@ -22,7 +22,7 @@ pub(super) const PROMPT: Duration = Duration::from_secs(10);
 const LAST_WORDS_BYTES: usize = 2048;
 
 /// Exit code of an attempt whose exit status was lost.
-/// Source: pod lifecycle, terminated reason `Unknown`.
+/// Source: containerd CRI server, `unknownExitCode`.
 const CODE_LOST: i32 = 255;
 
 /// An attempt and what is known of it.
@@ -234,8 +234,9 @@ fn view(attempt: &mut Attempt, told: Option<&State>, dir: &PodDir) -> Option<Con
         (None, Some(State::Running { started_at_ns })) => RunState::Running {
             started_at: Time(*started_at_ns),
         },
-        (None, Some(_)) => RunState::Created,
-        (None, None) => return None,
+        (None, Some(State::Created)) => RunState::Created,
+        // Not made yet, and it may come to nothing.
+        (None, Some(_) | None) => return None,
     };
     let record = &attempt.record;
     Some(ContainerView {

@@ -252,3 +252,19 @@ async fn root_an_agent_may_die_at_any_moment() {
         }
     }
 }
+
+/// Somebody may have named a cgroup that is not Lifepod's alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_purge_leaves_the_cgroups_of_others() {
+    let node = Node::new("others").await;
+    let trees = shim::cgroup::Trees::detect().unwrap();
+    let theirs = node.place.cgroup_root.join("theirs");
+    trees.make(&theirs, &shim::protocol::Limits::default()).unwrap();
+    node.runtime.run_sandbox(&node.sandbox(1)).await.unwrap();
+    let purged = node.runtime.purge().await.unwrap();
+    let (is_theirs_left, groups) = (trees.exists(&theirs), trees.children(&node.place.cgroup_root));
+    trees.remove(&node.place.cgroup_root).unwrap();
+    assert_eq!((purged.pods, purged.stray_cgroups), (1, 0));
+    assert!(is_theirs_left);
+    assert_eq!(groups, ["theirs"]);
+}
