@@ -2,10 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 
 /// The paths below a data directory.
@@ -21,7 +21,8 @@ impl Layout {
         Ok(Self { root })
     }
 
-    /// Makes the data directory, for root alone.
+    /// Makes the data directory, for root alone; one that is there already
+    /// must not be another user's to change, since what is in it runs as root.
     pub(crate) fn create(&self) -> Result<()> {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -32,7 +33,17 @@ impl Layout {
                     "cannot make the data directory {}; choose another one with --data-dir",
                     self.root.display()
                 )
-            })
+            })?;
+        let about = std::fs::metadata(&self.root).with_context(|| format!("cannot look at {}", self.root.display()))?;
+        ensure!(
+            about.uid() == rustix::process::geteuid().as_raw() && about.mode() & 0o022 == 0,
+            "the data directory {} belongs to or can be changed by another user (owner {}, mode {:o}); \
+             `chown` and `chmod go-w` it, or choose another one with --data-dir",
+            self.root.display(),
+            about.uid(),
+            about.mode() & 0o7777
+        );
+        Ok(())
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -127,6 +138,19 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_data_directory_that_others_can_change_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("data")).unwrap();
+        layout.create().unwrap();
+        assert_eq!(std::fs::metadata(layout.root()).unwrap().mode() & 0o777, 0o700);
+        for (mode, taken) in [(0o755, true), (0o775, false), (0o1777, false)] {
+            std::fs::set_permissions(layout.root(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(layout.create().is_ok(), taken, "{mode:o}");
+        }
+    }
 
     #[test]
     fn a_data_directory_has_one_owner_who_can_be_named() {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use api::Uid;
 use kubelet::node_status::NodeIdentity;
 use net::{BridgeName, BridgeNetwork, Cidr};
@@ -20,7 +20,19 @@ use crate::{images, preflight};
 
 /// Checks settings before anything is made.
 pub(crate) fn check(settings: &Settings, layout: &Layout) -> Result<()> {
+    cgroup_root(&settings.cgroup_root)?;
     network_options(settings, layout).map(|_| ())
+}
+
+/// The cgroup of all pods, in the trees' own terms: never the host's root.
+fn cgroup_root(root: &str) -> Result<PathBuf> {
+    let path = Path::new("/").join(root.trim_matches('/'));
+    let mut parts = path.components().skip(1).peekable();
+    ensure!(
+        parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_))),
+        "--cgroup-root {root:?} must name a cgroup below the host's root, without \"..\", for example \"lifepod\""
+    );
+    Ok(path)
 }
 
 /// Who the node is, from flags and host.
@@ -72,7 +84,7 @@ pub(crate) async fn open(settings: &Settings, node_ip: IpAddr, pulls: PullOption
     let puller = Puller::new(store.clone(), pulls);
     let options = embedded::Options {
         state_dir: layout.pods(),
-        cgroup_root: Path::new("/").join(settings.cgroup_root.trim_matches('/')),
+        cgroup_root: cgroup_root(&settings.cgroup_root)?,
         shim_exe: Arc::new(ShimExe::of_this_process()?),
         images: Arc::new(NodeImages {
             store: store.clone(),
@@ -100,4 +112,18 @@ pub(crate) async fn purge(parts: &Parts, layout: &Layout) -> Result<usize> {
     parts.network.purge().await.context("removing the pod network")?;
     Settings::forget(layout)?;
     Ok(purged.pods)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_own_cgroup_is_nobodys_to_remove() {
+        assert_eq!(cgroup_root("lifepod").unwrap(), Path::new("/lifepod"));
+        assert_eq!(cgroup_root("/a/b/").unwrap(), Path::new("/a/b"));
+        for bad in ["", "/", "//", "..", "a/../..", "/../a"] {
+            assert!(cgroup_root(bad).unwrap_err().to_string().contains("--cgroup-root"), "{bad}");
+        }
+    }
 }
