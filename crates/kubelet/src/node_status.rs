@@ -1,7 +1,7 @@
 //! What the node is and how it is: registration, status, heartbeat.
 //!
-//! Source: pod lifecycle notes, section 12; upstream `kubelet_node_status.go`
-//! and `component-helpers/apimachinery/lease`.
+//! Source: Kubernetes docs "Nodes" and "Node Status"; upstream
+//! `kubelet_node_status.go` and `component-helpers/apimachinery/lease`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -88,13 +88,13 @@ impl NodeApi {
             ["containerLogs", namespace, pod, container] => {
                 let options = LogOptions::parse(request.uri().query().unwrap_or_default(), self.clock.now())
                     .map_err(|error| Box::new(Status::bad_request(error.to_string())))?;
-                self.logs(namespace, pod, container, options)
+                self.logs(namespace, pod, container, options).await
             }
             _ => Err(Box::new(Status::no_such_path())),
         }
     }
 
-    fn logs(&self, namespace: &str, pod: &str, container: &str, options: LogOptions) -> Result<Response<Body>, Box<Status>> {
+    async fn logs(&self, namespace: &str, pod: &str, container: &str, options: LogOptions) -> Result<Response<Body>, Box<Status>> {
         let (uid, known) = self
             .pods
             .find(namespace, pod)
@@ -103,7 +103,10 @@ impl NodeApi {
         let path = log_dir(&self.log_root, namespace, pod, &uid)
             .join(container)
             .join(format!("{attempt}.log"));
-        let file = match LogFile::open(&path, options.tail_lines) {
+        // Finding the tail of a long log takes long.
+        let tail_lines = options.tail_lines;
+        let opening = tokio::task::spawn_blocking(move || LogFile::open(&path, tail_lines));
+        let file = match opening.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Box::new(Status::bad_request(format!(
@@ -143,7 +146,6 @@ impl NodeApi {
 fn choose_attempt(known: &Known, pod: &str, container: &str, previous: bool) -> Result<u32, String> {
     let mut attempts: Vec<&ContainerView> = known.observed.containers.iter().filter(|c| c.name == container).collect();
     attempts.sort_by_key(|view| view.attempt);
-    // An attempt whose process never ran has no log; upstream shows the state.
     let newest = attempts.last();
     if previous {
         let before = newest
@@ -174,8 +176,8 @@ fn statuses(known: &Known) -> impl Iterator<Item = &api::typed::ContainerStatus>
     lists.into_iter().flatten().flatten()
 }
 
-/// Why a container without any attempt has no log. Source: pod lifecycle
-/// notes, section 2.3, "Logs API errors".
+/// Why a container without any attempt has no log. Source of the texts:
+/// upstream `kubelet_pods.go`, `validateContainerLogStatus`.
 fn waiting_text(known: &Known, pod: &str, container: &str) -> String {
     let waiting = statuses(known)
         .find(|status| status.name == container)
