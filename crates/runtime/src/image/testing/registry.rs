@@ -114,13 +114,19 @@ impl Registry {
         self.push_manifest(name, &image.manifest).await;
     }
 
-    pub(crate) async fn push_blob(&self, name: &str, blob: &[u8]) {
+    /// A client that may push to `name`, which it also gives in full.
+    async fn pusher(&self, name: &str) -> (Client, oci_client::Reference) {
         let client = Self::client();
         let reference = format!("{}/{name}", self.host).parse().unwrap();
         client
             .auth(&reference, &self.auth, oci_client::RegistryOperation::Push)
             .await
             .unwrap();
+        (client, reference)
+    }
+
+    pub(crate) async fn push_blob(&self, name: &str, blob: &[u8]) {
+        let (client, reference) = self.pusher(name).await;
         client
             .push_blob(&reference, blob.to_vec(), Digest::of(blob).as_str())
             .await
@@ -128,12 +134,7 @@ impl Registry {
     }
 
     pub(crate) async fn push_manifest(&self, name: &str, manifest: &[u8]) {
-        let client = Self::client();
-        let reference = format!("{}/{name}", self.host).parse().unwrap();
-        client
-            .auth(&reference, &self.auth, oci_client::RegistryOperation::Push)
-            .await
-            .unwrap();
+        let (client, reference) = self.pusher(name).await;
         let media_type = serde_json::from_slice::<serde_json::Value>(manifest).unwrap()["mediaType"]
             .as_str()
             .unwrap()
