@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use api::status::Violation;
 use api::{Object, Scope, Status, Time};
 use bytes::BytesMut;
 use http::{HeaderMap, Request, Response, StatusCode, header};
@@ -50,6 +51,11 @@ pub(crate) struct Call {
     /// Taken by whoever reads it. A body is not `Sync`, and a call is shared
     /// with everything that works for it.
     body: Mutex<Option<Body>>,
+}
+
+/// 422 for an option of a request, in a kind such as `ListOptions`.
+pub(crate) fn invalid_option(kind: &str, violation: Violation) -> Status {
+    Status::invalid(&api::ResourceId::new("meta.k8s.io", "v1", kind, ""), "", &[violation])
 }
 
 impl Call {
@@ -132,23 +138,24 @@ impl Call {
         }
     }
 
+    /// 422 for an option of the request.
+    pub(crate) fn invalid_option(&self, violation: Violation) -> Status {
+        let options = match self.asked.verb {
+            Verb::Get | Verb::List | Verb::Watch => "ListOptions",
+            Verb::Create => "CreateOptions",
+            Verb::Update => "UpdateOptions",
+            Verb::Patch => "PatchOptions",
+            Verb::Delete | Verb::DeleteCollection => "DeleteOptions",
+        };
+        invalid_option(options, violation)
+    }
+
     /// Whether nothing is to be stored.
     pub(crate) fn dry_run(&self) -> Result<bool, Status> {
         let mut dry = false;
         for value in self.query.all("dryRun").filter(|value| !value.is_empty()) {
             if value != "All" {
-                let options = match self.asked.verb {
-                    Verb::Create => "CreateOptions",
-                    Verb::Patch => "PatchOptions",
-                    Verb::Delete | Verb::DeleteCollection => "DeleteOptions",
-                    _ => "UpdateOptions",
-                };
-                let id = api::ResourceId::new("meta.k8s.io", "v1", options, "");
-                return Err(Status::invalid(
-                    &id,
-                    "",
-                    &[api::status::Violation::not_supported("dryRun", value, &["All"])],
-                ));
+                return Err(self.invalid_option(Violation::not_supported("dryRun", value, &["All"])));
             }
             dry = true;
         }

@@ -5,6 +5,7 @@
 //! `apiserver/pkg/endpoints/handlers/{create,update}.go`.
 
 use api::schema::{apply_defaults, check, normalize, parse_strict, prune, unknown_fields};
+use api::status::Violation;
 use api::{Object, Status, protobuf};
 use serde_json::Value;
 
@@ -30,12 +31,8 @@ impl FieldValidation {
             None | Some("Warn") => Ok(Self::Warn),
             Some("Strict") => Ok(Self::Strict),
             Some(other) => {
-                let violation = api::status::Violation::not_supported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"]);
-                Err(Status::invalid(
-                    &api::ResourceId::new("meta.k8s.io", "v1", "CreateOptions", ""),
-                    "",
-                    &[violation],
-                ))
+                let known = ["", "Ignore", "Strict", "Warn"];
+                Err(call.invalid_option(Violation::not_supported("fieldValidation", other, &known)))
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Scheduler and controllers: loops that need only the API.
 //!
-//! Reading order: [`scheduler`], [`namespace`], [`namespace_content`]; here is
-//! what joins them.
+//! Reading order: [`scheduler`]; [`namespace`], [`namespace_content`];
+//! [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`]; here is what
+//! joins them.
 //!
 //! This crate deliberately does not know the store, the node, its runtime or
 //! its network: it is handed clients of the API server, which may be in this
@@ -10,8 +11,12 @@
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub mod backend;
+pub mod endpoint_slice;
+pub mod endpoints;
 pub mod namespace;
 pub mod namespace_content;
+pub mod publish;
 pub mod scheduler;
 
 /// What the scheduler and the controllers are to do.
@@ -44,6 +49,7 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
     tasks.spawn(scheduler::run(scheduler_client, scheduler, shutdown.clone()));
     tasks.spawn(namespace::run(controllers_client.clone(), shutdown.clone()));
     tasks.spawn(namespace_content::service_accounts(controllers_client.clone(), shutdown.clone()));
+    tasks.spawn(publish::run(controllers_client.clone(), shutdown.clone()));
     if let Some(ca_pem) = root_ca_pem {
         tasks.spawn(namespace_content::root_certificates(controllers_client, ca_pem, shutdown));
     }

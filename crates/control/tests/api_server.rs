@@ -20,6 +20,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+#[path = "api_server/publish.rs"]
+mod publish;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct NoNodes;
@@ -34,6 +37,7 @@ impl NodeProxy for NoNodes {
 /// An API server with the scheduler and all controllers at work.
 struct Cluster {
     admin: Client,
+    options: control::Options,
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
     _dir: tempfile::TempDir,
@@ -66,21 +70,37 @@ impl Cluster {
                 }
             })
         };
-        let shutdown = CancellationToken::new();
         let options = control::Options {
             scheduler_client: client(client::Identity::scheduler()),
             controllers_client: client(client::Identity::controllers()),
             scheduler: control::scheduler::Options::new("host-1", 1),
             root_ca_pem: Some("PEM".to_owned()),
         };
-        let mut tasks = JoinSet::new();
-        tasks.spawn(control::run_all(options, shutdown.clone()));
-        Self {
+        let mut cluster = Self {
             admin: client(client::Identity::admin("admin")),
-            shutdown,
-            tasks,
+            options,
+            shutdown: CancellationToken::new(),
+            tasks: JoinSet::new(),
             _dir: dir,
-        }
+        };
+        cluster.resume();
+        cluster
+    }
+
+    /// Starts scheduler and controllers again, which know nothing.
+    fn resume(&mut self) {
+        self.shutdown = CancellationToken::new();
+        self.tasks.spawn(control::run_all(self.options.clone(), self.shutdown.clone()));
+    }
+
+    /// Stops scheduler and controllers.
+    async fn pause(&mut self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, self.tasks.join_next())
+            .await
+            .expect("everything ends on shutdown")
+            .unwrap()
+            .unwrap();
     }
 
     fn pods(&self, namespace: &str) -> Api<Pod> {
@@ -168,12 +188,7 @@ impl Cluster {
     }
 
     async fn stop(mut self) {
-        self.shutdown.cancel();
-        tokio::time::timeout(PATIENCE, self.tasks.join_next())
-            .await
-            .expect("everything ends on shutdown")
-            .unwrap()
-            .unwrap();
+        self.pause().await;
     }
 }
 

@@ -2,7 +2,7 @@ use super::*;
 
 const CORE: &str = r#"
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct Thing {
+pub struct Thing {
     /// pub struct InAComment {
     #[prost(message, optional, tag = "1")]
     pub metadata: ::core::option::Option<super::super::super::apimachinery::pkg::apis::meta::v1::ObjectMeta>,
@@ -21,12 +21,12 @@ pub(crate) struct Thing {
     #[prost(bool, optional, tag = "7")]
     pub r#type: ::core::option::Option<bool>,
 }
-pub(crate) struct ThingSource {
+pub struct ThingSource {
     #[prost(message, optional, boxed, tag = "5")]
     pub host_ip: ::core::option::Option<::prost::alloc::boxed::Box<HostIp>>,
 }
-pub(crate) struct HostIp {}
-pub(crate) struct ExtraValue {
+pub struct HostIp {}
+pub struct ExtraValue {
     #[prost(string, repeated, tag = "1")]
     pub items: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }

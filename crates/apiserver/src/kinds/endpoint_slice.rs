@@ -151,16 +151,10 @@ fn port_rules(field: &str, port: &EndpointPort, seen: &[&str]) -> Vec<Violation>
     if seen.contains(&name) {
         broken.push(Violation::duplicate(format!("{field}.name"), name));
     }
-    broken.extend(values::protocol(
-        &format!("{field}.protocol"),
-        port.protocol.as_deref().unwrap_or_default(),
+    broken.extend(values::port_protocols(
+        field,
+        port.protocol.as_deref(),
+        port.app_protocol.as_deref(),
     ));
-    if let Some(protocol) = &port.app_protocol {
-        broken.extend(invalid_each(
-            &format!("{field}.appProtocol"),
-            protocol,
-            names::qualified_name(protocol),
-        ));
-    }
     broken
 }

@@ -121,16 +121,10 @@ fn port_rules(field: &str, port: &EndpointPort, name_required: bool) -> Vec<Viol
         name => broken.extend(invalid_each(&format!("{field}.name"), name, names::dns1123_label(name))),
     }
     broken.extend(values::port(&format!("{field}.port"), i64::from(port.port)));
-    broken.extend(values::protocol(
-        &format!("{field}.protocol"),
-        port.protocol.as_deref().unwrap_or_default(),
+    broken.extend(values::port_protocols(
+        field,
+        port.protocol.as_deref(),
+        port.app_protocol.as_deref(),
     ));
-    if let Some(protocol) = &port.app_protocol {
-        broken.extend(invalid_each(
-            &format!("{field}.appProtocol"),
-            protocol,
-            names::qualified_name(protocol),
-        ));
-    }
     broken
 }

@@ -42,6 +42,19 @@ pub fn protocol(field: &str, value: &str) -> Option<Violation> {
     }
 }
 
+/// The protocols of a port of a Service or of its endpoints, in the object at
+/// `field`: the transport's, and what is spoken over it.
+#[must_use]
+pub fn port_protocols(field: &str, transport: Option<&str>, app: Option<&str>) -> Vec<Violation> {
+    let mut broken: Vec<_> = protocol(&format!("{field}.protocol"), transport.unwrap_or_default())
+        .into_iter()
+        .collect();
+    if let Some(app) = app {
+        broken.extend(invalid_each(&format!("{field}.appProtocol"), app, names::qualified_name(app)));
+    }
+    broken
+}
+
 /// A number that may not be negative.
 #[must_use]
 pub fn not_negative(field: &str, value: i64) -> Option<Violation> {

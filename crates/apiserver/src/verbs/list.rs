@@ -8,6 +8,7 @@ mod cursor;
 
 use std::sync::Arc;
 
+use api::status::Violation;
 use api::{Object, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Response, StatusCode};
@@ -15,7 +16,7 @@ use store::{Page, Revision, StoreError};
 
 use self::cursor::Cursor;
 use crate::body::Body;
-use crate::call::{Call, partial, served};
+use crate::call::{Call, invalid_option, partial, served};
 use crate::hub::Entry;
 use crate::negotiate::Form;
 use crate::respond;
@@ -80,12 +81,11 @@ fn limit(call: &Call) -> Result<Option<usize>, Status> {
 /// A `resourceVersion`.
 pub(crate) fn revision(text: &str) -> Result<u64, Status> {
     text.parse().map_err(|_| {
-        let violation = api::status::Violation::invalid(
-            "resourceVersion",
-            &serde_json::Value::from(text),
-            "must be a number the server gave out",
-        );
-        Status::invalid(&api::ResourceId::new("meta.k8s.io", "v1", "ListOptions", ""), "", &[violation])
+        let value = serde_json::Value::from(text);
+        invalid_option(
+            "ListOptions",
+            Violation::invalid("resourceVersion", &value, "must be a number the server gave out"),
+        )
     })
 }
 
@@ -111,14 +111,8 @@ pub(crate) async fn reach(call: &Call, asked: u64) -> Result<(), Status> {
 
 /// What `resourceVersion` and `resourceVersionMatch` ask for.
 fn freshness(version: Option<&str>, matching: Option<&str>, limited: bool) -> Result<Freshness, Status> {
-    let forbidden = |why: &str| {
-        let violation = api::status::Violation::forbidden("resourceVersionMatch", why);
-        Err(Status::invalid(
-            &api::ResourceId::new("meta.k8s.io", "v1", "ListOptions", ""),
-            "",
-            &[violation],
-        ))
-    };
+    let invalid = |violation| Err(invalid_option("ListOptions", violation));
+    let forbidden = |why: &str| invalid(Violation::forbidden("resourceVersionMatch", why));
     let version = version.map(revision).transpose()?;
     match (version, matching) {
         (None, None) => Ok(Freshness::Newest),
@@ -131,12 +125,8 @@ fn freshness(version: Option<&str>, matching: Option<&str>, limited: bool) -> Re
         (Some(at), None) if limited => Ok(Freshness::Exact(at)),
         (Some(at), None | Some("NotOlderThan")) => Ok(Freshness::NotOlderThan(at)),
         (Some(_), Some(other)) => {
-            let violation = api::status::Violation::not_supported("resourceVersionMatch", other, &["Exact", "NotOlderThan", ""]);
-            Err(Status::invalid(
-                &api::ResourceId::new("meta.k8s.io", "v1", "ListOptions", ""),
-                "",
-                &[violation],
-            ))
+            let known = ["Exact", "NotOlderThan", ""];
+            invalid(Violation::not_supported("resourceVersionMatch", other, &known))
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Status;
+use api::status::Violation;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use tokio::sync::mpsc;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use self::event::{Encoder, Kind, classify};
 use crate::body::{self, Body};
-use crate::call::Call;
+use crate::call::{Call, invalid_option};
 use crate::entropy;
 use crate::hub::{From, Message, Subscription};
 use crate::select::Selection;
@@ -86,14 +87,7 @@ impl Options {
         let version = call.query.get("resourceVersion").map(revision).transpose()?;
         let matching = call.query.get("resourceVersionMatch");
         let initial = call.query.boolean("sendInitialEvents")?;
-        let forbidden = |why: &str| {
-            let violation = api::status::Violation::forbidden("resourceVersionMatch", why);
-            Err(Status::invalid(
-                &api::ResourceId::new("meta.k8s.io", "v1", "ListOptions", ""),
-                "",
-                &[violation],
-            ))
-        };
+        let forbidden = |why: &str| Err(invalid_option("ListOptions", Violation::forbidden("resourceVersionMatch", why)));
         match (initial, matching) {
             (None, Some(_)) => return forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
             (Some(_), matching) if matching != Some("NotOlderThan") => {

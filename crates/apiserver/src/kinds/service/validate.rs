@@ -97,20 +97,14 @@ fn port_rules(field: &str, port: &ServicePort, name_required: bool, seen: &[&str
         }
     }
     broken.extend(values::port(&format!("{field}.port"), i64::from(port.port)));
-    broken.extend(values::protocol(
-        &format!("{field}.protocol"),
-        port.protocol.as_deref().unwrap_or_default(),
-    ));
     if let Some(target) = &port.target_port {
         broken.extend(values::port_or_name(&format!("{field}.targetPort"), target));
     }
-    if let Some(protocol) = &port.app_protocol {
-        broken.extend(invalid_each(
-            &format!("{field}.appProtocol"),
-            protocol,
-            names::qualified_name(protocol),
-        ));
-    }
+    broken.extend(values::port_protocols(
+        field,
+        port.protocol.as_deref(),
+        port.app_protocol.as_deref(),
+    ));
     broken
 }
 
