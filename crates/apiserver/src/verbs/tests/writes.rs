@@ -103,7 +103,12 @@ async fn unknown_fields_follow_field_validation() {
     asked["metadata"]["name"] = json!("b");
     let ignored = rig.post(&format!("{PODS}?fieldValidation=Ignore"), &asked).await;
     assert_eq!((ignored.code, ignored.warnings().len()), (201, 0));
-    assert_eq!(rig.post(&format!("{PODS}?fieldValidation=Maybe"), &asked).await.code, 422);
+    let unknown = rig.post(&format!("{PODS}?fieldValidation=Maybe"), &asked).await;
+    assert_eq!((unknown.code, &unknown.json()["details"]["kind"]), (422, &json!("CreateOptions")));
+    let unknown = rig
+        .patch(&format!("{PODS}/a?fieldValidation=Maybe"), "merge-patch", &json!({}))
+        .await;
+    assert_eq!((unknown.code, &unknown.json()["details"]["kind"]), (422, &json!("PatchOptions")));
     let patch = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"foo": 1}});
     let strict = rig
         .patch(&format!("{PODS}/a?fieldValidation=Strict"), "strategic-merge-patch", &patch)
