@@ -1,0 +1,308 @@
+//! The EndpointSlices of a Service: which there are to be, given its pods and
+//! the slices there are. No I/O; [`crate::publish`] acts on it.
+//!
+//! Slices change as little as can be: an endpoint stays in its slice, a new
+//! one fills a gap, first in a slice that is written anyway. Unlike upstream,
+//! which leaves small gaps alone, a slice is added only when all are full.
+//!
+//! Not here: topology hints, zones, IPv6, and the annotation of the time of
+//! the last change.
+//!
+//! Source: KEP-752; upstream `k8s.io/endpointslice/{reconciler,utils}.go`.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use api::typed::ObjectMeta;
+use api::typed::discovery::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+
+use crate::backend::{Backend, BackendPort, HEADLESS_LABEL, Labels, Service};
+
+#[cfg(test)]
+mod tests;
+
+/// Endpoints a slice holds at most.
+pub const ENDPOINTS_MAX: usize = 100;
+/// Names the Service of a slice.
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Names who keeps a slice.
+pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// We do.
+pub const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
+
+const ADDRESS_TYPE: &str = "IPv4";
+
+/// What is to be written, in this order: a backend is never missing between.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// New slices.
+    pub create: Vec<EndpointSlice>,
+    /// Slices as they are to be, with the version that was seen.
+    pub update: Vec<EndpointSlice>,
+    /// Slices that are to go.
+    pub delete: Vec<EndpointSlice>,
+}
+
+impl Plan {
+    /// Whether all is as it should be.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.create.is_empty() && self.update.is_empty() && self.delete.is_empty()
+    }
+}
+
+/// The key of what all endpoints of a slice have in common.
+type Ports = Vec<BackendPort>;
+
+/// An address of a pod: what makes two endpoints the same.
+type Identity = (Vec<String>, String);
+
+/// Plans for a Service. `backends` are the pods of its namespace that it
+/// selects, `existing` the slices that carry its name and [`MANAGED_BY`].
+#[must_use]
+pub fn plan<'a>(
+    service: &Service,
+    backends: impl IntoIterator<Item = &'a Backend>,
+    existing: impl IntoIterator<Item = &'a EndpointSlice>,
+) -> Plan {
+    if service.selector.is_none() {
+        // Others say where it leads; what is left of a predecessor goes.
+        let mut plan = Plan::default();
+        plan.delete
+            .extend(existing.into_iter().filter(|slice| is_orphan(slice, service)).cloned());
+        return plan;
+    }
+    let mut wanted: BTreeMap<Ports, BTreeMap<Identity, Endpoint>> = BTreeMap::new();
+    for backend in backends {
+        let Some(address) = backend.reachable_at() else { continue };
+        let endpoint = endpoint(service, backend, address.to_string());
+        let mut ports = service.ports_of(backend);
+        ports.sort();
+        wanted.entry(ports).or_default().insert(identity(&endpoint), endpoint);
+    }
+    let labels = labels(service);
+    let mut plan = Plan::default();
+    let mut found: BTreeMap<Option<Ports>, Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in existing {
+        if is_owned(slice, service) && slice.address_type == ADDRESS_TYPE {
+            found.entry(ports_of(slice)).or_default().push(slice);
+        } else {
+            plan.delete.push(slice.clone());
+        }
+    }
+    let mut kept = 0;
+    for (ports, endpoints) in wanted {
+        let slices = found.remove(&Some(ports.clone())).unwrap_or_default();
+        kept += spread(&mut plan, service, &ports, slices, endpoints, &labels);
+    }
+    // Slices whose ports nobody has any more.
+    let unwanted = found.into_values().flatten();
+    if kept == 0 && plan.create.is_empty() {
+        kept_empty(&mut plan, service, unwanted.collect(), &labels);
+    } else {
+        plan.delete.extend(unwanted.cloned());
+    }
+    reuse(&mut plan, service);
+    if service.terminating {
+        plan.create.clear();
+    }
+    plan
+}
+
+/// A Service without backends keeps one empty slice, which tells those who
+/// watch from one that was not seen yet.
+fn kept_empty(plan: &mut Plan, service: &Service, mut unwanted: Vec<&EndpointSlice>, labels: &Labels) {
+    let is_right = |slice: &&EndpointSlice| {
+        slice.endpoints.is_empty() && slice.ports.iter().flatten().next().is_none() && slice.metadata.labels.as_ref() == Some(labels)
+    };
+    if let Some(index) = unwanted.iter().position(is_right) {
+        unwanted.swap_remove(index);
+    } else {
+        plan.create.push(new_slice(service, &[], Vec::new(), labels));
+    }
+    plan.delete.extend(unwanted.into_iter().cloned());
+}
+
+/// Turns pairs of a deletion and a creation into an update.
+fn reuse(plan: &mut Plan, service: &Service) {
+    let mut deleted = Vec::new();
+    for old in std::mem::take(&mut plan.delete) {
+        let fits = is_owned(&old, service) && old.address_type == ADDRESS_TYPE;
+        match plan.create.pop_if(|_| fits) {
+            Some(new) => plan.update.push(EndpointSlice {
+                metadata: ObjectMeta {
+                    labels: new.metadata.labels,
+                    ..old.metadata
+                },
+                ..new
+            }),
+            None => deleted.push(old),
+        }
+    }
+    plan.delete = deleted;
+}
+
+/// Spreads endpoints with the same ports over slices; gives how many of those
+/// that exist stay.
+fn spread(
+    plan: &mut Plan,
+    service: &Service,
+    ports: &[BackendPort],
+    existing: Vec<&EndpointSlice>,
+    mut wanted: BTreeMap<Identity, Endpoint>,
+    labels: &Labels,
+) -> usize {
+    let mut drafts: Vec<Draft<'_>> = existing.into_iter().map(|slice| Draft::of(slice, &mut wanted, labels)).collect();
+    let mut left: Vec<Endpoint> = wanted.into_values().collect();
+    drafts.sort_by_key(|draft| Reverse(draft.endpoints.len()));
+    for draft in drafts.iter_mut().filter(|draft| draft.written) {
+        draft.fill(&mut left);
+    }
+    while !left.is_empty() {
+        // The gap that takes all and is smallest, or else the largest.
+        let gaps = || drafts.iter().enumerate().filter(|(_, draft)| draft.room() > 0);
+        let best = gaps()
+            .filter(|(_, draft)| draft.room() >= left.len())
+            .min_by_key(|(_, draft)| draft.room())
+            .or_else(|| gaps().max_by_key(|(_, draft)| draft.room()))
+            .map(|(index, _)| index);
+        let Some(index) = best else { break };
+        drafts[index].fill(&mut left);
+    }
+    let mut kept = 0;
+    for draft in drafts {
+        if draft.endpoints.is_empty() {
+            plan.delete.push(draft.slice.clone());
+            continue;
+        }
+        kept += 1;
+        if draft.written {
+            plan.update.push(EndpointSlice {
+                metadata: ObjectMeta {
+                    labels: Some(labels.clone()),
+                    ..draft.slice.metadata.clone()
+                },
+                endpoints: draft.endpoints,
+                ..draft.slice.clone()
+            });
+        }
+    }
+    for endpoints in left.chunks(ENDPOINTS_MAX) {
+        plan.create.push(new_slice(service, ports, endpoints.to_vec(), labels));
+    }
+    kept
+}
+
+/// A slice as it is going to be.
+struct Draft<'a> {
+    slice: &'a EndpointSlice,
+    endpoints: Vec<Endpoint>,
+    written: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// The slice without what is not wanted any more; what it keeps is taken
+    /// from `wanted`.
+    fn of(slice: &'a EndpointSlice, wanted: &mut BTreeMap<Identity, Endpoint>, labels: &Labels) -> Self {
+        let mut endpoints = Vec::with_capacity(slice.endpoints.len());
+        for endpoint in &slice.endpoints {
+            if endpoints.len() < ENDPOINTS_MAX
+                && let Some(kept) = wanted.remove(&identity(endpoint))
+            {
+                endpoints.push(kept);
+            }
+        }
+        let written = endpoints != slice.endpoints || slice.metadata.labels.as_ref() != Some(labels);
+        Self { slice, endpoints, written }
+    }
+
+    fn room(&self) -> usize {
+        ENDPOINTS_MAX - self.endpoints.len() // never longer
+    }
+
+    fn fill(&mut self, left: &mut Vec<Endpoint>) {
+        let count = self.room().min(left.len());
+        self.written |= count > 0;
+        self.endpoints.extend(left.drain(..count));
+    }
+}
+
+fn identity(endpoint: &Endpoint) -> Identity {
+    let pod = endpoint.target_ref.as_ref().and_then(|reference| reference.name.clone());
+    (endpoint.addresses.clone(), pod.unwrap_or_default())
+}
+
+fn endpoint(service: &Service, backend: &Backend, address: String) -> Endpoint {
+    let ready = service.publish_not_ready_addresses || (backend.ready && !backend.terminating);
+    Endpoint {
+        addresses: vec![address],
+        conditions: Some(EndpointConditions {
+            ready: Some(ready),
+            serving: Some(backend.ready),
+            terminating: Some(backend.terminating),
+        }),
+        hostname: backend.hostname_in(service),
+        node_name: backend.node.clone(),
+        target_ref: Some(backend.reference()),
+        ..Endpoint::default()
+    }
+}
+
+/// The labels of all slices of a Service: its own, and whose and what they are.
+fn labels(service: &Service) -> Labels {
+    let mut labels = service.labels.clone();
+    labels.remove(HEADLESS_LABEL);
+    if service.headless {
+        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
+    }
+    labels.insert(SERVICE_LABEL.to_owned(), service.name.clone());
+    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
+    labels
+}
+
+fn new_slice(service: &Service, ports: &[BackendPort], endpoints: Vec<Endpoint>, labels: &Labels) -> EndpointSlice {
+    let port = |port: &BackendPort| EndpointPort {
+        name: Some(port.name.clone()),
+        port: Some(port.number),
+        protocol: Some(port.protocol.clone()),
+        app_protocol: port.app_protocol.clone(),
+    };
+    EndpointSlice {
+        address_type: ADDRESS_TYPE.to_owned(),
+        endpoints,
+        metadata: ObjectMeta {
+            namespace: Some(service.namespace.clone()),
+            generate_name: Some(format!("{}-", service.name)),
+            labels: Some(labels.clone()),
+            owner_references: Some(vec![service.owner_reference()]),
+            ..ObjectMeta::default()
+        },
+        ports: Some(ports.iter().map(port).collect()),
+    }
+}
+
+/// The ports of a slice; `None` if we would not have written them.
+fn ports_of(slice: &EndpointSlice) -> Option<Ports> {
+    let port = |port: &EndpointPort| {
+        Some(BackendPort {
+            name: port.name.clone().unwrap_or_default(),
+            protocol: port.protocol.clone()?,
+            number: port.port?,
+            app_protocol: port.app_protocol.clone(),
+        })
+    };
+    let mut ports = slice.ports.iter().flatten().map(port).collect::<Option<Ports>>()?;
+    ports.sort();
+    Some(ports)
+}
+
+fn is_owned(slice: &EndpointSlice, service: &Service) -> bool {
+    let mut owners = slice.metadata.owner_references.iter().flatten();
+    owners.any(|owner| owner.controller == Some(true) && owner.uid == service.uid)
+}
+
+/// Whether a slice belongs to a Service that is no more, of the same name.
+fn is_orphan(slice: &EndpointSlice, service: &Service) -> bool {
+    let mut owners = slice.metadata.owner_references.iter().flatten();
+    owners.any(|owner| owner.kind == "Service" && owner.name == service.name) && !is_owned(slice, service)
+}

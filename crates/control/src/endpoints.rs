@@ -1,0 +1,188 @@
+//! The Endpoints of a Service, the older form of what its EndpointSlices say:
+//! what they are to be, given its pods and what they are. No I/O;
+//! [`crate::publish`] acts on it.
+//!
+//! Source: upstream `pkg/controller/endpoint/endpoints_controller.go`,
+//! `pkg/api/v1/endpoints/util.go` `RepackSubsets`.
+
+use std::collections::BTreeMap;
+
+use api::typed::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectMeta};
+
+use crate::backend::{Backend, BackendPort, HEADLESS_LABEL, Labels, Service};
+
+#[cfg(test)]
+mod tests;
+
+/// Addresses there are at most, ready or not.
+pub const ADDRESSES_MAX: usize = 1000;
+/// Tells that there would be more addresses than are named.
+pub const OVER_CAPACITY_ANNOTATION: &str = "endpoints.kubernetes.io/over-capacity";
+/// Names who keeps Endpoints.
+pub const MANAGED_BY_LABEL: &str = "endpoints.kubernetes.io/managed-by";
+/// We do.
+pub const MANAGED_BY: &str = "endpoint-controller";
+
+/// Address and UID of its pod: the order of addresses.
+type Identity = (String, String);
+
+/// What is to be written for a Service, if anything; with a resource version
+/// it takes the place of `existing`. `backends` are the pods of its namespace
+/// that it selects.
+#[must_use]
+pub fn plan<'a>(service: &Service, backends: impl IntoIterator<Item = &'a Backend>, existing: Option<&Endpoints>) -> Option<Endpoints> {
+    if service.selector.is_none() || (service.terminating && existing.is_none()) {
+        return None;
+    }
+    let mut subsets = subsets(service, backends);
+    let truncated = truncate(&mut subsets, ADDRESSES_MAX);
+    let labels = labels(service);
+    let old = existing.map(|endpoints| endpoints.metadata.clone()).unwrap_or_default();
+    let mut annotations = old.annotations.clone().unwrap_or_default();
+    if truncated {
+        annotations.insert(OVER_CAPACITY_ANNOTATION.to_owned(), "truncated".to_owned());
+    } else {
+        annotations.remove(OVER_CAPACITY_ANNOTATION);
+    }
+    let is_right = |existing: &Endpoints| {
+        existing.subsets.as_deref().unwrap_or_default() == subsets
+            && existing.metadata.labels.as_ref() == Some(&labels)
+            && existing.metadata.annotations.clone().unwrap_or_default() == annotations
+    };
+    if existing.is_some_and(is_right) {
+        return None;
+    }
+    Some(Endpoints {
+        metadata: ObjectMeta {
+            name: Some(service.name.clone()),
+            namespace: Some(service.namespace.clone()),
+            labels: Some(labels),
+            annotations: Some(annotations).filter(|annotations| !annotations.is_empty()),
+            ..old
+        },
+        subsets: Some(subsets).filter(|subsets| !subsets.is_empty()),
+    })
+}
+
+/// Whether we keep these Endpoints.
+#[must_use]
+pub fn is_managed(endpoints: &Endpoints) -> bool {
+    let labels = endpoints.metadata.labels.as_ref();
+    labels
+        .and_then(|labels| labels.get(MANAGED_BY_LABEL))
+        .is_some_and(|by| by == MANAGED_BY)
+}
+
+fn labels(service: &Service) -> Labels {
+    let mut labels = service.labels.clone();
+    labels.remove(HEADLESS_LABEL);
+    if service.headless {
+        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
+    }
+    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
+    labels
+}
+
+/// The canonical form: ports with the same backends are one subset; ports by
+/// name, addresses by address, subsets by ports.
+fn subsets<'a>(service: &Service, backends: impl IntoIterator<Item = &'a Backend>) -> Vec<EndpointSubset> {
+    let mut addresses: BTreeMap<Identity, (EndpointAddress, bool)> = BTreeMap::new();
+    // `None` is the port of a headless Service without ports.
+    let mut by_port: BTreeMap<Option<BackendPort>, Vec<Identity>> = BTreeMap::new();
+    for backend in backends {
+        let Some(address) = backend.reachable_at() else { continue };
+        if backend.terminating && !service.publish_not_ready_addresses {
+            continue;
+        }
+        let address = EndpointAddress {
+            ip: address.to_string(),
+            hostname: backend.hostname_in(service),
+            node_name: backend.node.clone(),
+            target_ref: Some(backend.reference()),
+        };
+        let identity = (address.ip.clone(), backend.uid.clone());
+        if service.ports.is_empty() && service.cluster_ip_none {
+            by_port.entry(None).or_default().push(identity.clone());
+        }
+        for port in service.ports_of(backend) {
+            by_port.entry(Some(port)).or_default().push(identity.clone());
+        }
+        addresses.insert(identity, (address, service.publish_not_ready_addresses || backend.ready));
+    }
+    let mut by_backends: BTreeMap<Vec<Identity>, Vec<BackendPort>> = BTreeMap::new();
+    for (port, mut backends) in by_port {
+        backends.sort();
+        by_backends.entry(backends).or_default().extend(port);
+    }
+    let mut grouped: Vec<(Vec<BackendPort>, Vec<Identity>)> = by_backends.into_iter().map(|(backends, ports)| (ports, backends)).collect();
+    grouped.sort();
+    let subset = |(ports, backends): (Vec<BackendPort>, Vec<Identity>)| {
+        let (ready, not_ready): (Vec<_>, Vec<_>) = backends
+            .iter()
+            .filter_map(|identity| addresses.get(identity))
+            .cloned()
+            .partition(|(_, ready)| *ready);
+        let listed = |list: Vec<(EndpointAddress, bool)>| Some(list.into_iter().map(|(address, _)| address).collect());
+        EndpointSubset {
+            addresses: listed(ready).filter(|list: &Vec<_>| !list.is_empty()),
+            not_ready_addresses: listed(not_ready).filter(|list: &Vec<_>| !list.is_empty()),
+            ports: Some(ports.into_iter().map(port).collect()).filter(|list: &Vec<_>| !list.is_empty()),
+        }
+    };
+    grouped.into_iter().map(subset).collect()
+}
+
+fn port(port: BackendPort) -> EndpointPort {
+    EndpointPort {
+        name: Some(port.name).filter(|name| !name.is_empty()),
+        port: port.number,
+        protocol: Some(port.protocol),
+        app_protocol: port.app_protocol,
+    }
+}
+
+/// Cuts to `max` addresses: those that are not ready go first, and every
+/// subset keeps its share. Gives whether there were more.
+///
+/// Source: upstream `truncateEndpoints`.
+fn truncate(subsets: &mut Vec<EndpointSubset>, max: usize) -> bool {
+    let count = |list: fn(&EndpointSubset) -> &Option<Vec<EndpointAddress>>| -> Vec<usize> {
+        subsets.iter().map(|subset| list(subset).as_ref().map_or(0, Vec::len)).collect()
+    };
+    let ready = count(|subset| &subset.addresses);
+    let not_ready = count(|subset| &subset.not_ready_addresses);
+    if ready.iter().sum::<usize>() + not_ready.iter().sum::<usize>() <= max {
+        return false;
+    }
+    let ready = shares(&ready, max);
+    let not_ready = shares(&not_ready, max - ready.iter().sum::<usize>());
+    let cut = |list: &mut Option<Vec<EndpointAddress>>, share: usize| {
+        if let Some(addresses) = list {
+            addresses.truncate(share);
+        }
+        list.take_if(|addresses| addresses.is_empty());
+    };
+    for (subset, (ready, not_ready)) in subsets.iter_mut().zip(ready.into_iter().zip(not_ready)) {
+        cut(&mut subset.addresses, ready);
+        cut(&mut subset.not_ready_addresses, not_ready);
+    }
+    subsets.retain(|subset| subset.addresses.is_some() || subset.not_ready_addresses.is_some());
+    true
+}
+
+/// Splits `room` in proportion to `counts`; what rounding leaves goes to the
+/// first that can use it. Nobody gets more than its count.
+fn shares(counts: &[usize], room: usize) -> Vec<usize> {
+    let total: usize = counts.iter().sum();
+    if total <= room {
+        return counts.to_vec();
+    }
+    let mut shares: Vec<usize> = counts.iter().map(|count| count * room / total).collect();
+    let mut left = room - shares.iter().sum::<usize>();
+    for (share, count) in shares.iter_mut().zip(counts) {
+        let more = left.min(count - *share);
+        *share += more;
+        left -= more;
+    }
+    shares
+}

@@ -1,0 +1,400 @@
+//! Keeps the EndpointSlices and the Endpoints of every Service: watches in,
+//! writes out.
+//!
+//! What is to be written is decided in [`crate::endpoint_slice`] and
+//! [`crate::endpoints`]; `cache.rs` knows what concerns whom, `queue.rs` who
+//! is next. For one Service one write is under way at a time: what changes
+//! meanwhile goes into the next.
+//!
+//! What belongs to a Service that is gone is deleted here; nothing waits for a
+//! garbage collector.
+//!
+//! Source: upstream `pkg/controller/endpointslice/endpointslice_controller.go`,
+//! `pkg/controller/endpoint/endpoints_controller.go`.
+
+mod cache;
+mod queue;
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use api::Time;
+use api::typed::discovery::EndpointSlice;
+use api::typed::{Endpoints, ObjectMeta, Pod, Service};
+use futures::{Stream, StreamExt};
+use jiff::Timestamp;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use kube_runtime::WatchStreamExt;
+use kube_runtime::watcher::{self, Event, watcher};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{self, Backend, Key};
+use crate::endpoint_slice;
+use cache::{Cache, Item, Work};
+use queue::Queue;
+
+/// Writes under way at a time, of one Service each.
+const WRITES_MAX: usize = 16;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why something was not written; it is tried again.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("{doing}: {source}")]
+    Request {
+        doing: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("{doing}: no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout { doing: String },
+}
+
+impl WriteError {
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Request { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            Self::Timeout { .. } => None,
+        }
+    }
+}
+
+/// What the server has answered.
+enum Answer {
+    Slice(Box<EndpointSlice>),
+    SliceGone(Key, Option<String>),
+    Endpoints(Box<Endpoints>),
+    EndpointsGone(Key, Option<String>),
+}
+
+/// What was done about an item, up to the first failure.
+struct Ended {
+    item: Item,
+    answers: Vec<Answer>,
+    outcome: Result<(), WriteError>,
+}
+
+/// Keeps slices and Endpoints until `shutdown`. What a dropped call has begun
+/// is continued by the next run.
+pub async fn run(client: Client, shutdown: CancellationToken) {
+    let mut services = std::pin::pin!(watch::<Service>(&client, watcher::Config::default()));
+    let mut pods = std::pin::pin!(watch::<Pod>(&client, watcher::Config::default()));
+    let ours = format!("{}={}", endpoint_slice::MANAGED_BY_LABEL, endpoint_slice::MANAGED_BY);
+    let mut slices = std::pin::pin!(watch::<EndpointSlice>(&client, watcher::Config::default().labels(&ours)));
+    let mut endpoints = std::pin::pin!(watch::<Endpoints>(&client, watcher::Config::default()));
+    let mut state = State::default();
+    let mut writes: JoinSet<Ended> = JoinSet::new();
+    loop {
+        if let Some((item, work)) = state.next(writes.len()) {
+            writes.spawn(write(client.clone(), item, work));
+        }
+        let wait = state.wait(writes.len());
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = pause(wait) => {}
+            Some(event) = services.next() => state.service(event),
+            Some(event) = pods.next() => state.pod(event),
+            Some(event) = slices.next() => state.slice(event),
+            Some(event) = endpoints.next() => state.endpoints(event),
+            Some(ended) = writes.join_next() => match ended {
+                Ok(ended) => state.ended(ended),
+                Err(error) => std::panic::resume_unwind(error.into_panic()), // nobody aborts them
+            },
+        }
+    }
+}
+
+type Watched<K> = Result<Event<K>, watcher::Error>;
+
+fn watch<K>(client: &Client, config: watcher::Config) -> impl Stream<Item = Watched<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watcher(Api::<K>::all(client.clone()), config).default_backoff()
+}
+
+async fn pause(wait: Option<Duration>) {
+    match wait {
+        Some(Duration::ZERO) => {}
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn now() -> Time {
+    Timestamp::now().into()
+}
+
+/// How far a watch has got.
+#[derive(Default)]
+struct Listing {
+    /// All that exist have been seen once.
+    complete: bool,
+    /// While a list is read: what was known before and has not been seen.
+    unseen: BTreeSet<Key>,
+}
+
+impl Listing {
+    fn begin(&mut self, known: BTreeSet<Key>) {
+        self.unseen = known;
+    }
+
+    fn end(&mut self) -> BTreeSet<Key> {
+        self.complete = true;
+        std::mem::take(&mut self.unseen)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    cache: Cache,
+    queue: Queue<Item>,
+    services: Listing,
+    pods: Listing,
+    slices: Listing,
+    endpoints: Listing,
+}
+
+fn key_of(metadata: &ObjectMeta) -> Key {
+    (
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+fn watch_failed<K: Resource<DynamicType = ()>>(error: &watcher::Error) {
+    tracing::warn!(resource = %K::plural(&()), error = %error, "watch failed; it is tried again");
+}
+
+impl State {
+    /// Nothing is decided before all that exists is known.
+    fn may_write(&self, writes: usize) -> bool {
+        let listed = self.services.complete && self.pods.complete && self.slices.complete && self.endpoints.complete;
+        listed && writes < WRITES_MAX
+    }
+
+    /// What to write next. `None` does not mean that nothing is left: that is
+    /// for [`Self::wait`] to say.
+    fn next(&mut self, writes: usize) -> Option<(Item, Work)> {
+        if !self.may_write(writes) {
+            return None;
+        }
+        let item = self.queue.next(now())?;
+        let work = self.cache.work(&item);
+        if work.is_none() {
+            self.queue.done(&item);
+        }
+        work.map(|work| (item, work))
+    }
+
+    fn wait(&self, writes: usize) -> Option<Duration> {
+        self.queue.wait(now()).filter(|_| self.may_write(writes))
+    }
+
+    fn push(&mut self, items: Vec<Item>) {
+        for item in items {
+            self.queue.push(item);
+        }
+    }
+
+    fn service(&mut self, event: Watched<Service>) {
+        let concerned = match event {
+            Ok(Event::Apply(service) | Event::InitApply(service)) => {
+                let service = backend::Service::of(&service);
+                self.services.unseen.remove(&service.key());
+                self.cache.service(service)
+            }
+            Ok(Event::Delete(service)) => self.cache.service_gone(&key_of(&service.metadata)),
+            Ok(Event::Init) => return self.services.begin(self.cache.services()),
+            Ok(Event::InitDone) => self.services.end().iter().flat_map(|key| self.cache.service_gone(key)).collect(),
+            Err(error) => return watch_failed::<Service>(&error),
+        };
+        self.push(concerned);
+    }
+
+    fn pod(&mut self, event: Watched<Pod>) {
+        let concerned = match event {
+            Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
+                let backend = Backend::of(&pod);
+                self.pods.unseen.remove(&backend.key());
+                self.cache.backend(backend)
+            }
+            Ok(Event::Delete(pod)) => self.cache.backend_gone(&key_of(&pod.metadata)),
+            Ok(Event::Init) => return self.pods.begin(self.cache.backends()),
+            Ok(Event::InitDone) => self.pods.end().iter().flat_map(|key| self.cache.backend_gone(key)).collect(),
+            Err(error) => return watch_failed::<Pod>(&error),
+        };
+        self.push(concerned);
+    }
+
+    fn slice(&mut self, event: Watched<EndpointSlice>) {
+        let concerned = match event {
+            Ok(Event::Apply(slice)) => self.cache.slice(slice, false),
+            Ok(Event::InitApply(slice)) => {
+                self.slices.unseen.remove(&key_of(&slice.metadata));
+                self.cache.slice(slice, true)
+            }
+            Ok(Event::Delete(slice)) => self.cache.slice_gone(&key_of(&slice.metadata), slice.metadata.uid.as_deref()),
+            Ok(Event::Init) => return self.slices.begin(self.cache.slices()),
+            Ok(Event::InitDone) => self.slices.end().iter().flat_map(|id| self.cache.slice_gone(id, None)).collect(),
+            Err(error) => return watch_failed::<EndpointSlice>(&error),
+        };
+        self.push(concerned);
+    }
+
+    fn endpoints(&mut self, event: Watched<Endpoints>) {
+        let concerned = match event {
+            Ok(Event::Apply(endpoints)) => self.cache.endpoints(endpoints, false),
+            Ok(Event::InitApply(endpoints)) => {
+                self.endpoints.unseen.remove(&key_of(&endpoints.metadata));
+                self.cache.endpoints(endpoints, true)
+            }
+            Ok(Event::Delete(endpoints)) => self
+                .cache
+                .endpoints_gone(&key_of(&endpoints.metadata), endpoints.metadata.uid.as_deref()),
+            Ok(Event::Init) => return self.endpoints.begin(self.cache.all_endpoints()),
+            Ok(Event::InitDone) => self
+                .endpoints
+                .end()
+                .iter()
+                .flat_map(|key| self.cache.endpoints_gone(key, None))
+                .collect(),
+            Err(error) => return watch_failed::<Endpoints>(&error),
+        };
+        self.push(concerned);
+    }
+
+    /// Takes the server's answers as seen, so that nothing is decided on what
+    /// our own writes have made old.
+    fn ended(&mut self, ended: Ended) {
+        let Ended { item, answers, outcome } = ended;
+        for answer in answers {
+            let concerned = match answer {
+                Answer::Slice(slice) => self.cache.slice(*slice, false),
+                Answer::SliceGone(id, uid) => self.cache.slice_gone(&id, uid.as_deref()),
+                Answer::Endpoints(endpoints) => self.cache.endpoints(*endpoints, false),
+                Answer::EndpointsGone(key, uid) => self.cache.endpoints_gone(&key, uid.as_deref()),
+            };
+            // It is as we wanted it: only others need to look again.
+            self.push(concerned.into_iter().filter(|concerned| *concerned != item).collect());
+        }
+        match outcome {
+            Ok(()) => self.queue.done(&item),
+            Err(error) => {
+                // Somebody was faster, or the namespace is about to go.
+                let expected = matches!(error.code(), Some(403 | 404 | 409));
+                if expected {
+                    tracing::debug!(error = %error, "not written; it is tried again");
+                } else {
+                    tracing::warn!(error = %error, "not written; it is tried again");
+                }
+                self.queue.failed(&item, now());
+            }
+        }
+    }
+}
+
+async fn write(client: Client, item: Item, work: Work) -> Ended {
+    let mut answers = Vec::new();
+    let outcome = match work {
+        Work::Slices(plan) => write_slices(&client, plan, &mut answers).await,
+        Work::WriteEndpoints(endpoints) => match put(&client, &*endpoints).await {
+            Ok(written) => {
+                answers.push(Answer::Endpoints(written.into()));
+                Ok(())
+            }
+            Err(error) => {
+                if error.code() == Some(404) && endpoints.metadata.uid.is_some() {
+                    answers.push(Answer::EndpointsGone(key_of(&endpoints.metadata), endpoints.metadata.uid));
+                }
+                Err(error)
+            }
+        },
+        Work::DeleteEndpoints(endpoints) => delete(&client, &*endpoints).await.map(|()| {
+            answers.push(Answer::EndpointsGone(key_of(&endpoints.metadata), endpoints.metadata.uid));
+        }),
+    };
+    Ended { item, answers, outcome }
+}
+
+async fn write_slices(client: &Client, plan: endpoint_slice::Plan, answers: &mut Vec<Answer>) -> Result<(), WriteError> {
+    for slice in plan.create.into_iter().chain(plan.update) {
+        match put(client, &slice).await {
+            Ok(written) => answers.push(Answer::Slice(written.into())),
+            Err(error) => {
+                if error.code() == Some(404) && slice.metadata.uid.is_some() {
+                    answers.push(Answer::SliceGone(key_of(&slice.metadata), slice.metadata.uid));
+                }
+                return Err(error);
+            }
+        }
+    }
+    for slice in plan.delete {
+        delete(client, &slice).await?;
+        answers.push(Answer::SliceGone(key_of(&slice.metadata), slice.metadata.uid));
+    }
+    Ok(())
+}
+
+/// Creates an object, or replaces the version it has.
+async fn put<K>(client: &Client, object: &K) -> Result<K, WriteError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let (namespace, name) = key_of(object.meta());
+    let objects: Api<K> = Api::namespaced(client.clone(), &namespace);
+    let params = PostParams::default();
+    let kind = K::kind(&());
+    if object.meta().resource_version.is_some() {
+        request(
+            format!("replacing {kind} {namespace}/{name}"),
+            objects.replace(&name, &params, object),
+        )
+        .await
+    } else {
+        let name = object.meta().generate_name.clone().unwrap_or(name);
+        request(format!("creating {kind} {namespace}/{name}"), objects.create(&params, object)).await
+    }
+}
+
+/// Deletes this very object; it is fine if it is gone.
+async fn delete<K>(client: &Client, object: &K) -> Result<(), WriteError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let (namespace, name) = key_of(object.meta());
+    let objects: Api<K> = Api::namespaced(client.clone(), &namespace);
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: object.meta().uid.clone(),
+        resource_version: None,
+    });
+    match request(
+        format!("deleting {} {namespace}/{name}", K::kind(&())),
+        objects.delete(&name, &params),
+    )
+    .await
+    {
+        Err(error) if error.code() == Some(404) => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
+
+async fn request<T>(doing: String, call: impl Future<Output = kube::Result<T>>) -> Result<T, WriteError> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(WriteError::Request {
+            doing,
+            source: Box::new(source),
+        }),
+        Err(_) => Err(WriteError::Timeout { doing }),
+    }
+}
