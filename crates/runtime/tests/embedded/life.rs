@@ -57,6 +57,7 @@ async fn root_states_are_seen_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: run it alone, with --ignored --nocapture"]
 async fn root_timings_of_one_pod() {
     let node = Node::new("timings").await;
     let mut totals = Vec::new();
