@@ -157,7 +157,7 @@ impl SmallDisk {
         fs::create_dir_all(at).unwrap();
         e2e::host::run(
             Command::new("mount")
-                .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+                .args(["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs"])
                 .arg(at),
         )
         .unwrap();
