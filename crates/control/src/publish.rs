@@ -290,7 +290,8 @@ impl State {
         match outcome {
             Ok(()) => self.queue.done(&item),
             Err(error) => {
-                // Somebody was faster, or the namespace is about to go.
+                // Somebody was faster, which the watch will tell, or the
+                // namespace is about to go.
                 let expected = matches!(error.code(), Some(403 | 404 | 409));
                 if expected {
                     tracing::debug!(error = %error, "not written; it is tried again");
@@ -307,18 +308,9 @@ async fn write(client: Client, item: Item, work: Work) -> Ended {
     let mut answers = Vec::new();
     let outcome = match work {
         Work::Slices(plan) => write_slices(&client, plan, &mut answers).await,
-        Work::WriteEndpoints(endpoints) => match put(&client, &*endpoints).await {
-            Ok(written) => {
-                answers.push(Answer::Endpoints(written.into()));
-                Ok(())
-            }
-            Err(error) => {
-                if error.code() == Some(404) && endpoints.metadata.uid.is_some() {
-                    answers.push(Answer::EndpointsGone(key_of(&endpoints.metadata), endpoints.metadata.uid));
-                }
-                Err(error)
-            }
-        },
+        Work::WriteEndpoints(endpoints) => put(&client, &*endpoints)
+            .await
+            .map(|written| answers.push(Answer::Endpoints(written.into()))),
         Work::DeleteEndpoints(endpoints) => delete(&client, &*endpoints).await.map(|()| {
             answers.push(Answer::EndpointsGone(key_of(&endpoints.metadata), endpoints.metadata.uid));
         }),
@@ -328,15 +320,7 @@ async fn write(client: Client, item: Item, work: Work) -> Ended {
 
 async fn write_slices(client: &Client, plan: endpoint_slice::Plan, answers: &mut Vec<Answer>) -> Result<(), WriteError> {
     for slice in plan.create.into_iter().chain(plan.update) {
-        match put(client, &slice).await {
-            Ok(written) => answers.push(Answer::Slice(written.into())),
-            Err(error) => {
-                if error.code() == Some(404) && slice.metadata.uid.is_some() {
-                    answers.push(Answer::SliceGone(key_of(&slice.metadata), slice.metadata.uid));
-                }
-                return Err(error);
-            }
-        }
+        answers.push(Answer::Slice(put(client, &slice).await?.into()));
     }
     for slice in plan.delete {
         delete(client, &slice).await?;
@@ -366,7 +350,8 @@ where
     }
 }
 
-/// Deletes this very object; it is fine if it is gone.
+/// Deletes this very object. That it is gone already is an error like others:
+/// the watch will tell, and then there is nothing to try again.
 async fn delete<K>(client: &Client, object: &K) -> Result<(), WriteError>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
@@ -377,15 +362,12 @@ where
         uid: object.meta().uid.clone(),
         resource_version: None,
     });
-    match request(
+    request(
         format!("deleting {} {namespace}/{name}", K::kind(&())),
         objects.delete(&name, &params),
     )
     .await
-    {
-        Err(error) if error.code() == Some(404) => Ok(()),
-        outcome => outcome.map(drop),
-    }
+    .map(drop)
 }
 
 async fn request<T>(doing: String, call: impl Future<Output = kube::Result<T>>) -> Result<T, WriteError> {

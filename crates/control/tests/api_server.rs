@@ -1,7 +1,8 @@
 //! Scheduler and controllers against the real API server, in this process.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use api::Status;
@@ -9,8 +10,8 @@ use api::typed::events::Event;
 use api::typed::{ConfigMap, Namespace, Node, Pod, ServiceAccount};
 use apiserver::{ApiServer, Body, Config, Identity, Limits, NodeProxy, Version, authz, kinds};
 use futures::StreamExt;
-use http::{Request, Response};
-use http_body_util::BodyExt;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use kube_runtime::WatchStreamExt;
@@ -34,10 +35,21 @@ impl NodeProxy for NoNodes {
     }
 }
 
+/// A write of a controller that goes wrong: before it is done, or after.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Refused(u16),
+    AnswerLost,
+}
+
+/// What goes wrong next, in this order.
+type Faults = Arc<Mutex<VecDeque<Fault>>>;
+
 /// An API server with the scheduler and all controllers at work.
 struct Cluster {
     admin: Client,
     options: control::Options,
+    faults: Faults,
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
     _dir: tempfile::TempDir,
@@ -57,16 +69,28 @@ impl Cluster {
             clock: Arc::new(|| jiff::Timestamp::now().into()),
         };
         let server = ApiServer::start(config).await.unwrap();
+        let faults = Faults::default();
         let client = |identity: client::Identity| {
             let server = server.clone();
+            let faults = if identity == client::Identity::controllers() {
+                faults.clone()
+            } else {
+                Faults::default()
+            };
             let groups: Vec<&str> = identity.groups.iter().map(String::as_str).collect();
             let identity = Identity::new(&identity.user, &groups);
             client::in_process(move |request: Request<kube::client::Body>| {
                 let (server, identity) = (server.clone(), identity.clone());
+                let writes = matches!(*request.method(), Method::POST | Method::PUT | Method::DELETE);
+                let fault = if writes { faults.lock().unwrap().pop_front() } else { None };
                 async move {
-                    server
+                    if let Some(Fault::Refused(code)) = fault {
+                        return refusal(code);
+                    }
+                    let answer = server
                         .handle(Some(identity), request.map(|body| body.map_err(Into::into).boxed_unsync()))
-                        .await
+                        .await;
+                    if fault.is_some() { refusal(500) } else { answer }
                 }
             })
         };
@@ -79,6 +103,7 @@ impl Cluster {
         let mut cluster = Self {
             admin: client(client::Identity::admin("admin")),
             options,
+            faults,
             shutdown: CancellationToken::new(),
             tasks: JoinSet::new(),
             _dir: dir,
@@ -190,6 +215,12 @@ impl Cluster {
     async fn stop(mut self) {
         self.pause().await;
     }
+}
+
+fn refusal(code: u16) -> Response<Body> {
+    let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "a fault", "code": code });
+    let body = Full::from(status.to_string()).map_err(|never| match never {}).boxed_unsync();
+    Response::builder().status(code).body(body).unwrap()
 }
 
 fn bound(pod: &Pod) -> bool {

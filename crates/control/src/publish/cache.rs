@@ -9,6 +9,9 @@ use api::typed::{Endpoints, ObjectMeta};
 use crate::backend::{Backend, Key, Service};
 use crate::{endpoint_slice, endpoints};
 
+#[cfg(test)]
+mod tests;
+
 /// A thing to look at: what is kept for the Service of that name, which need
 /// not exist any more.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

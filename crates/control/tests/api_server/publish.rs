@@ -43,9 +43,9 @@ impl Cluster {
             "spec": { "nodeName": "n1", "containers": [{ "name": "c", "image": "busybox" }] },
         });
         self.create::<Pod>(pod).await;
-        let status = json!({ "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }] });
+        let conditions = json!([{ "type": "Ready", "status": "True" }]);
+        let status = json!({ "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }], "conditions": conditions });
         self.patch_status(name, status).await;
-        self.ready(name, true).await;
     }
 
     async fn ready(&self, name: &str, ready: bool) {
@@ -266,6 +266,48 @@ async fn what_a_service_leaves_goes_even_if_nobody_was_looking() {
     // Made by hand for a Service that goes: they go with it.
     services.delete("manual", &DeleteParams::default()).await.unwrap();
     cluster.until_gone(cluster.api::<Endpoints>(), "manual").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_fail_are_tried_again_and_nothing_is_written_twice() {
+    use Fault::{AnswerLost, Refused};
+    let cluster = Cluster::start().await;
+    cluster.running("a", "10.1.0.1").await;
+    // The accounts and certificates of all namespaces are written by then.
+    for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        let maps: Api<ConfigMap> = Api::namespaced(cluster.admin.clone(), namespace);
+        let accounts: Api<ServiceAccount> = Api::namespaced(cluster.admin.clone(), namespace);
+        cluster.until(maps, "kube-root-ca.crt", |_| true).await;
+        cluster.until(accounts, "default", |_| true).await;
+    }
+    let right =
+        |ready: bool| move |slices: &[&EndpointSlice]| slices.len() == 1 && seen(slices) == [("a".to_owned(), [ready, ready, false])];
+    let goes_wrong = [
+        Refused(500),
+        AnswerLost,
+        Refused(409),
+        AnswerLost,
+        Refused(429),
+        Refused(404),
+        AnswerLost,
+    ];
+    cluster.faults.lock().unwrap().extend(goes_wrong);
+    cluster.web().await;
+    cluster.slices_until("one slice", right(true)).await;
+    cluster.endpoints_until(|endpoints| listed(endpoints).0.len() == 1).await;
+    for ready in [false, true] {
+        cluster.faults.lock().unwrap().extend(goes_wrong);
+        cluster.ready("a", ready).await;
+        cluster.slices_until("changed", right(ready)).await;
+        cluster
+            .endpoints_until(|endpoints| listed(endpoints).0.len() == usize::from(ready))
+            .await;
+    }
+    cluster.faults.lock().unwrap().extend(goes_wrong);
+    cluster.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
+    cluster.slices_until("gone", |slices| slices.is_empty()).await;
+    cluster.until_gone(cluster.api::<Endpoints>(), "web").await;
     cluster.stop().await;
 }
 
