@@ -4,9 +4,9 @@
 //! of a longer line. Source: the CRI logging design note; upstream
 //! `kubelet/pkg/kuberuntime/logs`.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
 use api::Time;
@@ -216,45 +216,56 @@ impl LogFile {
 }
 
 /// Where the last `lines` log lines begin. Pieces of one long line count as
-/// one line.
+/// one line. Lines are counted and not kept: a client may ask for any number.
 fn tail_offset(file: &mut File, lines: usize) -> io::Result<u64> {
     let end = file.seek(SeekFrom::End(0))?;
     if lines == 0 {
         return Ok(end);
     }
-    let mut starts: VecDeque<u64> = VecDeque::new();
     let mut from = end;
     // Look at ever more of the end until enough line starts are in it.
     loop {
-        let at_start = from == 0;
-        if !at_start {
+        if from > 0 {
             from = from.saturating_sub(BLOCK_BYTES.max(end - from));
         }
-        starts.clear();
-        file.seek(SeekFrom::Start(from))?;
-        let mut reader = BufReader::new(Read::take(&*file, end - from));
-        let mut offset = from;
-        let mut line = Vec::new();
-        // A block that does not begin at the file's start begins within a line.
-        let mut continues = from > 0;
-        loop {
-            line.clear();
-            let got = reader.read_until(b'\n', &mut line)?;
-            if got == 0 {
-                break;
-            }
-            if !continues {
-                starts.push_back(offset);
-                if starts.len() > lines {
-                    starts.pop_front();
-                }
-            }
-            continues = Piece::parse(line.strip_suffix(b"\n").unwrap_or(&line)).is_some_and(|piece| piece.partial);
-            offset += got as u64;
+        let mut count = 0;
+        line_starts(file, from..end, |_| {
+            count += 1;
+            true
+        })?;
+        if count < lines && from > 0 {
+            continue;
         }
-        if starts.len() >= lines || from == 0 {
-            return Ok(starts.front().copied().unwrap_or(end));
+        let (mut left_out, mut first) = (count.saturating_sub(lines), end);
+        line_starts(file, from..end, |offset| {
+            let go_on = left_out > 0;
+            left_out = left_out.saturating_sub(1);
+            if !go_on {
+                first = offset;
+            }
+            go_on
+        })?;
+        return Ok(first);
+    }
+}
+
+/// Gives the offset of every line start in a part of the file to `seen`, until
+/// that says false.
+fn line_starts(file: &mut File, part: Range<u64>, mut seen: impl FnMut(u64) -> bool) -> io::Result<()> {
+    file.seek(SeekFrom::Start(part.start))?;
+    let mut reader = BufReader::new(Read::take(&*file, part.end - part.start));
+    let mut offset = part.start;
+    let mut line = Vec::new();
+    // A part that does not begin at the file's start begins within a line.
+    let mut continues = part.start > 0;
+    loop {
+        line.clear();
+        let got = reader.read_until(b'\n', &mut line)?;
+        if got == 0 || (!continues && !seen(offset)) {
+            return Ok(());
         }
+        continues = Piece::parse(line.strip_suffix(b"\n").unwrap_or(&line)).is_some_and(|piece| piece.partial);
+        offset += got as u64;
     }
 }
 
