@@ -9,7 +9,7 @@ use api::node::ContainerId;
 use api::typed::PodStatus;
 
 use crate::event::PodEvent;
-use crate::input::PullPolicy;
+use crate::input::{Handler, Hook, PullPolicy};
 
 /// What the driver must do after one step.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +121,17 @@ pub enum Verb {
         /// Value of the note.
         value: String,
     },
+    /// Run a hook of a running attempt.
+    RunHook {
+        /// The attempt.
+        id: ContainerId,
+        /// Which.
+        hook: Hook,
+        /// What it does.
+        handler: Handler,
+        /// It is given up after this long.
+        limit: Duration,
+    },
     /// Send the stop signal, wait up to `grace`, then kill. A later `Stop` of
     /// the same attempt with a shorter grace shortens the wait of the first.
     Stop {
@@ -136,7 +147,7 @@ pub enum Verb {
         /// The attempt.
         id: ContainerId,
     },
-    /// Give up the action: pulls, mounts, and stops about to be replaced by a
+    /// Give up the action: pulls, mounts, hooks, and stops about to be replaced by a
     /// shorter one. Has no `Done` of its own; the cancelled action still has one.
     Cancel(ActionId),
     /// Flush the last status to the API, then delete the pod there with grace
@@ -156,6 +167,7 @@ impl Verb {
             Self::Pull { .. } => Duration::from_secs(3600),
             Self::Create { .. } | Self::Start { .. } | Self::Note { .. } | Self::Remove { .. } => Duration::from_secs(120),
             Self::Stop { grace, .. } => *grace + Duration::from_secs(30),
+            Self::RunHook { limit, .. } => *limit,
             Self::Cancel(_) => Duration::from_secs(1),
             Self::ConfirmDeletion => Duration::from_secs(60),
         }
@@ -179,6 +191,7 @@ impl fmt::Display for Verb {
             Self::Stop {
                 grace, signal: Some(n), ..
             } => write!(f, "Stop signal={n} grace={}s", grace.as_secs_f64()),
+            Self::RunHook { hook, .. } => write!(f, "RunHook {}", hook.as_str()),
             Self::Remove { .. } => f.write_str("Remove"),
             Self::Cancel(id) => write!(f, "Cancel {}", id.0),
             Self::ConfirmDeletion => f.write_str("ConfirmDeletion"),
@@ -203,6 +216,10 @@ pub enum Reason {
     Exited(i32),
     /// The image of the running attempt is not the spec's.
     DefinitionChanged,
+    /// The process runs; its `postStart` hook is due.
+    Started,
+    /// The `postStart` hook failed.
+    HookFailed,
     /// A fact must outlive the agent.
     Durable,
     /// A newer attempt made this one superfluous.
@@ -231,6 +248,8 @@ impl fmt::Display for Reason {
             Self::Created => "created",
             Self::Exited(code) => return write!(f, "exited({code})"),
             Self::DefinitionChanged => "definition-changed",
+            Self::Started => "started",
+            Self::HookFailed => "hook-failed",
             Self::Durable => "durable",
             Self::Superseded => "superseded",
             Self::Deleted => "deleted",

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::input::Hook;
+
 /// Type of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventType {
@@ -105,6 +107,20 @@ pub(crate) fn started(container: &str) -> PodEvent {
 
 pub(crate) fn killing(message: String) -> PodEvent {
     PodEvent::normal("Killing", message)
+}
+
+pub(crate) fn hook_failed(hook: Hook) -> PodEvent {
+    match hook {
+        Hook::PostStart => PodEvent::warning("FailedPostStartHook", "PostStartHook failed"),
+        Hook::PreStop => PodEvent::warning("FailedPreStopHook", "PreStopHook failed"),
+    }
+}
+
+pub(crate) fn hook_fell_back(address: &str) -> PodEvent {
+    PodEvent::warning(
+        "LifecycleHTTPFallback",
+        format!("request to HTTPS lifecycle hook {address} got HTTP response, retry with HTTP succeeded"),
+    )
 }
 
 pub(crate) fn sandbox_changed() -> PodEvent {

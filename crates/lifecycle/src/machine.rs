@@ -153,6 +153,7 @@ impl Machine {
 
     fn see(&mut self, seen: Observation) {
         if self.observed.as_ref().is_none_or(|old| old.sequence < seen.sequence) {
+            self.memory.keep(&seen.containers);
             self.observed = Some(seen);
             self.stale = false;
         }

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::Time;
+use api::node::{ContainerId, ContainerView};
 
 use crate::action::{Target, Verb};
-use crate::input::{Failure, FailureClass};
+use crate::input::{Failure, FailureClass, Hook};
 
 /// First and longest delay between downloads of an image that fail.
 ///
@@ -82,6 +83,11 @@ pub(crate) struct Memory {
     pub(crate) mounted: bool,
     pub(crate) unmounted: bool,
     pub(crate) confirmed: bool,
+    /// Hooks that have ended and whose end is not noted yet; a failed
+    /// `postStart` with its waiting message.
+    pub(crate) hooks: BTreeMap<(ContainerId, Hook), Result<(), String>>,
+    /// Attempts being stopped: since when.
+    pub(crate) stopping: BTreeMap<ContainerId, Time>,
     pub(crate) ending: Option<Ending>,
     pub(crate) terminating_since: Option<Time>,
     /// It was already terminating when this machine first saw it.
@@ -89,6 +95,13 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// Forgets what it knows of attempts that are no more.
+    pub(crate) fn keep(&mut self, attempts: &[ContainerView]) {
+        let there = |id: &ContainerId| attempts.iter().any(|view| view.id == *id);
+        self.hooks.retain(|(id, _), _| there(id));
+        self.stopping.retain(|id, _| there(id));
+    }
+
     pub(crate) fn retry(&self, target: &Target) -> Option<&Retry> {
         self.retries.get(target)
     }

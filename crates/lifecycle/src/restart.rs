@@ -131,6 +131,7 @@ mod tests {
             pull_policy: PullPolicy::Never,
             role: Role::Regular,
             volume_mounts: Vec::new(),
+            hooks: crate::input::Hooks::default(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::Time;
 use api::node::{ContainerId, ContainerView, Exit, Observation, RunState, Uid};
 use api::typed::{ContainerStatus, Pod, PodStatus};
-use lifecycle::{ActionId, Input, Machine, Stage, Step, Target, Verb};
+use lifecycle::{ActionId, Hook, Input, Machine, Stage, Step, Target, Verb};
 
 use crate::runtime::Held;
 
@@ -186,7 +186,7 @@ impl Checker {
     }
 
     /// A process was started: alone, and in its turn.
-    pub fn started(&self, _now: Time, _uid: &Uid, id: &ContainerId, held: &Held, pod: Option<&Pod>) -> Result<(), Broken> {
+    pub fn started(&self, now: Time, _uid: &Uid, id: &ContainerId, held: &Held, pod: Option<&Pod>) -> Result<(), Broken> {
         let Some(started) = held.attempt(id).map(|a| &a.view) else {
             return Err("what was started is not there".to_owned());
         };
@@ -206,6 +206,17 @@ impl Checker {
                 .filter(|v| v.name == name)
                 .max_by_key(|v| v.attempt)
         };
+        let hooked = |name: &str| {
+            let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+            all.any(|c| c.name == name && c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()))
+        };
+        let waits_for = held.attempts.iter().find(|a| {
+            let done = a.view.notes.get("post-start").is_some_and(|note| note == "done");
+            a.view.name != started.name && a.started_at().is_some_and(|at| at < now) && hooked(&a.view.name) && !done
+        });
+        ensure(waits_for.is_none(), || {
+            format!("{} was started beside the postStart hook of {waits_for:?}", started.name)
+        })?;
         for init in spec.init_containers.iter().flatten() {
             if init.name == started.name {
                 break;
@@ -281,6 +292,21 @@ impl Checker {
         let well = new.container_statuses.iter().flatten().all(zero);
         ensure(phase(new) != "Succeeded" || well, || {
             "Succeeded though a container did not".to_owned()
+        })
+    }
+
+    /// A hook is run: of a running container, and not again once its end was
+    /// noted.
+    pub fn hook(&self, uid: &Uid, id: &ContainerId, hook: Hook, held: &Held) -> Result<(), Broken> {
+        let Some(view) = held.attempt(id).map(|a| &a.view) else {
+            return Ok(());
+        };
+        let key = match hook {
+            Hook::PostStart => "post-start",
+            Hook::PreStop => "pre-stop",
+        };
+        ensure(!view.notes.contains_key(key), || {
+            format!("{uid}: {} of {} runs again", hook.as_str(), view.name)
         })
     }
 

@@ -115,6 +115,7 @@ impl Faults {
             Verb::Pull { .. } => FailureClass::ErrImagePull,
             Verb::Create { .. } => FailureClass::CreateContainerError,
             Verb::Start { .. } => FailureClass::RunContainerError,
+            Verb::RunHook { .. } => FailureClass::Hook,
             Verb::Note { .. } | Verb::Cancel(_) => FailureClass::Unavailable,
             Verb::Stop { .. } | Verb::Remove { .. } => FailureClass::Kill,
             Verb::ConfirmDeletion => FailureClass::Api,

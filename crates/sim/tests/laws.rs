@@ -28,7 +28,19 @@ fn pod(rng: &mut Rng, number: usize) -> Pod {
         } else {
             image
         };
-        json!({"name": name, "image": image, "imagePullPolicy": pick(rng, &["Always", "IfNotPresent"])})
+        let mut container = json!({"name": name, "image": image, "imagePullPolicy": pick(rng, &["Always", "IfNotPresent"])});
+        for hook in ["postStart", "preStop"] {
+            if rng.permille(200) {
+                // A sidecar that ends before its hook does is never started.
+                let short = name.starts_with("init") && hook == "postStart";
+                container["lifecycle"][hook] = if short {
+                    json!({"exec": {"command": ["true"]}})
+                } else {
+                    json!({"sleep": {"seconds": rng.below(20)}})
+                };
+            }
+        }
+        container
     };
     let mut init: Vec<Value> = (0..rng.below(4)).map(|i| container(rng, format!("init-{i}"))).collect();
     for c in &mut init {

@@ -1,5 +1,7 @@
 //! The border: a wire pod becomes a [`Desired`], or is refused by field.
 
+mod handler;
+
 use std::time::Duration;
 
 use api::typed::{self, Pod, VolumeMountStatus};
@@ -107,7 +109,6 @@ fn container(wire: &typed::Container, path: &str, role: Role) -> Result<Containe
         (wire.liveness_probe.is_some(), "livenessProbe"),
         (wire.readiness_probe.is_some(), "readinessProbe"),
         (wire.startup_probe.is_some(), "startupProbe"),
-        (wire.lifecycle.is_some(), "lifecycle"),
     ];
     if let Some((_, field)) = asked.iter().find(|(there, _)| *there) {
         return Err(ParseError::NotHonoured(format!("{path}.{field}")));
@@ -123,6 +124,7 @@ fn container(wire: &typed::Container, path: &str, role: Role) -> Result<Containe
         .filter(|i| !i.is_empty())
         .ok_or_else(|| ParseError::Missing(format!("{path}.image")))?;
     Ok(Container {
+        hooks: handler::hooks(wire, path)?,
         name: wire.name.clone(),
         pull_policy: pull_policy(wire.image_pull_policy.as_deref(), &image, path)?,
         image,

@@ -4,6 +4,7 @@ use api::Time;
 
 use crate::action::{Action, ActionId, InFlight, Reason, Step, Verb};
 use crate::event;
+use crate::input::Hook;
 use crate::machine::{Machine, outcome};
 use crate::plan::{Plan, Want};
 
@@ -33,6 +34,13 @@ impl Machine {
                 self.cancel(id, because.clone(), step);
             }
             step.events.extend(event);
+            if let Verb::Stop { id, .. }
+            | Verb::RunHook {
+                id, hook: Hook::PreStop, ..
+            } = &verb
+            {
+                self.memory.stopping.entry(id.clone()).or_insert(now);
+            }
             let id = self.fresh();
             self.hands.0.insert(
                 id,
@@ -95,6 +103,9 @@ pub(super) fn seen_in_runtime(verb: &Verb) -> bool {
         | Verb::Note { .. }
         | Verb::Stop { .. }
         | Verb::Remove { .. } => true,
-        Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Cancel(_) | Verb::ConfirmDeletion => false,
+        // The end of a hook is seen in the note about it.
+        Verb::RunHook { .. } | Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Cancel(_) | Verb::ConfirmDeletion => {
+            false
+        }
     }
 }

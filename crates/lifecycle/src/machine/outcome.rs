@@ -6,7 +6,7 @@ use api::Time;
 
 use crate::action::{InFlight, Target, Verb};
 use crate::event::{self, PodEvent};
-use crate::input::{Container, Failure, FailureClass, Outcome, Pulled};
+use crate::input::{Container, Failure, FailureClass, Hook, Outcome, Pulled};
 use crate::machine::{Machine, Stage};
 use crate::memory::PullRecord;
 use crate::plan;
@@ -44,7 +44,7 @@ impl Machine {
                         }
                         tell(event::pulled(image, took, waited, size_bytes));
                     }
-                    Outcome::Pulled(Pulled::Present) | Outcome::Done => tell(event::present(image)),
+                    Outcome::Pulled(Pulled::Present) | Outcome::Done | Outcome::FellBackToHttp { .. } => tell(event::present(image)),
                 }
                 self.memory.pulls.insert(
                     name.clone(),
@@ -54,6 +54,13 @@ impl Machine {
                     },
                 );
                 return; // images are not observed: the record is its effect
+            }
+            (Verb::RunHook { id, hook, .. }, _) => {
+                if let Outcome::FellBackToHttp { address } = &outcome {
+                    tell(event::hook_fell_back(address));
+                }
+                self.memory.hooks.insert((id.clone(), *hook), Ok(()));
+                return; // its end is noted, and the note is observed
             }
             (Verb::Create { .. }, Target::Container(name)) => {
                 tell(event::created(name));
@@ -90,6 +97,19 @@ impl Machine {
                 tell(event::failed(class));
                 self.memory.pull_failed(name, image, failure, now);
                 return;
+            }
+            (Verb::RunHook { id, hook, handler, .. }, Target::Container(name)) => {
+                // A preStop hook that uses its whole time up is no event.
+                if *hook == Hook::PostStart || failure.class != FailureClass::Timeout {
+                    tell(event::hook_failed(*hook));
+                }
+                let message = format!(
+                    "{handler} for Container \"{name}\" in Pod \"{}\" failed - error: {}",
+                    self.desired.pod(),
+                    failure.message
+                );
+                self.memory.hooks.insert((id.clone(), *hook), Err(message));
+                return; // a hook is not tried again
             }
             (Verb::Create { .. } | Verb::Start { .. }, _) => {
                 let failure = container_failure(&verb, failure);

@@ -6,10 +6,9 @@
 use api::node::RunState;
 
 use crate::action::{Reason, Target, Verb};
-use crate::event;
 use crate::input::{RestartPolicy, Role};
-use crate::plan::terminate::FLOOR;
-use crate::plan::{Plan, World, container_of, exit, stop};
+use crate::plan::terminate::{self, Ending};
+use crate::plan::{Plan, World, container_of, exit};
 
 /// Where the sandbox stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +78,13 @@ fn clear(w: World<'_>, plan: &mut Plan, because: &Reason) -> bool {
     let mut cleared = !w.hands.0.values().any(|f| !f.cancelled && late(&f.verb));
     for view in w.running() {
         cleared = false;
-        let grace = w.desired.grace.max(FLOOR);
-        let field_path = container_of(w.desired, &view.name).map(crate::input::Container::field_path);
-        stop(plan, view, grace, because.clone()).event =
-            field_path.map(|path| event::killing(format!("Stopping container {}", view.name)).of(path));
+        let ending = Ending {
+            kill_at: terminate::kill_at(w, view, w.desired.grace),
+            because: because.clone(),
+            text: format!("Stopping container {}", view.name),
+            its_turn: true,
+        };
+        terminate::end(w, plan, view, ending);
     }
     if !cleared {
         return false;

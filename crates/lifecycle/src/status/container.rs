@@ -9,6 +9,7 @@ use crate::input::{Container, FailureClass, Role};
 use crate::machine::Stage;
 use crate::memory::SHOWN;
 use crate::plan::containers::again;
+use crate::plan::hooks::{self, cut};
 use crate::plan::{World, exit};
 use crate::restart;
 use crate::status::{STATUS_UNKNOWN, STATUS_UNKNOWN_CODE, epoch, terminated};
@@ -20,9 +21,9 @@ const MESSAGES_MAX_BYTES: usize = 12_288;
 
 pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> ContainerStatus {
     let attempts = w.attempts(&container.name);
-    // An attempt on its way to its first start is not shown: it says nothing
-    // but that the state before it is about to end.
-    let hidden = usize::from(stage == Stage::Sync && attempts.last().is_some_and(|v| v.state == RunState::Created));
+    // An attempt on its way to its first start, its hook included, is not
+    // shown: it says nothing but that the state before it is about to end.
+    let hidden = usize::from(stage == Stage::Sync && attempts.last().is_some_and(|v| hooks::unshown(w, v)));
     let shown = &attempts[..attempts.len() - hidden];
     let mut status = match shown.last() {
         Some(newest) => of_attempt(w, newest, shown.len().checked_sub(2).map(|i| shown[i])),
@@ -167,6 +168,9 @@ fn waiting(w: World<'_>, container: &Container, shown: &[&ContainerView]) -> Opt
             format!("back-off {} restarting failed container={name} pod={pod}", event::duration(delay)),
         );
     }
+    if let Some(message) = shown.last().and_then(|view| hooks::error(w, view)) {
+        return reason("PostStartHookError", message.to_owned());
+    }
     if let Some(failure) = w.memory.retry(&Target::Container(container.name.clone())).map(|r| &r.failure) {
         return shown_class(failure.class).and_then(|class| reason(class, failure.message.clone()));
     }
@@ -208,6 +212,7 @@ pub(crate) fn shown_class(class: FailureClass) -> Option<&'static str> {
         FailureClass::Sandbox
         | FailureClass::Network
         | FailureClass::Mount
+        | FailureClass::Hook
         | FailureClass::Kill
         | FailureClass::Unavailable
         | FailureClass::Timeout
@@ -238,13 +243,4 @@ fn termination(w: World<'_>, view: &ContainerView, exit: &Exit) -> ContainerStat
         finished_at: Some(exit.finished_at.wire()),
         signal: None,
     }
-}
-
-/// At most `bytes` bytes, not within a character.
-fn cut(text: &str, bytes: usize) -> &str {
-    let mut end = text.len().min(bytes);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }

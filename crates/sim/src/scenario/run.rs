@@ -313,6 +313,7 @@ fn class_of(word: &str) -> Option<FailureClass> {
         "Sandbox" => FailureClass::Sandbox,
         "Network" => FailureClass::Network,
         "Mount" => FailureClass::Mount,
+        "Hook" => FailureClass::Hook,
         "Kill" => FailureClass::Kill,
         "Api" => FailureClass::Api,
         _ => return None,
@@ -341,6 +342,13 @@ fn pod(options: &[&str]) -> Result<Pod, serde_json::Error> {
             ("volumes", _) => spec["volumes"] = json!([{"name": "v", "emptyDir": {}}]),
             ("gate", t) => spec["readinessGates"] = json!([{"conditionType": t}]),
             ("pull", policy) => pull = policy,
+            ("with", more) => {
+                let (name, fields) = more.split_once(':').unwrap_or((more, "{}"));
+                let fields: serde_json::Map<String, Value> = serde_json::from_str(fields)?;
+                for container in containers.iter_mut().chain(&mut init).filter(|c| c["name"] == name) {
+                    fields.iter().for_each(|(key, value)| container[key] = value.clone());
+                }
+            }
             (other, _) => return Err(serde::de::Error::custom(format!("no such option: {other}"))),
         }
     }

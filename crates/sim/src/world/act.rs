@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::node::{ContainerId, Uid};
-use lifecycle::{Action, Failure, FailureClass, Outcome, PullPolicy, Pulled, Target, Verb};
+use lifecycle::{Action, Failure, FailureClass, Handler, Hook, Outcome, PullPolicy, Pulled, Target, Verb};
 
 use crate::faults::Faults;
 use crate::runtime::Life;
@@ -104,6 +104,9 @@ impl World {
             Verb::Create { attempt } => self.create(uid, &action.target, *attempt),
             Verb::Start { id } => self.start(uid, id),
             Verb::Note { id, key, value } => self.runtime.note(uid, id, key, value).map(|()| Outcome::Done),
+            Verb::RunHook {
+                id, hook, handler, limit, ..
+            } => self.hook(uid, id, *hook, handler, *limit),
             Verb::Remove { id } => self.runtime.remove(uid, id).map(|()| Outcome::Done),
             Verb::Stop { id, grace, .. } => return self.stop(uid, action.id, id, *grace),
             Verb::ConfirmDeletion => {
@@ -176,6 +179,21 @@ impl World {
         Ok(Outcome::Done)
     }
 
+    /// A hook has run for its time, in a container that was still there.
+    fn hook(&mut self, uid: &Uid, id: &ContainerId, hook: Hook, handler: &Handler, limit: Duration) -> Result<Outcome, Failure> {
+        let held = self.runtime.held(uid).cloned().unwrap_or_default();
+        if let Err(broken) = self.checker.hook(uid, id, hook, &held) {
+            self.broken(&broken);
+        }
+        if hook_time(handler) > limit {
+            return Err(Failure::new(FailureClass::Timeout, "the hook did not end in time"));
+        }
+        if held.attempt(id).and_then(crate::runtime::Attempt::started_at).is_none() {
+            return Err(Failure::new(FailureClass::Hook, "the container does not run"));
+        }
+        Ok(Outcome::Done)
+    }
+
     fn stop(&mut self, uid: &Uid, action: lifecycle::ActionId, id: &ContainerId, grace: Duration) -> Option<Result<Outcome, Failure>> {
         let attempt = self.runtime.held(uid).and_then(|h| h.attempt(id)).cloned();
         let (Some(attempt), Some(gone_at)) = (attempt, self.runtime.stop(self.now, uid, id, grace)) else {
@@ -216,6 +234,14 @@ impl World {
     }
 }
 
+/// A sleep takes its time, the rest hardly any.
+fn hook_time(handler: &Handler) -> Duration {
+    match handler {
+        Handler::Sleep { time } => *time,
+        Handler::Exec { .. } | Handler::HttpGet { .. } | Handler::TcpSocket { .. } => Duration::from_millis(20),
+    }
+}
+
 /// About what the real ones take.
 fn latency(verb: &Verb) -> Duration {
     Duration::from_millis(match verb {
@@ -224,5 +250,6 @@ fn latency(verb: &Verb) -> Duration {
         Verb::Start { .. } | Verb::StopSandbox | Verb::RemoveSandbox => 5,
         Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Note { .. } | Verb::Cancel(_) | Verb::Stop { .. } => 1,
         Verb::Remove { .. } | Verb::ConfirmDeletion => 2,
+        Verb::RunHook { handler, limit, .. } => return hook_time(handler).min(*limit),
     })
 }
