@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::input::Hook;
+use crate::input::{Hook, ProbeKind};
 
 /// Type of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,24 @@ pub(crate) fn hook_fell_back(address: &str) -> PodEvent {
     PodEvent::warning(
         "LifecycleHTTPFallback",
         format!("request to HTTPS lifecycle hook {address} got HTTP response, retry with HTTP succeeded"),
+    )
+}
+
+pub(crate) fn unhealthy(kind: ProbeKind, output: &str) -> PodEvent {
+    PodEvent::warning("Unhealthy", format!("{} probe failed: {output}", kind.title()))
+}
+
+pub(crate) fn probe_errored(kind: ProbeKind, error: &str) -> PodEvent {
+    PodEvent::warning(
+        "Unhealthy",
+        format!("{} probe errored and resulted in unknown state: {error}", kind.title()),
+    )
+}
+
+pub(crate) fn probe_warning(kind: ProbeKind, body: &str) -> PodEvent {
+    PodEvent::warning(
+        "ProbeWarning",
+        format!("{} probe warning: Probe terminated redirects, Response body: {body}", kind.title()),
     )
 }
 

@@ -15,7 +15,7 @@ use api::typed::{PodCondition, VolumeMountStatus};
 
 use crate::action::ActionId;
 
-pub use handler::{Handler, Hook, Hooks};
+pub use handler::{Handler, Hook, Hooks, Probe, ProbeKind, Probed, Probes};
 pub(crate) use parse::OWNED_CONDITIONS;
 
 /// Pod status message of a passed `activeDeadlineSeconds`, also its event's.
@@ -66,6 +66,8 @@ pub enum Outcome {
     Done,
     /// Of `Pull`.
     Pulled(Pulled),
+    /// Of `Probe`.
+    Probed(Probed),
     /// Of `RunHook`: it asked for HTTPS, got plain HTTP, and asked again so.
     FellBackToHttp {
         /// `host:port` asked.
@@ -199,6 +201,8 @@ pub struct Container {
     pub volume_mounts: Vec<VolumeMountStatus>,
     /// `lifecycle`.
     pub hooks: Hooks,
+    /// `livenessProbe`, `readinessProbe`, `startupProbe`.
+    pub probes: Probes,
 }
 
 impl Container {

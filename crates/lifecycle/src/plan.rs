@@ -6,6 +6,7 @@
 pub(crate) mod containers;
 pub(crate) mod hooks;
 pub(crate) mod init;
+pub(crate) mod probes;
 pub(crate) mod sandbox;
 pub(crate) mod terminate;
 pub(crate) mod volumes;
@@ -116,7 +117,10 @@ pub(crate) fn sync(w: World<'_>) -> Plan {
     let ready = match sandbox::plan(w, &mut plan, mounted) {
         sandbox::Sandbox::Ready => true,
         sandbox::Sandbox::Coming => false,
-        sandbox::Sandbox::Clearing => return plan,
+        sandbox::Sandbox::Clearing => {
+            probes::plan(w, &mut plan, false);
+            return plan;
+        }
         sandbox::Sandbox::Over => {
             plan.finished = true;
             return plan;
@@ -130,6 +134,7 @@ pub(crate) fn sync(w: World<'_>) -> Plan {
         init::Init::Unfinished => {}
         init::Init::Failed => plan.finished = true,
     }
+    probes::plan(w, &mut plan, false);
     prune(w, &mut plan);
     plan
 }

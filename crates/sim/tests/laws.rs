@@ -40,12 +40,22 @@ fn pod(rng: &mut Rng, number: usize) -> Pod {
                 };
             }
         }
+        for (probe, permille) in [("livenessProbe", 200), ("readinessProbe", 300), ("startupProbe", 150)] {
+            if rng.permille(permille) {
+                container[probe] = json!({
+                    "tcpSocket": {"port": 80}, "initialDelaySeconds": rng.below(4), "periodSeconds": 1 + rng.below(12),
+                    "failureThreshold": 1 + rng.below(4),
+                });
+            }
+        }
         container
     };
     let mut init: Vec<Value> = (0..rng.below(4)).map(|i| container(rng, format!("init-{i}"))).collect();
     for c in &mut init {
         if rng.permille(300) {
             c["restartPolicy"] = json!("Always");
+        } else if let Some(fields) = c.as_object_mut() {
+            fields.retain(|key, _| key != "lifecycle" && !key.ends_with("Probe"));
         }
     }
     let regular: Vec<Value> = (0..=rng.below(3)).map(|i| container(rng, format!("app-{i}"))).collect();

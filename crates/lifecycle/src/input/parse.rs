@@ -105,19 +105,20 @@ fn containers(wire: &[typed::Container], path: &str, role: Role) -> Result<Vec<C
 }
 
 fn container(wire: &typed::Container, path: &str, role: Role) -> Result<Container, ParseError> {
-    let asked = [
-        (wire.liveness_probe.is_some(), "livenessProbe"),
-        (wire.readiness_probe.is_some(), "readinessProbe"),
-        (wire.startup_probe.is_some(), "startupProbe"),
-    ];
-    if let Some((_, field)) = asked.iter().find(|(there, _)| *there) {
-        return Err(ParseError::NotHonoured(format!("{path}.{field}")));
-    }
     let role = match (role, wire.restart_policy.as_deref()) {
         (Role::Init, Some("Always")) => Role::Sidecar,
         (role, None) => role,
         (_, Some(_)) => return Err(ParseError::NotHonoured(format!("{path}.restartPolicy"))),
     };
+    let asked = [
+        (wire.liveness_probe.is_some(), "livenessProbe"),
+        (wire.readiness_probe.is_some(), "readinessProbe"),
+        (wire.startup_probe.is_some(), "startupProbe"),
+        (wire.lifecycle.is_some(), "lifecycle"),
+    ];
+    if let Some((_, field)) = asked.iter().find(|(there, _)| *there && role == Role::Init) {
+        return Err(ParseError::NotHonoured(format!("{path}.{field}")));
+    }
     let image = wire
         .image
         .clone()
@@ -125,6 +126,7 @@ fn container(wire: &typed::Container, path: &str, role: Role) -> Result<Containe
         .ok_or_else(|| ParseError::Missing(format!("{path}.image")))?;
     Ok(Container {
         hooks: handler::hooks(wire, path)?,
+        probes: handler::probes(wire, path)?,
         name: wire.name.clone(),
         pull_policy: pull_policy(wire.image_pull_policy.as_deref(), &image, path)?,
         image,

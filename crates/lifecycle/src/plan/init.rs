@@ -8,7 +8,7 @@ use api::node::RunState;
 use crate::action::Reason;
 use crate::input::Role;
 use crate::plan::containers::{Line, keep, start};
-use crate::plan::{Plan, World, hooks};
+use crate::plan::{Plan, World, probes};
 use crate::restart;
 
 /// How far initialisation is.
@@ -49,7 +49,7 @@ pub(crate) fn plan(w: World<'_>, plan: &mut Plan, line: &mut Line) -> Init {
             RunState::Created => starts.push((index, Reason::Created)),
             RunState::Running { .. } if sidecar => {
                 keep(w, plan, container, view);
-                complete = !hooks::pending(container, view);
+                complete = probes::started(w, container, view);
             }
             RunState::Running { .. } => {}
             RunState::Exited(exit) if restart::wanted(w.desired.restart_policy, container.role, exit) => {

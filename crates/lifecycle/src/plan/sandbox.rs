@@ -7,6 +7,7 @@ use api::node::RunState;
 
 use crate::action::{Reason, Target, Verb};
 use crate::input::{RestartPolicy, Role};
+use crate::plan::containers::replaced;
 use crate::plan::terminate::{self, Ending};
 use crate::plan::{Plan, World, container_of, exit};
 
@@ -62,11 +63,10 @@ fn pointless(w: World<'_>) -> bool {
     match w.desired.restart_policy {
         RestartPolicy::Always => false,
         RestartPolicy::Never => !w.seen.containers.is_empty(),
-        RestartPolicy::OnFailure => w
-            .desired
-            .containers
-            .iter()
-            .all(|c| w.newest(&c.name).and_then(exit).is_some_and(|e| e.code == 0)),
+        RestartPolicy::OnFailure => w.desired.containers.iter().all(|c| {
+            w.newest(&c.name)
+                .is_some_and(|v| exit(v).is_some_and(|e| e.code == 0) && !replaced(w, v))
+        }),
     }
 }
 

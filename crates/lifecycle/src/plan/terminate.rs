@@ -12,7 +12,7 @@ use crate::action::{Reason, Target, Verb};
 use crate::event;
 use crate::input::{Container, Hook, Role};
 use crate::memory::Ending as PodEnding;
-use crate::plan::{Plan, World, container_of, hooks, volumes};
+use crate::plan::{Plan, World, container_of, hooks, probes, volumes};
 
 /// At least this long lies between the stop signal and the kill.
 ///
@@ -44,6 +44,7 @@ pub(crate) fn plan(w: World<'_>) -> Plan {
             plan.cancels.push((*id, because.clone()));
         }
     }
+    probes::plan(w, &mut plan, true);
     let deadline = deadline(w);
     for view in w.running() {
         let ending = Ending {
@@ -79,6 +80,7 @@ pub(crate) fn over(w: World<'_>) -> bool {
 pub(crate) fn finish(w: World<'_>) -> Plan {
     let mut plan = Plan::default();
     let because = because(w);
+    probes::plan(w, &mut plan, true);
     if !volumes::unmount(w, &mut plan, because.clone()) {
         return plan;
     }

@@ -10,7 +10,7 @@ use crate::machine::Stage;
 use crate::memory::SHOWN;
 use crate::plan::containers::again;
 use crate::plan::hooks::{self, cut};
-use crate::plan::{World, exit};
+use crate::plan::{World, exit, probes};
 use crate::restart;
 use crate::status::{STATUS_UNKNOWN, STATUS_UNKNOWN_CODE, epoch, terminated};
 
@@ -55,8 +55,14 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
         .and_then(|s| s.terminated.as_ref())
         .is_some_and(|t| t.exit_code == 0);
     let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
-    status.started = Some(running);
-    status.ready = if container.role == Role::Init { ended_well } else { running };
+    let newest = shown.last().filter(|_| running);
+    let started = newest.is_some_and(|view| probes::started(w, container, view));
+    status.started = Some(started);
+    status.ready = if container.role == Role::Init {
+        ended_well
+    } else {
+        newest.is_some_and(|view| probes::ready(w, container, view))
+    };
     status.volume_mounts = (!container.volume_mounts.is_empty()).then(|| container.volume_mounts.clone());
     status
 }
@@ -221,7 +227,8 @@ pub(crate) fn shown_class(class: FailureClass) -> Option<&'static str> {
     }
 }
 
-fn wire_id(view: &ContainerView) -> String {
+/// An attempt's identity in the API.
+pub(crate) fn wire_id(view: &ContainerView) -> String {
     format!("lifepod://{}", view.id)
 }
 

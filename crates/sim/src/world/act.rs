@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::node::{ContainerId, Uid};
-use lifecycle::{Action, Failure, FailureClass, Handler, Hook, Outcome, PullPolicy, Pulled, Target, Verb};
+use lifecycle::{Action, Failure, FailureClass, Handler, Hook, Outcome, ProbeKind, Probed, PullPolicy, Pulled, Target, Verb};
 
 use crate::faults::Faults;
 use crate::runtime::Life;
@@ -104,6 +104,7 @@ impl World {
             Verb::Create { attempt } => self.create(uid, &action.target, *attempt),
             Verb::Start { id } => self.start(uid, id),
             Verb::Note { id, key, value } => self.runtime.note(uid, id, key, value).map(|()| Outcome::Done),
+            Verb::Probe { id, kind, .. } => Ok(Outcome::Probed(self.probe(uid, &action.target, id, *kind))),
             Verb::RunHook {
                 id, hook, handler, limit, ..
             } => self.hook(uid, id, *hook, handler, *limit),
@@ -179,6 +180,27 @@ impl World {
         Ok(Outcome::Done)
     }
 
+    /// A probe of what does not run fails; of the rest, as told.
+    fn probe(&mut self, uid: &Uid, target: &Target, id: &ContainerId, kind: ProbeKind) -> Probed {
+        let held = self.runtime.held(uid).cloned().unwrap_or_default();
+        if let Err(broken) = self.checker.probed(self.now, uid, id, kind, &held, self.api.get(uid)) {
+            self.broken(&broken);
+        }
+        if held.attempt(id).and_then(crate::runtime::Attempt::started_at).is_none() {
+            return Probed::Failure("it does not run".to_owned());
+        }
+        if self.faults.strikes(self.now, |w| w.probe_fails) {
+            return Probed::Failure("injected failure".to_owned());
+        }
+        let Target::Probe(name, _) = target else {
+            self.broken("a probe of something else than a container")
+        };
+        self.probes
+            .get(&(uid.clone(), name.clone(), kind))
+            .cloned()
+            .unwrap_or(Probed::Success)
+    }
+
     /// A hook has run for its time, in a container that was still there.
     fn hook(&mut self, uid: &Uid, id: &ContainerId, hook: Hook, handler: &Handler, limit: Duration) -> Result<Outcome, Failure> {
         let held = self.runtime.held(uid).cloned().unwrap_or_default();
@@ -250,6 +272,7 @@ fn latency(verb: &Verb) -> Duration {
         Verb::Start { .. } | Verb::StopSandbox | Verb::RemoveSandbox => 5,
         Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Note { .. } | Verb::Cancel(_) | Verb::Stop { .. } => 1,
         Verb::Remove { .. } | Verb::ConfirmDeletion => 2,
+        Verb::Probe { .. } => 3,
         Verb::RunHook { handler, limit, .. } => return hook_time(handler).min(*limit),
     })
 }

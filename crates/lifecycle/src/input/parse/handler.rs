@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use api::typed::{Container, HTTPGetAction, IntOrString, Lifecycle, LifecycleHandler, TCPSocketAction};
+use api::typed::{self, Container, HTTPGetAction, IntOrString, Lifecycle, LifecycleHandler, TCPSocketAction};
 
-use crate::input::{Handler, Hooks, ParseError};
+use crate::input::{Handler, Hooks, ParseError, Probe, Probes};
 
 /// The hooks of a container at `path`.
 pub(super) fn hooks(wire: &Container, path: &str) -> Result<Hooks, ParseError> {
@@ -98,4 +98,50 @@ fn port(wire: &Container, port: &IntOrString, field: &str) -> Result<u16, ParseE
                 IntOrString::String(name) => name.clone(),
             },
         })
+}
+
+/// The probes of a container at `path`.
+pub(super) fn probes(wire: &Container, path: &str) -> Result<Probes, ParseError> {
+    let parse = |given: &Option<typed::Probe>, field: &str| {
+        given
+            .as_ref()
+            .map(|given| probe(wire, given, &format!("{path}.{field}")))
+            .transpose()
+    };
+    Ok(Probes {
+        liveness: parse(&wire.liveness_probe, "livenessProbe")?,
+        readiness: parse(&wire.readiness_probe, "readinessProbe")?,
+        startup: parse(&wire.startup_probe, "startupProbe")?,
+    })
+}
+
+/// Zero and absent numbers mean the default. Source: Pod API reference, Probe.
+fn probe(wire: &Container, given: &typed::Probe, path: &str) -> Result<Probe, ParseError> {
+    let handler = if let Some(exec) = &given.exec {
+        Handler::Exec {
+            command: exec.command.clone().unwrap_or_default(),
+        }
+    } else if let Some(get) = &given.http_get {
+        http_get(wire, get, path)?
+    } else if let Some(tcp) = &given.tcp_socket {
+        tcp_socket(wire, tcp, path)?
+    } else if given.grpc.is_some() {
+        return Err(ParseError::NotHonoured(format!("{path}.grpc")));
+    } else {
+        return Err(ParseError::Missing(path.to_owned()));
+    };
+    let number = |given: Option<i32>, default: u32| given.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(default);
+    let seconds = |given: Option<i32>, default: u32| Duration::from_secs(number(given, default).into());
+    Ok(Probe {
+        handler,
+        initial_delay: seconds(given.initial_delay_seconds, 0),
+        timeout: seconds(given.timeout_seconds, 1),
+        period: seconds(given.period_seconds, 10),
+        success_threshold: number(given.success_threshold, 1),
+        failure_threshold: number(given.failure_threshold, 3),
+        grace: given
+            .termination_grace_period_seconds
+            .and_then(|s| u64::try_from(s).ok())
+            .map(Duration::from_secs),
+    })
 }
