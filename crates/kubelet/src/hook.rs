@@ -75,6 +75,7 @@ pub(crate) async fn run(
             let host = handler::host(ports, &subject.uid, host.as_deref()).map_err(failed)?;
             handler::dial(&host, *port).await.map(|_| Outcome::Done).map_err(failed)
         }
+        Handler::Grpc { .. } => Err(failed("a hook cannot ask over gRPC".to_owned())),
         Handler::Sleep { time } => {
             tokio::time::sleep(*time).await;
             Ok(Outcome::Done)

@@ -13,6 +13,7 @@
 pub mod clock;
 pub mod config;
 pub mod execute;
+mod grpc;
 mod handler;
 mod hook;
 pub mod kubelet;

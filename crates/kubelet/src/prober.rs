@@ -10,6 +10,7 @@ use lifecycle::{Handler, Probed};
 use tokio::time::timeout;
 
 use crate::execute::{Ports, Subject};
+use crate::grpc;
 use crate::handler::{self, OUTPUT_MAX_BYTES, Page};
 
 const USER_AGENT: &str = "kube-probe/1.33";
@@ -70,6 +71,13 @@ async fn once(ports: &Ports, subject: &Subject, container: &str, id: &ContainerI
                 Err(error) => return Probed::Error(error),
             };
             tcp(&host, *port, limit).await
+        }
+        Handler::Grpc { port, service } => {
+            let host = match handler::host(ports, &subject.uid, None) {
+                Ok(host) => host,
+                Err(error) => return Probed::Error(error),
+            };
+            grpc::check(&host, *port, service, limit, USER_AGENT).await
         }
         Handler::Sleep { .. } => Probed::Error("a probe cannot sleep".to_owned()),
     }

@@ -224,10 +224,7 @@ fn root_what_is_not_done_yet_is_refused_by_name() {
     for (more, field) in [
         ("  volumes:\n  - name: v\n    emptyDir: {}\n", "spec.volumes[0]"),
         ("    tty: true\n", "spec.containers[0].tty"),
-        (
-            "    livenessProbe:\n      grpc:\n        port: 80\n",
-            "spec.containers[0].livenessProbe.grpc",
-        ),
+        ("    stdin: true\n", "spec.containers[0].stdin"),
     ] {
         let refusal = format!("{:#}", platform.create(&format!("{}\n{more}", manifest.trim_end())).unwrap_err());
         assert!(refusal.contains(field) && refusal.contains("Forbidden"), "{refusal}");

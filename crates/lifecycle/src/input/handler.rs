@@ -31,6 +31,13 @@ pub enum Handler {
         /// Port.
         port: u16,
     },
+    /// Ask the gRPC health service. Of probes alone.
+    Grpc {
+        /// Port.
+        port: u16,
+        /// Service asked about; empty for the whole server.
+        service: String,
+    },
     /// Wait. Of hooks alone.
     Sleep {
         /// For so long.
@@ -45,6 +52,7 @@ impl fmt::Display for Handler {
             Self::Exec { command } => write!(f, "Exec lifecycle hook ([{}])", command.join(" ")),
             Self::HttpGet { path, .. } => write!(f, "HTTP lifecycle hook ({path})"),
             Self::TcpSocket { port, .. } => write!(f, "TCP lifecycle hook ({port})"),
+            Self::Grpc { port, .. } => write!(f, "gRPC lifecycle hook ({port})"),
             Self::Sleep { time } => write!(f, "Sleep lifecycle hook ({})", time.as_secs()),
         }
     }

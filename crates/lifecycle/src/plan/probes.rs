@@ -37,10 +37,10 @@ fn one(w: World<'_>, plan: &mut Plan, container: &Container, kind: ProbeKind, pr
     let wanted = w.newest(&container.name).filter(|view| needed(w, container, view, kind, ends));
     let of = |verb: &Verb| matches!(verb, Verb::Probe { id, .. } if wanted.is_some_and(|view| view.id == *id));
     if let Some((id, verb)) = under_way {
-        if !of(verb) {
-            plan.cancels.push((id, Reason::Superseded));
+        if of(verb) {
+            return;
         }
-        return;
+        plan.cancels.push((id, Reason::Superseded));
     }
     let Some(view) = wanted else { return };
     let due = record(w, view, kind).map_or_else(|| first(w, view, probe), |record| record.next_at);

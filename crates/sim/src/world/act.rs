@@ -260,7 +260,7 @@ impl World {
 fn hook_time(handler: &Handler) -> Duration {
     match handler {
         Handler::Sleep { time } => *time,
-        Handler::Exec { .. } | Handler::HttpGet { .. } | Handler::TcpSocket { .. } => Duration::from_millis(20),
+        Handler::Exec { .. } | Handler::HttpGet { .. } | Handler::TcpSocket { .. } | Handler::Grpc { .. } => Duration::from_millis(20),
     }
 }
 

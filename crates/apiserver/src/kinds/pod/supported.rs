@@ -247,21 +247,6 @@ const POD: &[Missing<OfPod>] = &[
 /// Asked of one container; paths below it.
 const CONTAINER: &[Missing<OfContainer>] = &[
     Missing {
-        what: "probe over gRPC",
-        at: |of| {
-            let container = of.container;
-            [
-                ("livenessProbe", &container.liveness_probe),
-                ("readinessProbe", &container.readiness_probe),
-                ("startupProbe", &container.startup_probe),
-            ]
-            .into_iter()
-            .filter(|(_, probe)| probe.as_ref().is_some_and(|probe| probe.grpc.is_some()))
-            .map(|(field, _)| format!("{field}.grpc"))
-            .collect()
-        },
-    },
-    Missing {
         what: "send another stop signal than the image's",
         at: |of| {
             let signal = of.container.lifecycle.as_ref().and_then(|hooks| hooks.stop_signal.as_ref());

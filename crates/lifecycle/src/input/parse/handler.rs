@@ -125,8 +125,11 @@ fn probe(wire: &Container, given: &typed::Probe, path: &str) -> Result<Probe, Pa
         http_get(wire, get, path)?
     } else if let Some(tcp) = &given.tcp_socket {
         tcp_socket(wire, tcp, path)?
-    } else if given.grpc.is_some() {
-        return Err(ParseError::NotHonoured(format!("{path}.grpc")));
+    } else if let Some(grpc) = &given.grpc {
+        Handler::Grpc {
+            port: port(wire, &IntOrString::Int(grpc.port), &format!("{path}.grpc.port"))?,
+            service: grpc.service.clone().unwrap_or_default(),
+        }
     } else {
         return Err(ParseError::Missing(path.to_owned()));
     };

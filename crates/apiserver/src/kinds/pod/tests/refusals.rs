@@ -17,11 +17,11 @@ fn refused(pod: &Object, paths: &[&str]) {
 
 #[test]
 fn the_words_of_a_refusal() {
-    let said = created(&with(json!({ "livenessProbe": { "grpc": { "port": 80 } } })));
+    let said = created(&with(json!({ "tty": true })));
     assert_eq!(
         said,
         [format!(
-            "spec.containers[0].livenessProbe.grpc: Forbidden: Lifepod {} does not probe over gRPC yet",
+            "spec.containers[0].tty: Forbidden: Lifepod {} does not give containers a terminal yet",
             env!("CARGO_PKG_VERSION")
         )]
     );
@@ -29,10 +29,7 @@ fn the_words_of_a_refusal() {
 
 #[test]
 fn parts_of_a_container() {
-    let probe = json!({ "grpc": { "port": 80 } });
     let rows = [
-        (json!({ "readinessProbe": probe }), "readinessProbe.grpc"),
-        (json!({ "startupProbe": probe }), "startupProbe.grpc"),
         (
             json!({ "env": [{ "name": "A" }, { "name": "B", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }] }),
             "env[1].valueFrom",
@@ -137,7 +134,7 @@ fn an_app_armor_annotation_is_refused_unless_it_asks_for_nothing() {
 fn what_works_is_not_refused() {
     let term = json!({ "matchExpressions": [{ "key": "a", "operator": "In", "values": ["b"] }] });
     let main = container(json!({
-        "livenessProbe": { "httpGet": { "port": "http" } }, "readinessProbe": { "tcpSocket": { "port": 80 } },
+        "livenessProbe": { "httpGet": { "port": "http" } }, "readinessProbe": { "grpc": { "port": 80 } },
         "lifecycle": { "postStart": { "sleep": { "seconds": 1 } }, "preStop": { "tcpSocket": { "port": 80 } } },
         "command": ["sh"], "args": ["-c", "$(A)"], "workingDir": "/", "env": [{ "name": "A", "value": "b" }, { "name": "B" }],
         "ports": [{ "containerPort": 80, "name": "http" }], "imagePullPolicy": "Never", "terminationMessagePath": "/t",
@@ -166,7 +163,7 @@ fn what_works_is_not_refused() {
 
 #[test]
 fn what_is_wrong_is_said_before_what_is_not_done() {
-    let said = created(&with(json!({ "name": "A_b", "livenessProbe": { "grpc": { "port": 80 } } })));
+    let said = created(&with(json!({ "name": "A_b", "tty": true })));
     assert!(
         said.len() == 1 && said[0].starts_with("spec.containers[0].name: Invalid value"),
         "{said:?}"
