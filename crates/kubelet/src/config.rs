@@ -213,6 +213,14 @@ fn environment(wire: &Container) -> Vec<(String, String)> {
     env
 }
 
+/// A command to run in a container, with the container's own variables.
+#[must_use]
+pub fn expand_in(pod: &Pod, container: &str, command: &[String]) -> Vec<String> {
+    let wire = pod.spec.as_ref().and_then(|spec| find(spec, container));
+    let known = wire.map(|wire| environment(wire).into_iter().collect()).unwrap_or_default();
+    command.iter().map(|word| expand(word, &known)).collect()
+}
+
 /// Replaces `$(NAME)` by its value where it is known, and `$$` by `$`. What is
 /// not known stays as it is. Source: Pod API reference, `command`; upstream
 /// `third_party/forked/golang/expansion`.

@@ -17,7 +17,9 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::hook;
 use crate::pods::{Pods, log_dir};
+use crate::prober;
 use crate::status_writer::StatusWriter;
 
 /// Everything an action may act on.
@@ -80,7 +82,7 @@ pub async fn execute(ports: Ports, subject: Subject, action: Action, status: Sta
         }
     }
     let after = match action.target {
-        Target::Volumes | Target::Api => None,
+        Target::Volumes | Target::Api | Target::Probe(..) => None,
         Target::Sandbox | Target::Container(_) | Target::Attempt(_) => ports.observe(&subject.uid).await.ok(),
     };
     Input::Done {
@@ -133,6 +135,14 @@ async fn perform(
         }
         Verb::Start { id } => done(runtime.start(uid, id).await, FailureClass::RunContainerError),
         Verb::Note { id, key, value } => done(runtime.note(uid, id, key, value).await, FailureClass::Unavailable),
+        Verb::Probe { id, handler, timeout, .. } => {
+            let name = container_name(&action.target)?;
+            Ok(Outcome::Probed(prober::run(ports, subject, name, id, handler, *timeout).await))
+        }
+        Verb::RunHook { id, handler, limit, .. } => {
+            let name = container_name(&action.target)?;
+            hook::run(ports, subject, name, id, handler, *limit).await
+        }
         Verb::Stop { id, signal, grace } => done(runtime.stop(uid, id, *signal, *grace).await, FailureClass::Kill),
         Verb::Remove { id } => done(runtime.remove(uid, id).await, FailureClass::Kill),
         Verb::ConfirmDeletion => confirm_deletion(ports, subject, status).await,
@@ -148,7 +158,7 @@ fn wanted(subject: &Subject) -> Result<&Pod, Failure> {
 
 fn container_name(target: &Target) -> Result<&str, Failure> {
     match target {
-        Target::Container(name) => Ok(name),
+        Target::Container(name) | Target::Probe(name, _) => Ok(name),
         other => Err(Failure::new(
             FailureClass::CreateContainerError,
             format!("{other} is not a container"),

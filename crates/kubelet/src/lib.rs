@@ -13,11 +13,15 @@
 pub mod clock;
 pub mod config;
 pub mod execute;
+mod grpc;
+mod handler;
+mod hook;
 pub mod kubelet;
 pub mod logs;
 pub mod node_status;
 pub mod pod_worker;
 pub mod pods;
+mod prober;
 pub mod server;
 pub mod status_writer;
 

@@ -9,7 +9,7 @@ use api::node::ContainerId;
 use api::typed::PodStatus;
 
 use crate::event::PodEvent;
-use crate::input::PullPolicy;
+use crate::input::{Handler, Hook, ProbeKind, PullPolicy};
 
 /// What the driver must do after one step.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +60,8 @@ pub enum Target {
     Container(String),
     /// One attempt of a container that is no longer needed.
     Attempt(ContainerId),
+    /// One probe of the container of this name.
+    Probe(String, ProbeKind),
     /// The pod's object in the API.
     Api,
 }
@@ -69,7 +71,7 @@ impl fmt::Display for Target {
         match self {
             Self::Volumes => f.write_str("volumes"),
             Self::Sandbox => f.write_str("sandbox"),
-            Self::Container(name) => f.write_str(name),
+            Self::Container(name) | Self::Probe(name, _) => f.write_str(name),
             Self::Attempt(id) => write!(f, "attempt {}", id.0.get(..12).unwrap_or(&id.0)),
             Self::Api => f.write_str("api"),
         }
@@ -121,6 +123,29 @@ pub enum Verb {
         /// Value of the note.
         value: String,
     },
+    /// Run a hook of a running attempt.
+    RunHook {
+        /// The attempt.
+        id: ContainerId,
+        /// Which.
+        hook: Hook,
+        /// What it does.
+        handler: Handler,
+        /// It is given up after this long.
+        limit: Duration,
+    },
+    /// Make one attempt of a probe. Ends in
+    /// [`Outcome::Probed`](crate::Outcome::Probed), whatever came of it.
+    Probe {
+        /// The attempt of the container.
+        id: ContainerId,
+        /// Which probe.
+        kind: ProbeKind,
+        /// What it does.
+        handler: Handler,
+        /// A failure after this long.
+        timeout: Duration,
+    },
     /// Send the stop signal, wait up to `grace`, then kill. A later `Stop` of
     /// the same attempt with a shorter grace shortens the wait of the first.
     Stop {
@@ -136,7 +161,7 @@ pub enum Verb {
         /// The attempt.
         id: ContainerId,
     },
-    /// Give up the action: pulls, mounts, and stops about to be replaced by a
+    /// Give up the action: pulls, mounts, hooks, probes, and stops about to be replaced by a
     /// shorter one. Has no `Done` of its own; the cancelled action still has one.
     Cancel(ActionId),
     /// Flush the last status to the API, then delete the pod there with grace
@@ -156,6 +181,9 @@ impl Verb {
             Self::Pull { .. } => Duration::from_secs(3600),
             Self::Create { .. } | Self::Start { .. } | Self::Note { .. } | Self::Remove { .. } => Duration::from_secs(120),
             Self::Stop { grace, .. } => *grace + Duration::from_secs(30),
+            Self::RunHook { limit, .. } => *limit,
+            // What cannot be attempted is tried three times.
+            Self::Probe { timeout, .. } => *timeout * 3 + Duration::from_secs(5),
             Self::Cancel(_) => Duration::from_secs(1),
             Self::ConfirmDeletion => Duration::from_secs(60),
         }
@@ -179,6 +207,8 @@ impl fmt::Display for Verb {
             Self::Stop {
                 grace, signal: Some(n), ..
             } => write!(f, "Stop signal={n} grace={}s", grace.as_secs_f64()),
+            Self::RunHook { hook, .. } => write!(f, "RunHook {}", hook.as_str()),
+            Self::Probe { kind, .. } => write!(f, "Probe {}", kind.as_str()),
             Self::Remove { .. } => f.write_str("Remove"),
             Self::Cancel(id) => write!(f, "Cancel {}", id.0),
             Self::ConfirmDeletion => f.write_str("ConfirmDeletion"),
@@ -203,6 +233,14 @@ pub enum Reason {
     Exited(i32),
     /// The image of the running attempt is not the spec's.
     DefinitionChanged,
+    /// The process runs; its `postStart` hook is due.
+    Started,
+    /// The `postStart` hook failed.
+    HookFailed,
+    /// It is time.
+    Due,
+    /// A liveness or startup probe failed too often.
+    ProbeFailed,
     /// A fact must outlive the agent.
     Durable,
     /// A newer attempt made this one superfluous.
@@ -231,6 +269,10 @@ impl fmt::Display for Reason {
             Self::Created => "created",
             Self::Exited(code) => return write!(f, "exited({code})"),
             Self::DefinitionChanged => "definition-changed",
+            Self::Started => "started",
+            Self::HookFailed => "hook-failed",
+            Self::Due => "due",
+            Self::ProbeFailed => "probe-failed",
             Self::Durable => "durable",
             Self::Superseded => "superseded",
             Self::Deleted => "deleted",

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::input::{Hook, ProbeKind};
+
 /// Type of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventType {
@@ -105,6 +107,38 @@ pub(crate) fn started(container: &str) -> PodEvent {
 
 pub(crate) fn killing(message: String) -> PodEvent {
     PodEvent::normal("Killing", message)
+}
+
+pub(crate) fn hook_failed(hook: Hook) -> PodEvent {
+    match hook {
+        Hook::PostStart => PodEvent::warning("FailedPostStartHook", "PostStartHook failed"),
+        Hook::PreStop => PodEvent::warning("FailedPreStopHook", "PreStopHook failed"),
+    }
+}
+
+pub(crate) fn hook_fell_back(address: &str) -> PodEvent {
+    PodEvent::warning(
+        "LifecycleHTTPFallback",
+        format!("request to HTTPS lifecycle hook {address} got HTTP response, retry with HTTP succeeded"),
+    )
+}
+
+pub(crate) fn unhealthy(kind: ProbeKind, output: &str) -> PodEvent {
+    PodEvent::warning("Unhealthy", format!("{} probe failed: {output}", kind.title()))
+}
+
+pub(crate) fn probe_errored(kind: ProbeKind, error: &str) -> PodEvent {
+    PodEvent::warning(
+        "Unhealthy",
+        format!("{} probe errored and resulted in unknown state: {error}", kind.title()),
+    )
+}
+
+pub(crate) fn probe_warning(kind: ProbeKind, body: &str) -> PodEvent {
+    PodEvent::warning(
+        "ProbeWarning",
+        format!("{} probe warning: Probe terminated redirects, Response body: {body}", kind.title()),
+    )
 }
 
 pub(crate) fn sandbox_changed() -> PodEvent {

@@ -3,6 +3,7 @@
 //! [`Desired::parse`] is the border: wire objects are all options and strings,
 //! behind it they are not.
 
+mod handler;
 mod parse;
 
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use api::typed::{PodCondition, VolumeMountStatus};
 
 use crate::action::ActionId;
 
+pub use handler::{Handler, Hook, Hooks, Probe, ProbeKind, Probed, Probes};
 pub(crate) use parse::OWNED_CONDITIONS;
 
 /// Pod status message of a passed `activeDeadlineSeconds`, also its event's.
@@ -58,12 +60,19 @@ pub enum Progress {
 }
 
 /// What a successful action has to tell beyond "it is so now".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Nothing; the observation shows it.
     Done,
     /// Of `Pull`.
     Pulled(Pulled),
+    /// Of `Probe`.
+    Probed(Probed),
+    /// Of `RunHook`: it asked for HTTPS, got plain HTTP, and asked again so.
+    FellBackToHttp {
+        /// `host:port` asked.
+        address: String,
+    },
 }
 
 /// How an image came to be on the node.
@@ -130,6 +139,8 @@ pub enum FailureClass {
     /// A volume could not be set up or torn down. The message is the event's:
     /// `MountVolume.SetUp failed for volume "v" : <err>`.
     Mount,
+    /// A hook failed. The message is what follows `error: ` in the status.
+    Hook,
     /// A process could not be stopped, or an attempt or record not removed.
     Kill,
     /// The runtime does not answer.
@@ -188,6 +199,10 @@ pub struct Container {
     pub role: Role,
     /// `volumeMounts` of its status.
     pub volume_mounts: Vec<VolumeMountStatus>,
+    /// `lifecycle`.
+    pub hooks: Hooks,
+    /// `livenessProbe`, `readinessProbe`, `startupProbe`.
+    pub probes: Probes,
 }
 
 impl Container {

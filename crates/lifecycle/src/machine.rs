@@ -6,7 +6,7 @@ mod hand_out;
 mod outcome;
 
 use api::Time;
-use api::node::Observation;
+use api::node::{Observation, RunState};
 use api::typed::PodStatus;
 
 use crate::action::{Hands, InFlight, Step, Target, Verb};
@@ -120,7 +120,7 @@ impl Machine {
                     ..*desired
                 };
             }
-            Input::Observed(seen) => self.see(seen),
+            Input::Observed(seen) => self.see(now, seen),
             Input::Progress {
                 id,
                 progress: Progress::Pulling,
@@ -140,7 +140,7 @@ impl Machine {
             Input::Done { id, result, after } => {
                 let unseen = after.is_none();
                 if let Some(seen) = after {
-                    self.see(seen);
+                    self.see(now, seen);
                 }
                 if let Some(flight) = self.hands.0.remove(&id) {
                     self.stale |= unseen && hand_out::seen_in_runtime(&flight.verb);
@@ -151,8 +151,13 @@ impl Machine {
         }
     }
 
-    fn see(&mut self, seen: Observation) {
+    fn see(&mut self, now: Time, seen: Observation) {
+        if self.observed.is_none() {
+            let running = seen.containers.iter().filter(|c| matches!(c.state, RunState::Running { .. }));
+            self.memory.found = running.map(|c| (c.id.clone(), now)).collect();
+        }
         if self.observed.as_ref().is_none_or(|old| old.sequence < seen.sequence) {
+            self.memory.keep(&seen.containers);
             self.observed = Some(seen);
             self.stale = false;
         }

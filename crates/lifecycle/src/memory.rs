@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::Time;
+use api::node::{ContainerId, ContainerView};
 
 use crate::action::{Target, Verb};
-use crate::input::{Failure, FailureClass};
+use crate::input::{Failure, FailureClass, Hook, Probe, ProbeKind};
 
 /// First and longest delay between downloads of an image that fail.
 ///
@@ -70,6 +71,40 @@ pub(crate) struct Retry {
     pub(crate) count: u32,
 }
 
+/// What a probe of one attempt has found so far.
+#[derive(Clone, Debug)]
+pub(crate) struct ProbeRecord {
+    pub(crate) id: ContainerId,
+    /// When it is due again.
+    pub(crate) next_at: Time,
+    /// The result in force, once a threshold was reached.
+    pub(crate) result: Option<bool>,
+    last: Option<bool>,
+    run: u32,
+}
+
+impl ProbeRecord {
+    pub(crate) fn new(id: ContainerId, next_at: Time) -> Self {
+        Self {
+            id,
+            next_at,
+            result: None,
+            last: None,
+            run: 0,
+        }
+    }
+
+    /// Counts one more attempt; equal results in a row make the result.
+    pub(crate) fn count(&mut self, well: bool, probe: &Probe) {
+        self.run = if self.last == Some(well) { self.run.saturating_add(1) } else { 1 };
+        self.last = Some(well);
+        let threshold = if well { probe.success_threshold } else { probe.failure_threshold };
+        if self.run >= threshold {
+            self.result = Some(well);
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) pulls: BTreeMap<String, PullRecord>,
@@ -82,6 +117,15 @@ pub(crate) struct Memory {
     pub(crate) mounted: bool,
     pub(crate) unmounted: bool,
     pub(crate) confirmed: bool,
+    /// Hooks that have ended and whose end is not noted yet; a failed
+    /// `postStart` with its waiting message.
+    pub(crate) hooks: BTreeMap<(ContainerId, Hook), Result<(), String>>,
+    /// Attempts being stopped: since when.
+    pub(crate) stopping: BTreeMap<ContainerId, Time>,
+    /// What probes have found, by container.
+    pub(crate) probes: BTreeMap<(String, ProbeKind), ProbeRecord>,
+    /// Attempts that ran when this machine first looked, and when that was.
+    pub(crate) found: BTreeMap<ContainerId, Time>,
     pub(crate) ending: Option<Ending>,
     pub(crate) terminating_since: Option<Time>,
     /// It was already terminating when this machine first saw it.
@@ -89,6 +133,15 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// Forgets what it knows of attempts that are no more.
+    pub(crate) fn keep(&mut self, attempts: &[ContainerView]) {
+        let there = |id: &ContainerId| attempts.iter().any(|view| view.id == *id);
+        self.hooks.retain(|(id, _), _| there(id));
+        self.stopping.retain(|id, _| there(id));
+        self.found.retain(|id, _| there(id));
+        self.probes.retain(|_, record| there(&record.id));
+    }
+
     pub(crate) fn retry(&self, target: &Target) -> Option<&Retry> {
         self.retries.get(target)
     }

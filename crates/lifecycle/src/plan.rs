@@ -4,7 +4,9 @@
 //! target is free and whose retry is due.
 
 pub(crate) mod containers;
+pub(crate) mod hooks;
 pub(crate) mod init;
+pub(crate) mod probes;
 pub(crate) mod sandbox;
 pub(crate) mod terminate;
 pub(crate) mod volumes;
@@ -103,19 +105,6 @@ impl Plan {
     }
 }
 
-/// Asks for the stop of one attempt of a container.
-pub(crate) fn stop<'p>(plan: &'p mut Plan, view: &ContainerView, grace: std::time::Duration, because: Reason) -> &'p mut Want {
-    plan.want(
-        Target::Container(view.name.clone()),
-        Verb::Stop {
-            id: view.id.clone(),
-            signal: None,
-            grace,
-        },
-        because,
-    )
-}
-
 /// The container of the spec an attempt belongs to.
 pub(crate) fn container_of<'a>(desired: &'a Desired, name: &str) -> Option<&'a Container> {
     desired.all().find(|c| c.name == name)
@@ -128,13 +117,16 @@ pub(crate) fn sync(w: World<'_>) -> Plan {
     let ready = match sandbox::plan(w, &mut plan, mounted) {
         sandbox::Sandbox::Ready => true,
         sandbox::Sandbox::Coming => false,
-        sandbox::Sandbox::Clearing => return plan,
+        sandbox::Sandbox::Clearing => {
+            probes::plan(w, &mut plan, false);
+            return plan;
+        }
         sandbox::Sandbox::Over => {
             plan.finished = true;
             return plan;
         }
     };
-    let mut line = containers::Line::new(ready && mounted);
+    let mut line = containers::Line::new(ready && mounted && !hooks::any_pending(w));
     match init::plan(w, &mut plan, &mut line) {
         init::Init::Done => {
             plan.finished = containers::plan(w, &mut plan, &mut line);
@@ -142,6 +134,7 @@ pub(crate) fn sync(w: World<'_>) -> Plan {
         init::Init::Unfinished => {}
         init::Init::Failed => plan.finished = true,
     }
+    probes::plan(w, &mut plan, false);
     prune(w, &mut plan);
     plan
 }
@@ -151,7 +144,7 @@ pub(crate) fn sync(w: World<'_>) -> Plan {
 fn prune(w: World<'_>, plan: &mut Plan) {
     for container in w.desired.all() {
         let attempts = w.attempts(&container.name);
-        let unshown = usize::from(attempts.last().is_some_and(|v| v.state == RunState::Created));
+        let unshown = usize::from(attempts.last().is_some_and(|v| hooks::unshown(w, v)));
         for (newer, view) in attempts.iter().rev().enumerate().skip(1) {
             let target = Target::Attempt(ContainerId(view.id.0.clone()));
             if matches!(view.state, RunState::Running { .. }) {

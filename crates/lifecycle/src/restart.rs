@@ -22,6 +22,9 @@ pub const NOTE_BACK_OFF: &str = "back-off-s";
 /// Key of the note on an attempt that is stopped only to be replaced.
 pub const NOTE_REPLACED: &str = "replaced";
 
+/// Key of the note on an attempt a probe has condemned: the kind of probe.
+pub const NOTE_KILLED: &str = "killed";
+
 /// Whether a container whose newest attempt ended so is to run again.
 ///
 /// Source: pod lifecycle page, "container restart policy"; KEP-753 for
@@ -65,8 +68,15 @@ pub fn delay_to_note(attempt: &ContainerView, previous: Option<&ContainerView>) 
 #[must_use]
 pub fn not_before(container: &Container, attempt: &ContainerView, exit: &Exit, previous: Option<&ContainerView>) -> Time {
     let clean = attempt.image != container.image || attempt.notes.contains_key(NOTE_REPLACED) || lived_long(attempt, exit);
+    // A kill by a probe and the restart it is for are one step upstream, which
+    // counts from the death before: who outlived the delay is restarted at once.
+    let since = match (attempt.notes.contains_key(NOTE_KILLED), previous.map(|p| &p.state)) {
+        (true, Some(RunState::Exited(before))) => before.finished_at,
+        (true, _) => return exit.finished_at,
+        (false, _) => exit.finished_at,
+    };
     match delay(attempt, previous) {
-        Some(delay) if !clean => exit.finished_at + delay,
+        Some(delay) if !clean => (since + delay).max(exit.finished_at),
         Some(_) | None => exit.finished_at,
     }
 }
@@ -131,6 +141,8 @@ mod tests {
             pull_policy: PullPolicy::Never,
             role: Role::Regular,
             volume_mounts: Vec::new(),
+            hooks: crate::input::Hooks::default(),
+            probes: crate::input::Probes::default(),
         }
     }
 

@@ -191,6 +191,8 @@ pub(crate) fn epoch() -> WireTime {
     api::Time(0).wire()
 }
 
+pub(crate) use container::wire_id;
+
 /// The word for a failure's class where only its class is told.
 pub(crate) fn class_word(class: crate::input::FailureClass) -> &'static str {
     container::shown_class(class).unwrap_or("ErrImagePull")

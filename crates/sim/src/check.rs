@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::Time;
 use api::node::{ContainerId, ContainerView, Exit, Observation, RunState, Uid};
 use api::typed::{ContainerStatus, Pod, PodStatus};
-use lifecycle::{ActionId, Input, Machine, Stage, Step, Target, Verb};
+use lifecycle::{ActionId, Hook, Input, Machine, ProbeKind, Stage, Step, Target, Verb};
 
 use crate::runtime::Held;
 
@@ -178,7 +178,10 @@ impl Checker {
             _ => (0, 10), // the one before is lost, and its delay with it
         };
         record.delays.insert((name.to_owned(), number), next_s);
-        let finished_at = previous.and_then(exit).map(|e| e.finished_at);
+        // A probe's kill and its restart are one: the death before counts.
+        let killed = previous.is_some_and(|v| v.notes.contains_key("killed"));
+        let counts = if killed { number.checked_sub(2).and_then(find) } else { previous };
+        let finished_at = counts.and_then(exit).map(|e| e.finished_at);
         let early = finished_at.is_some_and(|at| now < at + Duration::from_secs(wait_s));
         ensure(!early, || {
             format!("{name}#{number} was made before its back-off of {wait_s}s had ended")
@@ -186,7 +189,7 @@ impl Checker {
     }
 
     /// A process was started: alone, and in its turn.
-    pub fn started(&self, _now: Time, _uid: &Uid, id: &ContainerId, held: &Held, pod: Option<&Pod>) -> Result<(), Broken> {
+    pub fn started(&self, now: Time, _uid: &Uid, id: &ContainerId, held: &Held, pod: Option<&Pod>) -> Result<(), Broken> {
         let Some(started) = held.attempt(id).map(|a| &a.view) else {
             return Err("what was started is not there".to_owned());
         };
@@ -206,6 +209,17 @@ impl Checker {
                 .filter(|v| v.name == name)
                 .max_by_key(|v| v.attempt)
         };
+        let hooked = |name: &str| {
+            let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+            all.any(|c| c.name == name && c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()))
+        };
+        let waits_for = held.attempts.iter().find(|a| {
+            let done = a.view.notes.get("post-start").is_some_and(|note| note == "done");
+            a.view.name != started.name && a.started_at().is_some_and(|at| at < now) && hooked(&a.view.name) && !done
+        });
+        ensure(waits_for.is_none(), || {
+            format!("{} was started beside the postStart hook of {waits_for:?}", started.name)
+        })?;
         for init in spec.init_containers.iter().flatten() {
             if init.name == started.name {
                 break;
@@ -281,6 +295,50 @@ impl Checker {
         let well = new.container_statuses.iter().flatten().all(zero);
         ensure(phase(new) != "Succeeded" || well, || {
             "Succeeded though a container did not".to_owned()
+        })
+    }
+
+    /// A hook is run: of a running container, and not again once its end was
+    /// noted.
+    pub fn hook(&self, uid: &Uid, id: &ContainerId, hook: Hook, held: &Held) -> Result<(), Broken> {
+        let Some(view) = held.attempt(id).map(|a| &a.view) else {
+            return Ok(());
+        };
+        let key = match hook {
+            Hook::PostStart => "post-start",
+            Hook::PreStop => "pre-stop",
+        };
+        ensure(!view.notes.contains_key(key), || {
+            format!("{uid}: {} of {} runs again", hook.as_str(), view.name)
+        })
+    }
+
+    /// A probe is made: of a started attempt not before its delay, and only by
+    /// startup until that has succeeded.
+    pub fn probed(&self, now: Time, uid: &Uid, id: &ContainerId, kind: ProbeKind, held: &Held, pod: Option<&Pod>) -> Result<(), Broken> {
+        let Some((view, started_at)) = held.attempt(id).and_then(|a| Some((&a.view, a.started_at()?))) else {
+            return Ok(()); // it ended on the way
+        };
+        let Some(spec) = pod.and_then(|p| p.spec.as_ref()) else {
+            return Ok(());
+        };
+        let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let container = all.find(|c| c.name == view.name);
+        let probe = container.and_then(|c| match kind {
+            ProbeKind::Liveness => c.liveness_probe.as_ref(),
+            ProbeKind::Readiness => c.readiness_probe.as_ref(),
+            ProbeKind::Startup => c.startup_probe.as_ref(),
+        });
+        let Some(probe) = probe else {
+            return Err(format!("{uid}: a {} probe of {} that it does not have", kind.as_str(), view.name));
+        };
+        let delay_s = u64::try_from(probe.initial_delay_seconds.unwrap_or(0)).unwrap_or(0);
+        ensure(now >= started_at + Duration::from_secs(delay_s), || {
+            format!("{} is probed before its initial delay", view.name)
+        })?;
+        let hooked = container.is_some_and(|c| c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()));
+        ensure(!hooked || view.notes.get("post-start").is_some_and(|note| note == "done"), || {
+            format!("{} is probed during its postStart hook", view.name)
         })
     }
 

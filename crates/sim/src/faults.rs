@@ -59,6 +59,8 @@ pub struct Weights {
     pub sandbox_dies: u64,
     /// A status write is lost.
     pub drop_status: u64,
+    /// A probe fails.
+    pub probe_fails: u64,
 }
 
 /// A source of faults that dries up.
@@ -96,6 +98,7 @@ impl Faults {
             agent_dies: rng.below(60),
             sandbox_dies: rng.below(15),
             drop_status: rng.below(100),
+            probe_fails: rng.below(500),
         };
         Self { rng, weights, until }
     }
@@ -115,6 +118,7 @@ impl Faults {
             Verb::Pull { .. } => FailureClass::ErrImagePull,
             Verb::Create { .. } => FailureClass::CreateContainerError,
             Verb::Start { .. } => FailureClass::RunContainerError,
+            Verb::RunHook { .. } | Verb::Probe { .. } => FailureClass::Hook,
             Verb::Note { .. } | Verb::Cancel(_) => FailureClass::Unavailable,
             Verb::Stop { .. } | Verb::Remove { .. } => FailureClass::Kill,
             Verb::ConfirmDeletion => FailureClass::Api,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::Time;
 use api::node::{ContainerId, ExitCause, Observation, Uid};
 use api::typed::{Pod, PodStatus};
-use lifecycle::{Action, ActionId, Desired, Failure, Input, Machine, NodeFacts, Outcome, Progress, Rejection, Step};
+use lifecycle::{Action, ActionId, Desired, Failure, Input, Machine, NodeFacts, Outcome, ProbeKind, Probed, Progress, Rejection, Step};
 
 use crate::check::Checker;
 use crate::faults::Faults;
@@ -96,6 +96,8 @@ pub struct World {
     pub images: BTreeMap<String, Image>,
     /// Lives of a container's attempts; the last is every later one's.
     pub lives: BTreeMap<(Uid, String), Vec<Life>>,
+    /// How a container's probes end; others succeed.
+    pub probes: BTreeMap<(Uid, String, ProbeKind), Probed>,
     /// Failures to be given to the next actions whose text begins so.
     pub failing: Vec<(String, Failure)>,
     /// Steps taken by machines.
@@ -125,6 +127,7 @@ impl World {
             api: BTreeMap::new(),
             images: BTreeMap::new(),
             lives: BTreeMap::new(),
+            probes: BTreeMap::new(),
             failing: Vec::new(),
             steps: 0,
             events: BTreeMap::new(),

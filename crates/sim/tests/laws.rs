@@ -28,12 +28,34 @@ fn pod(rng: &mut Rng, number: usize) -> Pod {
         } else {
             image
         };
-        json!({"name": name, "image": image, "imagePullPolicy": pick(rng, &["Always", "IfNotPresent"])})
+        let mut container = json!({"name": name, "image": image, "imagePullPolicy": pick(rng, &["Always", "IfNotPresent"])});
+        for hook in ["postStart", "preStop"] {
+            if rng.permille(200) {
+                // A sidecar that ends before its hook does is never started.
+                let short = name.starts_with("init") && hook == "postStart";
+                container["lifecycle"][hook] = if short {
+                    json!({"exec": {"command": ["true"]}})
+                } else {
+                    json!({"sleep": {"seconds": rng.below(20)}})
+                };
+            }
+        }
+        for (probe, permille) in [("livenessProbe", 200), ("readinessProbe", 300), ("startupProbe", 150)] {
+            if rng.permille(permille) {
+                container[probe] = json!({
+                    "tcpSocket": {"port": 80}, "initialDelaySeconds": rng.below(4), "periodSeconds": 1 + rng.below(12),
+                    "failureThreshold": 1 + rng.below(4),
+                });
+            }
+        }
+        container
     };
     let mut init: Vec<Value> = (0..rng.below(4)).map(|i| container(rng, format!("init-{i}"))).collect();
     for c in &mut init {
         if rng.permille(300) {
             c["restartPolicy"] = json!("Always");
+        } else if let Some(fields) = c.as_object_mut() {
+            fields.retain(|key, _| key != "lifecycle" && !key.ends_with("Probe"));
         }
     }
     let regular: Vec<Value> = (0..=rng.below(3)).map(|i| container(rng, format!("app-{i}"))).collect();

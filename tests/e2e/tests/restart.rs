@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use e2e::Platform;
+use e2e::host::run;
 use e2e::platform::Build;
 use serde_json::Value;
 
@@ -15,8 +16,17 @@ metadata: {name: steady}
 spec:
   initContainers:
   - {name: first, image: 'busybox:1.30', command: ['true']}
+  - name: side
+    image: busybox:1.30
+    restartPolicy: Always
+    command: ['sh', '-c', 'trap \"exit 0\" TERM; while true; do sleep 0.1; done']
+    startupProbe: {periodSeconds: 1, exec: {command: ['true']}}
   containers:
-  - {name: web, image: 'nginx:1.17.1'}
+  - name: web
+    image: nginx:1.17.1
+    lifecycle:
+      postStart: {exec: {command: ['sh', '-c', 'echo hook >> /usr/share/nginx/html/hooks']}}
+    readinessProbe: {periodSeconds: 1, httpGet: {port: 80}}
 ---
 apiVersion: v1
 kind: Pod
@@ -59,6 +69,9 @@ fn root_containers_outlive_a_killed_lifepod() {
     let mut platform = Platform::start("restart", &build).unwrap();
     platform.create(PODS).unwrap();
     platform.wait_status("default", "steady", "Running", LIMIT).unwrap();
+    platform
+        .ok(&["wait", "--for=condition=Ready", "--timeout=60s", "pod/steady"])
+        .unwrap();
     platform.wait_status("default", "ends-meanwhile", "Running", LIMIT).unwrap();
     platform.wait_status("default", "crashing", "CrashLoopBackOff", LIMIT).unwrap();
     let before = platform.get("default", "pod", "steady").unwrap().unwrap();
@@ -86,6 +99,11 @@ fn root_containers_outlive_a_killed_lifepod() {
         after["metadata"]["resourceVersion"], resource_version,
         "nothing was to be written: {after:#}"
     );
+
+    // The hook that had completed was not run again.
+    let url = format!("http://{}/hooks", after["status"]["podIP"].as_str().unwrap());
+    let hooks = run(platform.host.command("curl").args(["-sSf", "--max-time", "10", &url])).unwrap();
+    assert_eq!(String::from_utf8_lossy(&hooks.stdout), "hook\n");
 
     // The back-off goes on from where it was: one restart later it has doubled.
     let count = crashed["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap();

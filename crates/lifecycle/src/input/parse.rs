@@ -1,5 +1,7 @@
 //! The border: a wire pod becomes a [`Desired`], or is refused by field.
 
+mod handler;
+
 use std::time::Duration;
 
 use api::typed::{self, Pod, VolumeMountStatus};
@@ -103,26 +105,28 @@ fn containers(wire: &[typed::Container], path: &str, role: Role) -> Result<Vec<C
 }
 
 fn container(wire: &typed::Container, path: &str, role: Role) -> Result<Container, ParseError> {
+    let role = match (role, wire.restart_policy.as_deref()) {
+        (Role::Init, Some("Always")) => Role::Sidecar,
+        (role, None) => role,
+        (_, Some(_)) => return Err(ParseError::NotHonoured(format!("{path}.restartPolicy"))),
+    };
     let asked = [
         (wire.liveness_probe.is_some(), "livenessProbe"),
         (wire.readiness_probe.is_some(), "readinessProbe"),
         (wire.startup_probe.is_some(), "startupProbe"),
         (wire.lifecycle.is_some(), "lifecycle"),
     ];
-    if let Some((_, field)) = asked.iter().find(|(there, _)| *there) {
+    if let Some((_, field)) = asked.iter().find(|(there, _)| *there && role == Role::Init) {
         return Err(ParseError::NotHonoured(format!("{path}.{field}")));
     }
-    let role = match (role, wire.restart_policy.as_deref()) {
-        (Role::Init, Some("Always")) => Role::Sidecar,
-        (role, None) => role,
-        (_, Some(_)) => return Err(ParseError::NotHonoured(format!("{path}.restartPolicy"))),
-    };
     let image = wire
         .image
         .clone()
         .filter(|i| !i.is_empty())
         .ok_or_else(|| ParseError::Missing(format!("{path}.image")))?;
     Ok(Container {
+        hooks: handler::hooks(wire, path)?,
+        probes: handler::probes(wire, path)?,
         name: wire.name.clone(),
         pull_policy: pull_policy(wire.image_pull_policy.as_deref(), &image, path)?,
         image,

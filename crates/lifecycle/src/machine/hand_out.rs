@@ -2,10 +2,12 @@
 
 use api::Time;
 
-use crate::action::{Action, ActionId, InFlight, Reason, Step, Verb};
+use crate::action::{Action, ActionId, InFlight, Reason, Step, Target, Verb};
 use crate::event;
+use crate::input::Hook;
 use crate::machine::{Machine, outcome};
-use crate::plan::{Plan, Want};
+use crate::memory::ProbeRecord;
+use crate::plan::{self, Plan, Want, probes};
 
 impl Machine {
     pub(super) fn hand_out(&mut self, now: Time, plan: Plan, step: &mut Step) {
@@ -33,6 +35,14 @@ impl Machine {
                 self.cancel(id, because.clone(), step);
             }
             step.events.extend(event);
+            if let Verb::Stop { id, .. }
+            | Verb::RunHook {
+                id, hook: Hook::PreStop, ..
+            } = &verb
+            {
+                self.memory.stopping.entry(id.clone()).or_insert(now);
+            }
+            self.probe_begins(now, &target, &verb);
             let id = self.fresh();
             self.hands.0.insert(
                 id,
@@ -46,6 +56,25 @@ impl Machine {
             );
             step.actions.push(Action { id, target, verb, because });
         }
+    }
+
+    /// The next attempt is due one period after this one was, not after it
+    /// began: the schedule does not drift.
+    fn probe_begins(&mut self, now: Time, target: &Target, verb: &Verb) {
+        let (Target::Probe(name, kind), Verb::Probe { id, .. }) = (target, verb) else {
+            return;
+        };
+        let probe = plan::container_of(&self.desired, name).and_then(|c| c.probes.get(*kind));
+        let Some(probe) = probe else { return };
+        let known = self
+            .memory
+            .probes
+            .get(&(name.clone(), *kind))
+            .filter(|record| record.id == *id)
+            .cloned();
+        let mut record = known.unwrap_or_else(|| ProbeRecord::new(id.clone(), now));
+        record.next_at = probes::next(record.next_at, probe, now);
+        self.memory.probes.insert((name.clone(), *kind), record);
     }
 
     /// Whether a want has to wait, and until when if that is known.
@@ -95,6 +124,13 @@ pub(super) fn seen_in_runtime(verb: &Verb) -> bool {
         | Verb::Note { .. }
         | Verb::Stop { .. }
         | Verb::Remove { .. } => true,
-        Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Cancel(_) | Verb::ConfirmDeletion => false,
+        // The end of a hook is seen in the note about it.
+        Verb::RunHook { .. }
+        | Verb::Probe { .. }
+        | Verb::MountVolumes
+        | Verb::UnmountVolumes
+        | Verb::Pull { .. }
+        | Verb::Cancel(_)
+        | Verb::ConfirmDeletion => false,
     }
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use api::Time;
+use api::node::ContainerId;
 
 use crate::action::{InFlight, Target, Verb};
 use crate::event::{self, PodEvent};
-use crate::input::{Container, Failure, FailureClass, Outcome, Pulled};
+use crate::input::{Container, Failure, FailureClass, Hook, Outcome, Probed, Pulled};
 use crate::machine::{Machine, Stage};
 use crate::memory::PullRecord;
 use crate::plan;
@@ -27,8 +28,36 @@ impl Machine {
         }
     }
 
+    /// One attempt of a probe has ended.
+    fn probed(&mut self, target: &Target, id: &ContainerId, probed: Probed, events: &mut Vec<PodEvent>) {
+        let Target::Probe(name, kind) = target else { return };
+        let Some(container) = plan::container_of(&self.desired, name) else {
+            return;
+        };
+        let Some(probe) = container.probes.get(*kind) else { return };
+        let (event, well) = match probed {
+            Probed::Success => (None, Some(true)),
+            Probed::Warning(body) => (Some(event::probe_warning(*kind, &body)), Some(true)),
+            Probed::Failure(output) => (Some(event::unhealthy(*kind, &output)), Some(false)),
+            Probed::Error(error) => (Some(event::probe_errored(*kind, &error)), None),
+        };
+        events.extend(event.map(|event| event.of(container.field_path())));
+        let record = self.memory.probes.get_mut(&(name.clone(), *kind)).filter(|record| record.id == *id);
+        if let (Some(record), Some(well)) = (record, well) {
+            record.count(well, probe);
+        }
+    }
+
     fn succeeded(&mut self, now: Time, flight: InFlight, outcome: Outcome, events: &mut Vec<PodEvent>) {
         let InFlight { target, verb, pulling, .. } = flight;
+        if let Verb::Probe { id, .. } = &verb {
+            let probed = match outcome {
+                Outcome::Probed(probed) => probed,
+                Outcome::Done | Outcome::Pulled(_) | Outcome::FellBackToHttp { .. } => Probed::Success,
+            };
+            self.probed(&target, id, probed, events);
+            return;
+        }
         // What failed on the way to a start is shown until there is one.
         if !matches!(verb, Verb::Pull { .. } | Verb::Create { .. } | Verb::Note { .. }) {
             self.memory.retries.remove(&target);
@@ -44,7 +73,9 @@ impl Machine {
                         }
                         tell(event::pulled(image, took, waited, size_bytes));
                     }
-                    Outcome::Pulled(Pulled::Present) | Outcome::Done => tell(event::present(image)),
+                    Outcome::Pulled(Pulled::Present) | Outcome::Done | Outcome::Probed(_) | Outcome::FellBackToHttp { .. } => {
+                        tell(event::present(image))
+                    }
                 }
                 self.memory.pulls.insert(
                     name.clone(),
@@ -54,6 +85,13 @@ impl Machine {
                     },
                 );
                 return; // images are not observed: the record is its effect
+            }
+            (Verb::RunHook { id, hook, .. }, _) => {
+                if let Outcome::FellBackToHttp { address } = &outcome {
+                    tell(event::hook_fell_back(address));
+                }
+                self.memory.hooks.insert((id.clone(), *hook), Ok(()));
+                return; // its end is noted, and the note is observed
             }
             (Verb::Create { .. }, Target::Container(name)) => {
                 tell(event::created(name));
@@ -71,6 +109,10 @@ impl Machine {
 
     fn failed(&mut self, now: Time, flight: InFlight, failure: Failure, events: &mut Vec<PodEvent>) {
         let InFlight { target, verb, pulling, .. } = flight;
+        if let Verb::Probe { id, .. } = &verb {
+            self.probed(&target, id, Probed::Error(failure.message), events);
+            return;
+        }
         let path = self.field_path(&target);
         let mut tell = |event: PodEvent| events.extend(path.clone().map(|p| event.of(p)));
         match (&verb, &target) {
@@ -91,6 +133,19 @@ impl Machine {
                 self.memory.pull_failed(name, image, failure, now);
                 return;
             }
+            (Verb::RunHook { id, hook, handler, .. }, Target::Container(name)) => {
+                // A preStop hook that uses its whole time up is no event.
+                if *hook == Hook::PostStart || failure.class != FailureClass::Timeout {
+                    tell(event::hook_failed(*hook));
+                }
+                let message = format!(
+                    "{handler} for Container \"{name}\" in Pod \"{}\" failed - error: {}",
+                    self.desired.pod(),
+                    failure.message
+                );
+                self.memory.hooks.insert((id.clone(), *hook), Err(message));
+                return; // a hook is not tried again
+            }
             (Verb::Create { .. } | Verb::Start { .. }, _) => {
                 let failure = container_failure(&verb, failure);
                 tell(event::failed(&failure.message));
@@ -107,7 +162,7 @@ impl Machine {
 
     fn field_path(&self, target: &Target) -> Option<String> {
         match target {
-            Target::Container(name) => plan::container_of(&self.desired, name).map(Container::field_path),
+            Target::Container(name) | Target::Probe(name, _) => plan::container_of(&self.desired, name).map(Container::field_path),
             Target::Volumes | Target::Sandbox | Target::Attempt(_) | Target::Api => None,
         }
     }

@@ -1,7 +1,6 @@
 //! The laws under arbitrary inputs: observations that make no sense, ends of
 //! actions that never began, desired states that jump about.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::node::{ContainerId, ContainerView, Exit, ExitCause, Observation, RunState, SandboxView};
@@ -10,7 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::action::{Action, ActionId};
-use crate::input::{Deletion, Eviction, Failure, FailureClass, NodeFacts, Outcome, Pulled, Rejection};
+use crate::input::{Deletion, Eviction, Failure, FailureClass, NodeFacts, Outcome, Probed, Pulled, Rejection};
 
 const NAMES: [&str; 5] = ["init", "side", "app", "log", "stranger"];
 
@@ -19,8 +18,17 @@ fn desired(policy: &str) -> Desired {
         "metadata": {"name": "p", "namespace": "d", "uid": "u-1"},
         "spec": {
             "restartPolicy": policy,
-            "initContainers": [{"name": "init", "image": "x:1"}, {"name": "side", "image": "x:1", "restartPolicy": "Always"}],
-            "containers": [{"name": "app", "image": "x:1"}, {"name": "log", "image": "x:1"}],
+            "initContainers": [{"name": "init", "image": "x:1"}, {
+                "name": "side", "image": "x:1", "restartPolicy": "Always",
+                "lifecycle": {"postStart": {"exec": {"command": ["true"]}}}, "startupProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 2},
+            }],
+            "containers": [
+                {"name": "app", "image": "x:1", "livenessProbe": {"tcpSocket": {"port": 80}, "failureThreshold": 1}},
+                {
+                    "name": "log", "image": "x:1", "readinessProbe": {"tcpSocket": {"port": 80}, "initialDelaySeconds": 3},
+                    "lifecycle": {"postStart": {"sleep": {"seconds": 3}}, "preStop": {"sleep": {"seconds": 3}}},
+                },
+            ],
             "volumes": [{"name": "v", "emptyDir": {}}],
         },
     });
@@ -57,12 +65,15 @@ fn view() -> impl Strategy<Value = ContainerView> {
             message: String::new(),
         })),
     ];
-    (prop::sample::select(NAMES.to_vec()), 0_u32..4, state, any::<bool>()).prop_map(|(name, attempt, state, noted)| {
-        let notes = if noted {
-            BTreeMap::from([("back-off-s".to_owned(), "40".to_owned())])
-        } else {
-            BTreeMap::new()
+    (prop::sample::select(NAMES.to_vec()), 0_u32..4, state, 0_u32..5).prop_map(|(name, attempt, state, noted)| {
+        let note = match noted {
+            0 => Some(("back-off-s", "40")),
+            1 => Some(("post-start", "done")),
+            2 => Some(("post-start", "it failed")),
+            3 => Some(("killed", "liveness")),
+            _ => None,
         };
+        let notes = note.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         ContainerView {
             id: ContainerId(format!("{name}-{attempt}")),
             name: name.to_owned(),
@@ -127,13 +138,19 @@ impl Driver {
             }
             Happens::Done(index, failure, bare) => {
                 let id = pick(index, &self.in_flight);
-                self.in_flight.retain(|a| a.id != id);
                 let fetched = Pulled::Fetched {
                     took: Duration::from_secs(1),
                     waited: Duration::ZERO,
                     size_bytes: 1,
                 };
-                let outcome = if bare { Outcome::Done } else { Outcome::Pulled(fetched) };
+                let verb = self.in_flight.iter().find(|a| a.id == id).map(|a| &a.verb);
+                let outcome = match verb {
+                    Some(Verb::Probe { .. }) if bare => Outcome::Probed(Probed::Failure("no".into())),
+                    Some(Verb::Probe { .. }) => Outcome::Probed(Probed::Success),
+                    _ if bare => Outcome::Done,
+                    _ => Outcome::Pulled(fetched),
+                };
+                self.in_flight.retain(|a| a.id != id);
                 let result = failure.map_or(Ok(outcome), |class| Err(Failure::new(class, "no")));
                 return Input::Done { id, result, after: None };
             }

@@ -6,12 +6,11 @@
 use api::node::{ContainerView, RunState};
 
 use crate::action::{Reason, Target, Verb};
-use crate::event;
-use crate::input::Container;
+use crate::input::{Container, RestartPolicy, Role};
 use crate::memory::SHOWN;
-use crate::plan::terminate::FLOOR;
-use crate::plan::{Plan, World, exit, stop};
-use crate::restart::{self, NOTE_BACK_OFF, NOTE_REPLACED};
+use crate::plan::terminate::{self, Ending};
+use crate::plan::{Plan, World, exit, hooks, probes};
+use crate::restart::{self, NOTE_BACK_OFF, NOTE_KILLED, NOTE_REPLACED};
 
 /// Containers start one at a time, in order, as upstream's do: the next is not
 /// made while one is on its way. One that waits for a retry stands aside.
@@ -47,19 +46,37 @@ pub(crate) fn plan(w: World<'_>, plan: &mut Plan, line: &mut Line) -> bool {
 
 /// Whether an ended container is to run again.
 pub(crate) fn again(w: World<'_>, container: &Container, view: &ContainerView, exit: &api::node::Exit) -> bool {
-    view.notes.contains_key(NOTE_REPLACED) || restart::wanted(w.desired.restart_policy, container.role, exit)
+    replaced(w, view) || restart::wanted(w.desired.restart_policy, container.role, exit)
 }
 
-/// Lets a running container be, unless the spec now names another image. That
+/// Whether an attempt was stopped only to be started anew.
+pub(crate) fn replaced(w: World<'_>, view: &ContainerView) -> bool {
+    let killed = view.notes.contains_key(NOTE_KILLED) && w.desired.restart_policy != RestartPolicy::Never;
+    killed || view.notes.contains_key(NOTE_REPLACED)
+}
+
+/// Lets a running container be, its hook apart, unless the spec now names another image. That
 /// it is stopped to be replaced is noted first: it holds under `Never` too.
-fn keep(w: World<'_>, plan: &mut Plan, container: &Container, view: &ContainerView) {
+pub(crate) fn keep(w: World<'_>, plan: &mut Plan, container: &Container, view: &ContainerView) {
     if view.image == container.image {
+        match probes::condemned(w, view) {
+            Some(kind) => probes::kill(w, plan, container, view, kind),
+            None => hooks::post_start(w, plan, container, view),
+        }
         return;
     }
     if view.notes.contains_key(NOTE_REPLACED) {
-        let text = format!("Container {} definition changed, will be restarted", container.name);
-        stop(plan, view, w.desired.grace.max(FLOOR), Reason::DefinitionChanged).event =
-            Some(event::killing(text).of(container.field_path()));
+        let text = match container.role {
+            Role::Regular => format!("Container {} definition changed, will be restarted", container.name),
+            Role::Init | Role::Sidecar => format!("Init container {} definition changed", container.name),
+        };
+        let ending = Ending {
+            kill_at: terminate::kill_at(w, view, w.desired.grace),
+            because: Reason::DefinitionChanged,
+            text,
+            its_turn: true,
+        };
+        terminate::end(w, plan, view, ending);
     } else {
         let verb = Verb::Note {
             id: view.id.clone(),

@@ -7,8 +7,8 @@ use api::node::RunState;
 
 use crate::action::Reason;
 use crate::input::Role;
-use crate::plan::containers::{Line, start};
-use crate::plan::{Plan, World};
+use crate::plan::containers::{Line, keep, start};
+use crate::plan::{Plan, World, probes};
 use crate::restart;
 
 /// How far initialisation is.
@@ -47,7 +47,11 @@ pub(crate) fn plan(w: World<'_>, plan: &mut Plan, line: &mut Line) -> Init {
         let mut complete = false;
         match &view.state {
             RunState::Created => starts.push((index, Reason::Created)),
-            RunState::Running { .. } => complete = sidecar,
+            RunState::Running { .. } if sidecar => {
+                keep(w, plan, container, view);
+                complete = probes::started(w, container, view);
+            }
+            RunState::Running { .. } => {}
             RunState::Exited(exit) if restart::wanted(w.desired.restart_policy, container.role, exit) => {
                 starts.push((index, Reason::Exited(exit.code)));
             }

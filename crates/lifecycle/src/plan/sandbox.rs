@@ -6,10 +6,10 @@
 use api::node::RunState;
 
 use crate::action::{Reason, Target, Verb};
-use crate::event;
 use crate::input::{RestartPolicy, Role};
-use crate::plan::terminate::FLOOR;
-use crate::plan::{Plan, World, container_of, exit, stop};
+use crate::plan::containers::replaced;
+use crate::plan::terminate::{self, Ending};
+use crate::plan::{Plan, World, container_of, exit};
 
 /// Where the sandbox stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +63,10 @@ fn pointless(w: World<'_>) -> bool {
     match w.desired.restart_policy {
         RestartPolicy::Always => false,
         RestartPolicy::Never => !w.seen.containers.is_empty(),
-        RestartPolicy::OnFailure => w
-            .desired
-            .containers
-            .iter()
-            .all(|c| w.newest(&c.name).and_then(exit).is_some_and(|e| e.code == 0)),
+        RestartPolicy::OnFailure => w.desired.containers.iter().all(|c| {
+            w.newest(&c.name)
+                .is_some_and(|v| exit(v).is_some_and(|e| e.code == 0) && !replaced(w, v))
+        }),
     }
 }
 
@@ -79,10 +78,13 @@ fn clear(w: World<'_>, plan: &mut Plan, because: &Reason) -> bool {
     let mut cleared = !w.hands.0.values().any(|f| !f.cancelled && late(&f.verb));
     for view in w.running() {
         cleared = false;
-        let grace = w.desired.grace.max(FLOOR);
-        let field_path = container_of(w.desired, &view.name).map(crate::input::Container::field_path);
-        stop(plan, view, grace, because.clone()).event =
-            field_path.map(|path| event::killing(format!("Stopping container {}", view.name)).of(path));
+        let ending = Ending {
+            kill_at: terminate::kill_at(w, view, w.desired.grace),
+            because: because.clone(),
+            text: format!("Stopping container {}", view.name),
+            its_turn: true,
+        };
+        terminate::end(w, plan, view, ending);
     }
     if !cleared {
         return false;

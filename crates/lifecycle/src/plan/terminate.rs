@@ -10,9 +10,9 @@ use api::node::ContainerView;
 
 use crate::action::{Reason, Target, Verb};
 use crate::event;
-use crate::input::{Container, Role};
-use crate::memory::Ending;
-use crate::plan::{Plan, World, container_of, volumes};
+use crate::input::{Container, Hook, Role};
+use crate::memory::Ending as PodEnding;
+use crate::plan::{Plan, World, container_of, hooks, probes, volumes};
 
 /// At least this long lies between the stop signal and the kill.
 ///
@@ -26,11 +26,11 @@ pub(crate) fn because(w: World<'_>) -> Reason {
     match w.memory.ending {
         _ if w.desired.gone => Reason::Gone,
         _ if w.desired.deletion.is_some() => Reason::Deleted,
-        Some(Ending::Gone) => Reason::Gone,
-        Some(Ending::Deleted) => Reason::Deleted,
-        Some(Ending::Evicted) => Reason::Evicted,
-        Some(Ending::DeadlineExceeded) => Reason::DeadlineExceeded,
-        Some(Ending::Rejected | Ending::Finished) | None => Reason::Finished,
+        Some(PodEnding::Gone) => Reason::Gone,
+        Some(PodEnding::Deleted) => Reason::Deleted,
+        Some(PodEnding::Evicted) => Reason::Evicted,
+        Some(PodEnding::DeadlineExceeded) => Reason::DeadlineExceeded,
+        Some(PodEnding::Rejected | PodEnding::Finished) | None => Reason::Finished,
     }
 }
 
@@ -44,13 +44,16 @@ pub(crate) fn plan(w: World<'_>) -> Plan {
             plan.cancels.push((*id, because.clone()));
         }
     }
+    probes::plan(w, &mut plan, true);
     let deadline = deadline(w);
     for view in w.running() {
-        if deadline > w.now && !its_turn(w, view) {
-            plan.wake(deadline);
-            continue;
-        }
-        stop_by(w, &mut plan, view, deadline.max(w.now + FLOOR), because.clone());
+        let ending = Ending {
+            kill_at: deadline,
+            because: because.clone(),
+            text: format!("Stopping container {}", view.name),
+            its_turn: its_turn(w, view),
+        };
+        end(w, &mut plan, view, ending);
     }
     let sandbox = w.seen.sandbox.as_ref().is_some_and(|s| s.ready);
     if sandbox && w.running().next().is_none() && !starting(w) {
@@ -61,7 +64,10 @@ pub(crate) fn plan(w: World<'_>) -> Plan {
 
 /// What only prepares and can be given up at once.
 fn preparation(verb: &Verb) -> bool {
-    matches!(verb, Verb::Pull { .. } | Verb::MountVolumes)
+    matches!(
+        verb,
+        Verb::Pull { .. } | Verb::MountVolumes | Verb::RunHook { hook: Hook::PostStart, .. }
+    )
 }
 
 /// Whether nothing runs any more, and nothing under way will change that.
@@ -74,6 +80,7 @@ pub(crate) fn over(w: World<'_>) -> bool {
 pub(crate) fn finish(w: World<'_>) -> Plan {
     let mut plan = Plan::default();
     let because = because(w);
+    probes::plan(w, &mut plan, true);
     if !volumes::unmount(w, &mut plan, because.clone()) {
         return plan;
     }
@@ -137,38 +144,76 @@ fn its_turn(w: World<'_>, view: &ContainerView) -> bool {
     !w.running().any(|r| blockers.iter().any(|c| c.name == r.name))
 }
 
-/// Asks for a stop that kills at `kill_at`, unless one under way does so
-/// already or sooner.
-fn stop_by(w: World<'_>, plan: &mut Plan, view: &ContainerView, kill_at: Time, because: Reason) {
+/// How an attempt is to end.
+pub(crate) struct Ending {
+    /// When its process is to be killed; [`FLOOR`] after the stop signal at the
+    /// earliest.
+    pub(crate) kill_at: Time,
+    pub(crate) because: Reason,
+    /// Of the `Killing` event.
+    pub(crate) text: String,
+    /// The stop signal may be sent; until then only the hook runs.
+    pub(crate) its_turn: bool,
+}
+
+/// When an attempt that ends alone is to be killed: the grace counts from the
+/// moment it was first to end.
+pub(crate) fn kill_at(w: World<'_>, view: &ContainerView, grace: Duration) -> Time {
+    *w.memory.stopping.get(&view.id).unwrap_or(&w.now) + grace
+}
+
+/// Ends a running attempt: its `preStop` hook, then a stop that kills at
+/// `kill_at`, unless what is under way does so already or sooner. The hook's
+/// time counts against the grace.
+pub(crate) fn end(w: World<'_>, plan: &mut Plan, view: &ContainerView, ending: Ending) {
+    let Ending {
+        kill_at,
+        because,
+        text,
+        its_turn,
+    } = ending;
     let target = if w.newest(&view.name).is_some_and(|n| n.id == view.id) {
         Target::Container(view.name.clone())
     } else {
         Target::Attempt(view.id.clone())
     };
-    let verb = Verb::Stop {
+    let on_target = |verb: fn(&Verb) -> bool| w.hands.0.iter().find(|(_, f)| !f.cancelled && f.target == target && verb(&f.verb));
+    if let Some((id, _)) = on_target(preparation)
+        && !plan.cancels.iter().any(|(cancelled, _)| cancelled == id)
+    {
+        plan.cancels.push((*id, because.clone()));
+    }
+    let left = kill_at.max(w.now).since(w.now);
+    let stop = Verb::Stop {
         id: view.id.clone(),
         signal: None,
-        grace: kill_at.since(w.now),
+        grace: left.max(FLOOR),
     };
-    let under_way = w
-        .hands
-        .0
-        .iter()
-        .find(|(_, f)| !f.cancelled && f.target == target && !preparation(&f.verb));
-    match under_way.map(|(id, f)| (*id, &f.verb, f.since)) {
+    let under_way = on_target(|verb| !preparation(verb)).map(|(id, f)| (*id, &f.verb, f.since));
+    match under_way {
         Some((id, Verb::Stop { id: same, grace, .. }, since)) if *same == view.id => {
-            if kill_at + WORTHWHILE < since + *grace {
-                plan.want(target, verb, Reason::GraceShortened).instead_of = Some(id);
+            if w.now + left.max(FLOOR) + WORTHWHILE < since + *grace {
+                plan.want(target, stop, Reason::GraceShortened).instead_of = Some(id);
+            }
+        }
+        Some((id, Verb::RunHook { id: same, limit, .. }, since)) if *same == view.id => {
+            if left.is_zero() && kill_at + WORTHWHILE < since + *limit {
+                plan.want(target, stop, Reason::GraceShortened).instead_of = Some(id);
+            } else if !left.is_zero() && kill_at < since + *limit {
+                plan.wake(kill_at);
             }
         }
         Some(_) => {}
         None => {
+            let hook = hooks::pre_stop(w, view, left);
+            if hook.is_none() && !its_turn && !left.is_zero() {
+                plan.wake(kill_at);
+                return;
+            }
+            let first = !w.memory.stopping.contains_key(&view.id);
             let path = container_of(w.desired, &view.name).map(Container::field_path);
-            let first = w.memory.retry(&target).is_none();
-            let event = path
-                .filter(|_| first)
-                .map(|p| event::killing(format!("Stopping container {}", view.name)).of(p));
-            plan.want(target, verb, because).event = event;
+            let event = path.filter(|_| first).map(|p| event::killing(text).of(p));
+            plan.want(target, hook.unwrap_or(stop), because).event = event;
         }
     }
 }

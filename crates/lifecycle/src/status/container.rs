@@ -9,7 +9,8 @@ use crate::input::{Container, FailureClass, Role};
 use crate::machine::Stage;
 use crate::memory::SHOWN;
 use crate::plan::containers::again;
-use crate::plan::{World, exit};
+use crate::plan::hooks::{self, cut};
+use crate::plan::{World, exit, probes};
 use crate::restart;
 use crate::status::{STATUS_UNKNOWN, STATUS_UNKNOWN_CODE, epoch, terminated};
 
@@ -20,9 +21,9 @@ const MESSAGES_MAX_BYTES: usize = 12_288;
 
 pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> ContainerStatus {
     let attempts = w.attempts(&container.name);
-    // An attempt on its way to its first start is not shown: it says nothing
-    // but that the state before it is about to end.
-    let hidden = usize::from(stage == Stage::Sync && attempts.last().is_some_and(|v| v.state == RunState::Created));
+    // An attempt on its way to its first start, its hook included, is not
+    // shown: it says nothing but that the state before it is about to end.
+    let hidden = usize::from(stage == Stage::Sync && attempts.last().is_some_and(|v| hooks::unshown(w, v)));
     let shown = &attempts[..attempts.len() - hidden];
     let mut status = match shown.last() {
         Some(newest) => of_attempt(w, newest, shown.len().checked_sub(2).map(|i| shown[i])),
@@ -54,8 +55,14 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
         .and_then(|s| s.terminated.as_ref())
         .is_some_and(|t| t.exit_code == 0);
     let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
-    status.started = Some(running);
-    status.ready = if container.role == Role::Init { ended_well } else { running };
+    let newest = shown.last().filter(|_| running);
+    let started = newest.is_some_and(|view| probes::started(w, container, view));
+    status.started = Some(started);
+    status.ready = if container.role == Role::Init {
+        ended_well
+    } else {
+        newest.is_some_and(|view| probes::ready(w, container, view))
+    };
     status.volume_mounts = (!container.volume_mounts.is_empty()).then(|| container.volume_mounts.clone());
     status
 }
@@ -167,6 +174,9 @@ fn waiting(w: World<'_>, container: &Container, shown: &[&ContainerView]) -> Opt
             format!("back-off {} restarting failed container={name} pod={pod}", event::duration(delay)),
         );
     }
+    if let Some(message) = shown.last().and_then(|view| hooks::error(w, view)) {
+        return reason("PostStartHookError", message.to_owned());
+    }
     if let Some(failure) = w.memory.retry(&Target::Container(container.name.clone())).map(|r| &r.failure) {
         return shown_class(failure.class).and_then(|class| reason(class, failure.message.clone()));
     }
@@ -208,6 +218,7 @@ pub(crate) fn shown_class(class: FailureClass) -> Option<&'static str> {
         FailureClass::Sandbox
         | FailureClass::Network
         | FailureClass::Mount
+        | FailureClass::Hook
         | FailureClass::Kill
         | FailureClass::Unavailable
         | FailureClass::Timeout
@@ -216,7 +227,8 @@ pub(crate) fn shown_class(class: FailureClass) -> Option<&'static str> {
     }
 }
 
-fn wire_id(view: &ContainerView) -> String {
+/// An attempt's identity in the API.
+pub(crate) fn wire_id(view: &ContainerView) -> String {
     format!("lifepod://{}", view.id)
 }
 
@@ -238,13 +250,4 @@ fn termination(w: World<'_>, view: &ContainerView, exit: &Exit) -> ContainerStat
         finished_at: Some(exit.finished_at.wire()),
         signal: None,
     }
-}
-
-/// At most `bytes` bytes, not within a character.
-fn cut(text: &str, bytes: usize) -> &str {
-    let mut end = text.len().min(bytes);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }

@@ -1,12 +1,12 @@
 //! The phase of a pod. Source: upstream `getPhase`.
 
-use api::node::{ContainerView, RunState};
+use api::node::ContainerView;
 use api::typed::{ContainerStatus, PodStatus};
 
 use crate::input::{RestartPolicy, Role};
 use crate::machine::Stage;
-use crate::plan::World;
-use crate::restart::NOTE_REPLACED;
+use crate::plan::containers::replaced;
+use crate::plan::{World, hooks};
 
 /// Whether a status says the pod is over.
 pub(super) fn terminal(status: &PodStatus) -> bool {
@@ -80,7 +80,7 @@ fn by_exit(all_well: bool) -> &'static str {
 
 /// Stopped only to be started with another image, or about to be started.
 fn being_replaced(w: World<'_>) -> bool {
-    let next = |v: &ContainerView| v.state == RunState::Created || v.notes.contains_key(NOTE_REPLACED);
+    let next = |v: &ContainerView| hooks::unshown(w, v) || replaced(w, v);
     w.desired.containers.iter().any(|c| w.newest(&c.name).is_some_and(next))
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::node::{ExitCause, Uid};
 use api::typed::{Pod, PodCondition};
-use lifecycle::{Eviction, Failure, FailureClass, Rejection};
+use lifecycle::{Eviction, Failure, FailureClass, ProbeKind, Probed, Rejection};
 use serde_json::{Value, json};
 
 use crate::faults::Faults;
@@ -113,6 +113,18 @@ impl Run {
                     _ => return Err(unknown()),
                 };
                 self.world.lives.insert((self.uid.clone(), (*name).to_owned()), vec![life]);
+            }
+            ["probe", name, kind, ..] => {
+                let kind = ProbeKind::ALL.into_iter().find(|k| k.as_str() == *kind).ok_or_else(unknown)?;
+                let (_, probed) = line.split_once(" = ").ok_or_else(unknown)?;
+                let probed = match probed.split_once(' ').unwrap_or((probed, "")) {
+                    ("success", _) => Probed::Success,
+                    ("warning", body) => Probed::Warning(body.to_owned()),
+                    ("failure", output) => Probed::Failure(output.to_owned()),
+                    ("error", error) => Probed::Error(error.to_owned()),
+                    _ => return Err(unknown()),
+                };
+                self.world.probes.insert((self.uid.clone(), (*name).to_owned(), kind), probed);
             }
             ["fail", ..] => {
                 let (begins, failure) = line.trim_start_matches("fail ").split_once(" = ").ok_or_else(unknown)?;
@@ -313,6 +325,7 @@ fn class_of(word: &str) -> Option<FailureClass> {
         "Sandbox" => FailureClass::Sandbox,
         "Network" => FailureClass::Network,
         "Mount" => FailureClass::Mount,
+        "Hook" => FailureClass::Hook,
         "Kill" => FailureClass::Kill,
         "Api" => FailureClass::Api,
         _ => return None,
@@ -341,6 +354,13 @@ fn pod(options: &[&str]) -> Result<Pod, serde_json::Error> {
             ("volumes", _) => spec["volumes"] = json!([{"name": "v", "emptyDir": {}}]),
             ("gate", t) => spec["readinessGates"] = json!([{"conditionType": t}]),
             ("pull", policy) => pull = policy,
+            ("with", more) => {
+                let (name, fields) = more.split_once(':').unwrap_or((more, "{}"));
+                let fields: serde_json::Map<String, Value> = serde_json::from_str(fields)?;
+                for container in containers.iter_mut().chain(&mut init).filter(|c| c["name"] == name) {
+                    fields.iter().for_each(|(key, value)| container[key] = value.clone());
+                }
+            }
             (other, _) => return Err(serde::de::Error::custom(format!("no such option: {other}"))),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::node::{ContainerId, Uid};
-use lifecycle::{Action, Failure, FailureClass, Outcome, PullPolicy, Pulled, Target, Verb};
+use lifecycle::{Action, Failure, FailureClass, Handler, Hook, Outcome, ProbeKind, Probed, PullPolicy, Pulled, Target, Verb};
 
 use crate::faults::Faults;
 use crate::runtime::Life;
@@ -104,6 +104,10 @@ impl World {
             Verb::Create { attempt } => self.create(uid, &action.target, *attempt),
             Verb::Start { id } => self.start(uid, id),
             Verb::Note { id, key, value } => self.runtime.note(uid, id, key, value).map(|()| Outcome::Done),
+            Verb::Probe { id, kind, .. } => Ok(Outcome::Probed(self.probe(uid, &action.target, id, *kind))),
+            Verb::RunHook {
+                id, hook, handler, limit, ..
+            } => self.hook(uid, id, *hook, handler, *limit),
             Verb::Remove { id } => self.runtime.remove(uid, id).map(|()| Outcome::Done),
             Verb::Stop { id, grace, .. } => return self.stop(uid, action.id, id, *grace),
             Verb::ConfirmDeletion => {
@@ -176,6 +180,42 @@ impl World {
         Ok(Outcome::Done)
     }
 
+    /// A probe of what does not run fails; of the rest, as told.
+    fn probe(&mut self, uid: &Uid, target: &Target, id: &ContainerId, kind: ProbeKind) -> Probed {
+        let held = self.runtime.held(uid).cloned().unwrap_or_default();
+        if let Err(broken) = self.checker.probed(self.now, uid, id, kind, &held, self.api.get(uid)) {
+            self.broken(&broken);
+        }
+        if held.attempt(id).and_then(crate::runtime::Attempt::started_at).is_none() {
+            return Probed::Failure("it does not run".to_owned());
+        }
+        if self.faults.strikes(self.now, |w| w.probe_fails) {
+            return Probed::Failure("injected failure".to_owned());
+        }
+        let Target::Probe(name, _) = target else {
+            self.broken("a probe of something else than a container")
+        };
+        self.probes
+            .get(&(uid.clone(), name.clone(), kind))
+            .cloned()
+            .unwrap_or(Probed::Success)
+    }
+
+    /// A hook has run for its time, in a container that was still there.
+    fn hook(&mut self, uid: &Uid, id: &ContainerId, hook: Hook, handler: &Handler, limit: Duration) -> Result<Outcome, Failure> {
+        let held = self.runtime.held(uid).cloned().unwrap_or_default();
+        if let Err(broken) = self.checker.hook(uid, id, hook, &held) {
+            self.broken(&broken);
+        }
+        if hook_time(handler) > limit {
+            return Err(Failure::new(FailureClass::Timeout, "the hook did not end in time"));
+        }
+        if held.attempt(id).and_then(crate::runtime::Attempt::started_at).is_none() {
+            return Err(Failure::new(FailureClass::Hook, "the container does not run"));
+        }
+        Ok(Outcome::Done)
+    }
+
     fn stop(&mut self, uid: &Uid, action: lifecycle::ActionId, id: &ContainerId, grace: Duration) -> Option<Result<Outcome, Failure>> {
         let attempt = self.runtime.held(uid).and_then(|h| h.attempt(id)).cloned();
         let (Some(attempt), Some(gone_at)) = (attempt, self.runtime.stop(self.now, uid, id, grace)) else {
@@ -216,6 +256,14 @@ impl World {
     }
 }
 
+/// A sleep takes its time, the rest hardly any.
+fn hook_time(handler: &Handler) -> Duration {
+    match handler {
+        Handler::Sleep { time } => *time,
+        Handler::Exec { .. } | Handler::HttpGet { .. } | Handler::TcpSocket { .. } | Handler::Grpc { .. } => Duration::from_millis(20),
+    }
+}
+
 /// About what the real ones take.
 fn latency(verb: &Verb) -> Duration {
     Duration::from_millis(match verb {
@@ -224,5 +272,7 @@ fn latency(verb: &Verb) -> Duration {
         Verb::Start { .. } | Verb::StopSandbox | Verb::RemoveSandbox => 5,
         Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Note { .. } | Verb::Cancel(_) | Verb::Stop { .. } => 1,
         Verb::Remove { .. } | Verb::ConfirmDeletion => 2,
+        Verb::Probe { .. } => 3,
+        Verb::RunHook { handler, limit, .. } => return hook_time(handler).min(*limit),
     })
 }

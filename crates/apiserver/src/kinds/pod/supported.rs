@@ -247,24 +247,11 @@ const POD: &[Missing<OfPod>] = &[
 /// Asked of one container; paths below it.
 const CONTAINER: &[Missing<OfContainer>] = &[
     Missing {
-        what: "run liveness probes",
-        at: |of| set("livenessProbe", &of.container.liveness_probe),
-    },
-    Missing {
-        what: "run readiness probes",
-        at: |of| set("readinessProbe", &of.container.readiness_probe),
-    },
-    Missing {
-        what: "run startup probes",
-        at: |of| set("startupProbe", &of.container.startup_probe),
-    },
-    Missing {
-        what: "run lifecycle hooks",
-        at: |of| set("lifecycle", &of.container.lifecycle),
-    },
-    Missing {
-        what: "run sidecar containers",
-        at: |of| set("restartPolicy", &of.container.restart_policy),
+        what: "send another stop signal than the image's",
+        at: |of| {
+            let signal = of.container.lifecycle.as_ref().and_then(|hooks| hooks.stop_signal.as_ref());
+            given("lifecycle.stopSignal", signal.is_some())
+        },
     },
     Missing {
         what: "mount volumes",

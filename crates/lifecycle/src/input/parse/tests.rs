@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::input::Handler;
 
 fn pod(spec: serde_json::Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "dev", "uid": "u-1", "generation": 3}, "spec": spec})).unwrap()
@@ -22,8 +23,11 @@ fn defaults_are_the_api_references() {
 
 #[test]
 fn what_is_not_honoured_is_refused_by_name() {
-    let refused = parse(json!({"containers": [{"name": "a", "image": "x:1", "livenessProbe": {"exec": {"command": ["true"]}}}]}));
-    assert_eq!(refused, Err(ParseError::NotHonoured("spec.containers[0].livenessProbe".to_owned())));
+    let refused = parse(json!({"containers": [{"name": "a", "image": "x:1", "lifecycle": {"stopSignal": "SIGUSR1"}}]}));
+    assert_eq!(
+        refused,
+        Err(ParseError::NotHonoured("spec.containers[0].lifecycle.stopSignal".to_owned()))
+    );
     let refused = parse(json!({"containers": [{"name": "a", "image": "x:1", "restartPolicy": "Never"}]}));
     assert_eq!(refused, Err(ParseError::NotHonoured("spec.containers[0].restartPolicy".to_owned())));
     let refused = parse(json!({"restartPolicy": "Sometimes", "containers": [{"name": "a", "image": "x:1"}]}));
@@ -45,4 +49,49 @@ fn an_init_container_that_always_restarts_is_a_sidecar() {
     }));
     let roles: Vec<_> = desired.unwrap().all().map(|c| c.role).collect();
     assert_eq!(roles, [Role::Sidecar, Role::Init, Role::Regular]);
+}
+
+#[test]
+fn probes_and_hooks_take_the_api_references_defaults() {
+    let desired = parse(json!({"containers": [{
+        "name": "a", "image": "x:1", "ports": [{"name": "web", "containerPort": 8080}],
+        "livenessProbe": {"httpGet": {"port": "web", "path": "x"}, "timeoutSeconds": 0},
+        "readinessProbe": {"grpc": {"port": 9}, "periodSeconds": 3, "initialDelaySeconds": 4, "successThreshold": 2},
+        "startupProbe": {"tcpSocket": {"port": "81", "host": ""}, "terminationGracePeriodSeconds": 7, "failureThreshold": 9},
+        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+    }]}))
+    .unwrap();
+    let container = &desired.containers[0];
+    let s = Duration::from_secs;
+    let liveness = container.probes.liveness.clone().unwrap();
+    let page = Handler::HttpGet {
+        host: None,
+        port: 8080,
+        path: "/x".to_owned(),
+        https: false,
+        headers: Vec::new(),
+    };
+    assert_eq!((liveness.handler, liveness.timeout, liveness.period), (page, s(1), s(10)));
+    assert_eq!(
+        (liveness.failure_threshold, liveness.success_threshold, liveness.grace),
+        (3, 1, None)
+    );
+    let readiness = container.probes.readiness.clone().unwrap();
+    let grpc = Handler::Grpc {
+        port: 9,
+        service: String::new(),
+    };
+    assert_eq!(
+        (
+            readiness.handler,
+            readiness.period,
+            readiness.initial_delay,
+            readiness.success_threshold
+        ),
+        (grpc, s(3), s(4), 2)
+    );
+    let startup = container.probes.startup.clone().unwrap();
+    assert_eq!(startup.handler, Handler::TcpSocket { host: None, port: 81 });
+    assert_eq!((startup.grace, startup.failure_threshold), (Some(s(7)), 9));
+    assert_eq!(container.hooks.pre_stop, Some(Handler::Sleep { time: s(5) }));
 }
