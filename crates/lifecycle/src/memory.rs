@@ -24,6 +24,12 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
 /// shows it until its next sync, at least this long.
 pub(crate) const SHOWN: Duration = Duration::from_secs(1);
 
+/// A container that is not ready at its start is asked again out of turn:
+/// upstream does so with the status its next relist brings, a second later.
+///
+/// Source: upstream `prober_manager.go`, `UpdatePodStatus`.
+const UNREADY_AGAIN: Duration = Duration::from_secs(1);
+
 /// Why the pod leaves the sync stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -95,7 +101,10 @@ impl ProbeRecord {
     }
 
     /// Counts one more attempt; equal results in a row make the result.
-    pub(crate) fn count(&mut self, well: bool, probe: &Probe) {
+    pub(crate) fn count(&mut self, now: Time, well: bool, kind: ProbeKind, probe: &Probe) {
+        if kind == ProbeKind::Readiness && self.last.is_none() && !well {
+            self.next_at = self.next_at.min(now + UNREADY_AGAIN);
+        }
         self.run = if self.last == Some(well) { self.run.saturating_add(1) } else { 1 };
         self.last = Some(well);
         let threshold = if well { probe.success_threshold } else { probe.failure_threshold };

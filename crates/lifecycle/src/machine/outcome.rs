@@ -29,7 +29,7 @@ impl Machine {
     }
 
     /// One attempt of a probe has ended.
-    fn probed(&mut self, target: &Target, id: &ContainerId, probed: Probed, events: &mut Vec<PodEvent>) {
+    fn probed(&mut self, now: Time, target: &Target, id: &ContainerId, probed: Probed, events: &mut Vec<PodEvent>) {
         let Target::Probe(name, kind) = target else { return };
         let Some(container) = plan::container_of(&self.desired, name) else {
             return;
@@ -44,7 +44,7 @@ impl Machine {
         events.extend(event.map(|event| event.of(container.field_path())));
         let record = self.memory.probes.get_mut(&(name.clone(), *kind)).filter(|record| record.id == *id);
         if let (Some(record), Some(well)) = (record, well) {
-            record.count(well, probe);
+            record.count(now, well, *kind, probe);
         }
     }
 
@@ -55,7 +55,7 @@ impl Machine {
                 Outcome::Probed(probed) => probed,
                 Outcome::Done | Outcome::Pulled(_) | Outcome::FellBackToHttp { .. } => Probed::Success,
             };
-            self.probed(&target, id, probed, events);
+            self.probed(now, &target, id, probed, events);
             return;
         }
         // What failed on the way to a start is shown until there is one.
@@ -110,7 +110,7 @@ impl Machine {
     fn failed(&mut self, now: Time, flight: InFlight, failure: Failure, events: &mut Vec<PodEvent>) {
         let InFlight { target, verb, pulling, .. } = flight;
         if let Verb::Probe { id, .. } = &verb {
-            self.probed(&target, id, Probed::Error(failure.message), events);
+            self.probed(now, &target, id, Probed::Error(failure.message), events);
             return;
         }
         let path = self.field_path(&target);
