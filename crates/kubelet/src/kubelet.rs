@@ -360,7 +360,7 @@ impl Kubelet {
     }
 }
 
-/// The node's events at start. Source: pod lifecycle notes, section 8.1.
+/// The node's events at start. Source: upstream `kubelet_node_status.go`.
 fn announce(recorder: &Recorder, node: &Node, clock: &dyn Clock) {
     let name = node.metadata.name.clone().unwrap_or_default();
     // Upstream's kubelet uses the name where the UID belongs; so do clients
