@@ -70,7 +70,7 @@ pub(crate) fn run(out_dir: &Path) -> Result<()> {
     let stamp = out_dir.join("packages.json");
     let archives = [out_dir.join("busybox-1.30.tar"), out_dir.join("nginx-1.17.1.tar")];
     if archives.iter().all(|archive| archive.is_file()) && fs::read_to_string(&stamp).is_ok_and(|text| text == made_of) {
-        println!("images are up to date in {}", out_dir.display());
+        eprintln!("images are up to date in {}", out_dir.display());
         return Ok(());
     }
     let scratch = tempfile::tempdir().context("making a temporary directory")?;
@@ -101,7 +101,7 @@ pub(crate) fn run(out_dir: &Path) -> Result<()> {
     }
     for (image, archive) in [busybox, nginx].iter().zip(&archives) {
         let digest = image.write(archive)?;
-        println!("{} {digest} {}", image.name, archive.display());
+        eprintln!("{} {digest} {}", image.name, archive.display());
     }
     fs::write(&stamp, made_of).with_context(|| format!("writing {}", stamp.display()))
 }
