@@ -91,7 +91,7 @@ impl Kubelet {
     ///
     /// # Errors
     /// When the node cannot be registered or the runtime cannot be asked.
-    pub async fn run(options: Options, ready: tokio::sync::oneshot::Sender<()>, shutdown: CancellationToken) -> Result<(), KubeletError> {
+    pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), KubeletError> {
         let Options {
             client,
             runtime,
@@ -127,8 +127,6 @@ impl Kubelet {
             clock.clone(),
             shutdown.clone(),
         ));
-        // Nobody may be waiting for it.
-        let _ = ready.send(());
 
         let ports = Ports {
             client,

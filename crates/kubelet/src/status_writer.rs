@@ -7,18 +7,11 @@ use api::Uid;
 use api::typed::{Pod, PodCondition, PodStatus};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use lifecycle::OWNED_CONDITIONS;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Conditions the kubelet owns; others are never written.
-const OWNED: [&str; 5] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodScheduled",
-];
 /// Fields of a status that the kubelet owns: absent means cleared.
 const CLEARED: [&str; 9] = [
     "containerStatuses",
@@ -145,7 +138,7 @@ fn patch(uid: &Uid, status: &PodStatus) -> Value {
     let order: Vec<_> = conditions.iter().map(|condition| json!({ "type": condition.type_ })).collect();
     let owned: Vec<_> = conditions
         .iter()
-        .filter(|condition| OWNED.contains(&condition.type_.as_str()))
+        .filter(|condition| OWNED_CONDITIONS.contains(&condition.type_.as_str()))
         .map(explicit)
         .collect();
     fields.insert("conditions".to_owned(), Value::Array(owned));

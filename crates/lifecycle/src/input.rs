@@ -16,7 +16,7 @@ use api::typed::{PodCondition, VolumeMountStatus};
 use crate::action::ActionId;
 
 pub use handler::{Handler, Hook, Hooks, Probe, ProbeKind, Probed, Probes};
-pub(crate) use parse::OWNED_CONDITIONS;
+pub use parse::OWNED_CONDITIONS;
 
 /// Pod status message of a passed `activeDeadlineSeconds`, also its event's.
 pub(crate) const DEADLINE_EXCEEDED: &str = "Pod was active on the node longer than the specified deadline";

@@ -25,7 +25,7 @@ pub use action::{Action, ActionId, Reason, Step, Target, Verb};
 pub use admit::admit;
 pub use event::{EventType, PodEvent};
 pub use input::{
-    Container, Deletion, Desired, Eviction, Failure, FailureClass, Handler, Hook, Hooks, Input, NodeFacts, Outcome, ParseError, Probe,
-    ProbeKind, Probed, Probes, Progress, PullPolicy, Pulled, Rejection, RestartPolicy, Role,
+    Container, Deletion, Desired, Eviction, Failure, FailureClass, Handler, Hook, Hooks, Input, NodeFacts, OWNED_CONDITIONS, Outcome,
+    ParseError, Probe, ProbeKind, Probed, Probes, Progress, PullPolicy, Pulled, Rejection, RestartPolicy, Role,
 };
 pub use machine::{Machine, Stage};

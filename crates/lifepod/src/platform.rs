@@ -180,8 +180,7 @@ impl Platform {
             log_root: self.layout.pod_logs(),
             node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         };
-        let (ready, _) = tokio::sync::oneshot::channel();
-        self.spawn("the node agent", Kubelet::run(options, ready, self.shutdown.clone()));
+        self.spawn("the node agent", Kubelet::run(options, self.shutdown.clone()));
     }
 
     fn spawn<E: std::error::Error + Send + Sync + 'static>(

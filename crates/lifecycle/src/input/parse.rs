@@ -10,7 +10,7 @@ use crate::input::{Container, Deletion, Desired, NodeFacts, ParseError, PullPoli
 
 /// Condition types the kubelet generates itself. Source: upstream
 /// `types/pod_status.go`, `PodConditionByKubelet`.
-pub(crate) const OWNED_CONDITIONS: [&str; 5] = [
+pub const OWNED_CONDITIONS: [&str; 5] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
