@@ -140,10 +140,11 @@ fn resources(group: &str, version: &str, groups: &Groups<'_>) -> Result<Value, S
 }
 
 fn kind(row: &Resource, subresource: Subresource) -> &str {
-    if subresource == Subresource::Binding {
-        "Binding"
-    } else {
-        &row.id.kind
+    match subresource {
+        Subresource::Binding => "Binding",
+        Subresource::Proxy if row.id.kind == "Node" => "NodeProxyOptions",
+        Subresource::Proxy => "PodProxyOptions",
+        _ => &row.id.kind,
     }
 }
 
@@ -153,6 +154,7 @@ const fn verbs(subresource: Subresource) -> &'static [&'static str] {
         Subresource::Binding => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],
+        Subresource::Proxy => &["create", "delete", "get", "patch", "update"],
     }
 }
 

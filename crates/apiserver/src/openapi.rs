@@ -145,6 +145,11 @@ fn subresource_path(row: &Resource, subresource: Subresource) -> Value {
         Subresource::Finalize => json!({"put": operation(row, "put", UPDATE)}),
         Subresource::Binding => json!({"post": operation(row, "post", CREATE)}),
         Subresource::Log => json!({"get": operation(row, "connect", LOG)}),
+        Subresource::Proxy => ["get", "put", "post", "delete", "head", "patch"]
+            .map(|method| (method.to_owned(), operation(row, "connect", &["path"])))
+            .into_iter()
+            .collect::<Map<_, _>>()
+            .into(),
     }
 }
 

@@ -68,6 +68,8 @@ pub enum Subresource {
     Log,
     /// `finalize` of namespaces: update.
     Finalize,
+    /// `proxy` of nodes and pods: any method, passed on.
+    Proxy,
 }
 
 impl Subresource {
@@ -79,6 +81,7 @@ impl Subresource {
             Self::Binding => "binding",
             Self::Log => "log",
             Self::Finalize => "finalize",
+            Self::Proxy => "proxy",
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod binding;
 pub(crate) mod log;
+pub(crate) mod proxy;
 
 #[cfg(test)]
 mod tests;
