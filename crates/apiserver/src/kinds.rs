@@ -13,10 +13,13 @@ mod lease;
 mod namespace;
 mod node;
 mod pod;
+mod priority_class;
 mod secret;
 mod service;
 mod service_account;
 mod values;
+
+pub(crate) use self::priority_class::system as system_priority_classes;
 
 use api::schema::{self, Schema};
 use api::{Object, ResourceId};
@@ -72,6 +75,7 @@ pub fn builtin() -> Registry {
         endpoint_slice::row(),
         service_account::row(),
         lease::row(),
+        priority_class::row(),
     ] {
         registry.insert(row);
     }

@@ -3,7 +3,7 @@
 //! Reading order: [`registry`] (a resource is a row), [`server`] (the request
 //! chain: one entry for every request), [`request`], [`authn`] and [`authz`]
 //! (what is asked, by whom, may they), `verbs/create.rs` and `write.rs` (a
-//! write from body to store), `allocate.rs` (what must be unique among objects),
+//! write from body to store), [`admission`] (rules for many kinds), `allocate.rs` (what must be unique among objects),
 //! `expiry.rs` (objects that live for a while), `hub.rs` and `verbs/watch.rs`
 //! (from the store to watchers), [`serve`] and [`pki`] (the HTTPS front).
 //!
@@ -15,6 +15,7 @@
 // failure and moved a few times; a box around it would only hide that.
 #![allow(clippy::result_large_err)]
 
+mod admission;
 mod allocate;
 pub mod authn;
 pub mod authz;

@@ -148,7 +148,9 @@ async fn discovery_names_every_row() {
         .iter()
         .map(|group| group["metadata"]["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["coordination.k8s.io", "discovery.k8s.io", "events.k8s.io"]);
+    let registry = crate::kinds::builtin();
+    let served: std::collections::BTreeSet<&str> = registry.rows().map(|row| row.id.group.as_str()).collect();
+    assert_eq!(names, served.into_iter().filter(|group| !group.is_empty()).collect::<Vec<_>>());
     let core = rig.get_as("/api", &accept.replace("v=v2;", "v=v2beta1;")).await.json();
     assert_eq!(core["apiVersion"], "apidiscovery.k8s.io/v2beta1");
     let pods = core["items"][0]["versions"][0]["resources"]
