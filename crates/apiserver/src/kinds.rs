@@ -14,6 +14,7 @@ mod namespace;
 mod node;
 mod pod;
 mod priority_class;
+pub(crate) mod reviews;
 mod secret;
 mod service;
 mod service_account;
@@ -76,6 +77,7 @@ pub fn builtin() -> Registry {
         service_account::row(),
         lease::row(),
         priority_class::row(),
+        reviews::token_review(),
     ] {
         registry.insert(row);
     }
