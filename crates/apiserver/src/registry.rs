@@ -269,6 +269,11 @@ pub trait Strategy: Sync {
         None
     }
 
+    /// Why an object of that name is never deleted; `None` for all others.
+    fn keeps(&self, _name: &str) -> Option<&'static str> {
+        None
+    }
+
     /// Whether `name` may name an object of this kind; the error is upstream's
     /// text, such as `a lowercase RFC 1123 subdomain must ...`.
     ///

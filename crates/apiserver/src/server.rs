@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use api::{Status, Time};
 use async_trait::async_trait;
 use http::{Method, Request, Response, header};
+use serde_json::{Value, json};
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ use crate::metrics::{Labels, Metrics};
 use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
 use crate::tokens::{self, Tokens};
-use crate::{authn, discovery, expiry, health, openapi, respond, reviews, subresources, verbs};
+use crate::{authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
 /// handed a [`Time`].
@@ -153,11 +154,13 @@ pub enum StartError {
         #[source]
         source: store::StoreError,
     },
-    /// A namespace every cluster has could not be made.
-    #[error("making the namespace {name}: {message}")]
-    Namespace {
+    /// An object every cluster has could not be made.
+    #[error("making {name} under {path}: {message}")]
+    Bootstrap {
+        /// Of its collection.
+        path: &'static str,
         /// Its name.
-        name: &'static str,
+        name: String,
         /// What the server said to its own request.
         message: String,
     },
@@ -205,7 +208,8 @@ pub struct ApiServer {
 const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 impl ApiServer {
-    /// Reads the store, starts the hubs, and makes the system's namespaces.
+    /// Reads the store, starts the hubs, and makes what every cluster has:
+    /// namespaces and priority classes.
     ///
     /// # Errors
     /// When the store cannot be read or written.
@@ -245,7 +249,7 @@ impl ApiServer {
                 tasks: Mutex::new(tasks),
             }),
         };
-        server.make_namespaces().await?;
+        server.bootstrap().await?;
         server.expire();
         Ok(server)
     }
@@ -269,30 +273,45 @@ impl ApiServer {
         &self.core
     }
 
-    async fn make_namespaces(&self) -> Result<(), StartError> {
-        if self.core.registry.find("", "v1", "namespaces").is_none() {
-            return Ok(());
-        }
-        for name in SYSTEM_NAMESPACES {
-            let manifest = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            let request = Request::post("/api/v1/namespaces")
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(body::full(manifest.to_string()));
-            let request = request.map_err(|error| StartError::Namespace {
-                name,
-                message: error.to_string(),
-            })?;
-            let response = self
-                .handle(Some(Identity::new("system:apiserver", &["system:masters"])), request)
-                .await;
-            // 409: it is there since an earlier start.
-            if !response.status().is_success() && response.status() != http::StatusCode::CONFLICT {
-                let why = body::read(response.into_body(), 1 << 16).await;
-                let message = why.map_or_else(|status| status.message, |bytes| String::from_utf8_lossy(&bytes).into_owned());
-                return Err(StartError::Namespace { name, message });
+    /// Makes what every cluster has and nobody is asked to make.
+    async fn bootstrap(&self) -> Result<(), StartError> {
+        let namespaces = SYSTEM_NAMESPACES.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+        let classes = kinds::system_priority_classes();
+        for (path, objects) in [
+            ("/api/v1/namespaces", namespaces.as_slice()),
+            ("/apis/scheduling.k8s.io/v1/priorityclasses", classes.as_slice()),
+        ] {
+            for object in objects {
+                self.make(path, object).await?;
             }
         }
         Ok(())
+    }
+
+    /// Makes one object, if its resource is served and it is not there.
+    async fn make(&self, path: &'static str, object: &Value) -> Result<(), StartError> {
+        let failed = |message: String| StartError::Bootstrap {
+            path,
+            name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+            message,
+        };
+        let request = Request::post(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body::full(object.to_string()));
+        let request = request.map_err(|error| failed(error.to_string()))?;
+        let response = self
+            .handle(Some(Identity::new("system:apiserver", &["system:masters"])), request)
+            .await;
+        // 409: it is there since an earlier start. 404: the registry has no
+        // such row.
+        if response.status().is_success() || matches!(response.status(), http::StatusCode::CONFLICT | http::StatusCode::NOT_FOUND) {
+            return Ok(());
+        }
+        let why = body::read(response.into_body(), 1 << 16).await;
+        Err(failed(why.map_or_else(
+            |status| status.message,
+            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+        )))
     }
 
     /// Ends all watches and followed logs and stops following the store. For a
