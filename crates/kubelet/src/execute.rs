@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::flight::FlightRecorder;
 use crate::hook;
 use crate::pods::{Pods, log_dir};
 use crate::prober;
@@ -33,6 +34,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// The pods of this node.
     pub pods: Arc<Pods>,
+    /// What happened to them and why.
+    pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
     /// The node's `/etc/resolv.conf`.

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::execute::Ports;
+use crate::flight::FlightRecorder;
 use crate::node_status::{self, Machine, NodeIdentity};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
@@ -41,6 +42,8 @@ pub struct Options {
     pub machine: Machine,
     /// The pods of this node, shared with the node API.
     pub pods: Arc<Pods>,
+    /// The flight recorder, shared with the node API.
+    pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
     /// The node's `/etc/resolv.conf`.
@@ -99,6 +102,7 @@ impl Kubelet {
             node,
             machine,
             pods,
+            flights,
             log_root,
             node_resolv_conf,
         } = options;
@@ -133,6 +137,7 @@ impl Kubelet {
             runtime,
             clock,
             pods,
+            flights,
             log_root,
             node_resolv_conf: node_resolv_conf.into(),
         };
@@ -305,6 +310,7 @@ impl Kubelet {
             Ok(uid) => {
                 self.workers.remove(&uid);
                 self.ports.pods.remove(&uid);
+                self.ports.flights.gone(&uid, self.ports.clock.now());
             }
             // Its pod stays as it is until the next start of the agent.
             Err(error) => tracing::error!(node = self.name, error = %error, "a pod's worker failed"),

@@ -4,7 +4,7 @@
 //! Reading order: [`kubelet`] (which pods there are), [`pod_worker`] (the
 //! driver around the state machine of one pod), [`execute`] (effects),
 //! [`config`] (what a pod spec means to the runtime), [`status_writer`],
-//! [`node_status`], [`server`] (the node API).
+//! [`node_status`], [`flight`] (what happened and why), [`server`] (the node API).
 //!
 //! This crate deliberately does not know the store, how a network is made, or
 //! which runtime runs the containers. It decides nothing about a pod's life:
@@ -13,6 +13,7 @@
 pub mod clock;
 pub mod config;
 pub mod execute;
+pub mod flight;
 mod grpc;
 mod handler;
 mod hook;

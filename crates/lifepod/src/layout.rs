@@ -82,6 +82,11 @@ impl Layout {
         self.root.join("logs")
     }
 
+    /// The flight recorder's log.
+    pub(crate) fn flights(&self) -> PathBuf {
+        self.root.join("flights")
+    }
+
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.root.join("admin.kubeconfig")
     }
