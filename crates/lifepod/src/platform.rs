@@ -1,6 +1,7 @@
 //! Wires every part together in one process: the roles of `lifepod up`.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,6 +121,13 @@ impl Platform {
         let node_api = NodeApi::new(pods.clone(), layout.pod_logs(), clock.clone(), shutdown.clone());
         let version = Version::default();
         let api = start_api(store.clone(), &identity.name, node_api, &version, clock.clone(), up).await?;
+
+        let reached = if listen.ip().is_unspecified() {
+            SocketAddr::new(identity.ip, listen.port())
+        } else {
+            listen
+        };
+        api.publish_own_service(reached).await.context("starting the API server")?;
 
         let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
         let tls = front(&authority, &layout, &identity, listen, clock.now())?;
