@@ -26,7 +26,7 @@ metadata: { name: my-db, namespace: dev }
 spec: { ports: [{ name: sql, port: 5432 }] }
 ";
 
-const READER: &str = "
+const READER: &str = r#"
 apiVersion: v1
 kind: Pod
 metadata: { name: reader, namespace: dev, labels: { tier: back } }
@@ -43,7 +43,7 @@ spec:
     env:
     - { name: WHO, valueFrom: { fieldRef: { fieldPath: metadata.name } } }
     - { name: GREETING, value: 'hello $(WHO) $(CM_COLOR) $(NOBODY) $$(WHO)' }
-    - { name: TIER, valueFrom: { fieldRef: { fieldPath: \"metadata.labels['tier']\" } } }
+    - { name: TIER, valueFrom: { fieldRef: { fieldPath: "metadata.labels['tier']" } } }
     - { name: NODE, valueFrom: { fieldRef: { fieldPath: spec.nodeName } } }
     - { name: POD_IP, valueFrom: { fieldRef: { fieldPath: status.podIP } } }
     - { name: PASSWORD, valueFrom: { secretKeyRef: { name: keys, key: password } } }
@@ -51,7 +51,7 @@ spec:
     - { name: LATER, valueFrom: { configMapKeyRef: { name: settings, key: none, optional: true } } }
     - { name: CPU_MILLI, valueFrom: { resourceFieldRef: { resource: limits.cpu, divisor: 1m } } }
     - { name: MEMORY, valueFrom: { resourceFieldRef: { resource: limits.memory } } }
-";
+"#;
 
 /// Every kind of variable, in one container.
 #[test]
@@ -135,10 +135,14 @@ spec:
             .unwrap();
     };
     waiting("configmap \"late\" not found");
-    platform.wait_status("default", "waits", "CreateContainerConfigError", LIMIT).unwrap();
+    platform
+        .wait_status("default", "waits", "CreateContainerConfigError", LIMIT)
+        .unwrap();
     wait::until("the event", LIMIT, || {
         let events = platform.ok(&["get", "events", "-o", "custom-columns=R:.reason,M:.message"])?;
-        let told = events.lines().any(|line| line.starts_with("Failed") && line.ends_with("Error: configmap \"late\" not found"));
+        let told = events
+            .lines()
+            .any(|line| line.starts_with("Failed") && line.ends_with("Error: configmap \"late\" not found"));
         Ok(if told { Ok(()) } else { Err(events) })
     })
     .unwrap();
