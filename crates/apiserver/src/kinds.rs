@@ -13,6 +13,7 @@ mod lease;
 mod namespace;
 mod node;
 mod pod;
+pub(crate) mod reviews;
 mod secret;
 mod service;
 mod service_account;
@@ -72,6 +73,7 @@ pub fn builtin() -> Registry {
         endpoint_slice::row(),
         service_account::row(),
         lease::row(),
+        reviews::token_review(),
     ] {
         registry.insert(row);
     }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`registry`] (a resource is a row), [`server`] (the request
 //! chain: one entry for every request), [`request`], [`authn`] and [`authz`]
-//! (what is asked, by whom, may they), `verbs/create.rs` and `write.rs` (a
+//! (what is asked, by whom, may they), [`tokens`] (what bearers show), `verbs/create.rs` and `write.rs` (a
 //! write from body to store), `allocate.rs` (what must be unique among objects),
 //! `expiry.rs` (objects that live for a while), `hub.rs` and `verbs/watch.rs`
 //! (from the store to watchers), [`serve`] and [`pki`] (the HTTPS front).
@@ -35,6 +35,7 @@ pub mod pki;
 pub mod registry;
 pub mod request;
 mod respond;
+mod reviews;
 mod select;
 pub mod serve;
 pub mod server;
@@ -42,6 +43,7 @@ mod subresources;
 pub mod table;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
 pub mod validate;
 mod verbs;
 mod write;

@@ -24,7 +24,8 @@ use crate::hub::Hub;
 use crate::metrics::{Labels, Metrics};
 use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
-use crate::{discovery, expiry, health, openapi, respond, subresources, verbs};
+use crate::tokens::{self, Tokens};
+use crate::{authn, discovery, expiry, health, openapi, respond, reviews, subresources, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
 /// handed a [`Time`].
@@ -123,6 +124,8 @@ pub struct Config {
     pub nodes: Arc<dyn NodeProxy>,
     /// Who may do what; [`crate::authz::Builtin`] to begin with.
     pub authorizer: Arc<dyn Authorizer>,
+    /// ServiceAccount tokens.
+    pub tokens: Arc<Tokens>,
     /// What requests may cost.
     pub limits: Limits,
     /// What objects are given, such as the addresses of Services. Servers over
@@ -162,6 +165,7 @@ pub(crate) struct Core {
     pub(crate) registry: Registry,
     pub(crate) nodes: Arc<dyn NodeProxy>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) limits: Limits,
     pub(crate) version: Version,
     pub(crate) clock: Clock,
@@ -205,7 +209,7 @@ impl ApiServer {
         let mut hubs = BTreeMap::new();
         let mut tasks = JoinSet::new();
         let closing = CancellationToken::new();
-        for row in config.registry.rows() {
+        for row in config.registry.stored() {
             if hubs.contains_key(row.storage) {
                 continue;
             }
@@ -225,6 +229,7 @@ impl ApiServer {
                 registry: config.registry,
                 nodes: config.nodes,
                 authorizer: config.authorizer,
+                tokens: config.tokens,
                 limits: config.limits,
                 version: config.version,
                 clock: config.clock,
@@ -245,7 +250,7 @@ impl ApiServer {
     fn expire(&self) {
         let mut tasks = self.core.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut storages = BTreeSet::new();
-        for row in self.core.registry.rows() {
+        for row in self.core.registry.stored() {
             let Some(ttl) = row.ttl.filter(|_| storages.insert(row.storage)) else {
                 continue;
             };
@@ -326,7 +331,7 @@ impl ApiServer {
         if head { response.map(|_| body::empty()) } else { response }
     }
 
-    async fn answer(&self, identity: Option<Identity>, request: Request<Body>, labels: &mut Labels) -> Result<Response<Body>, Status> {
+    async fn answer(&self, identity: Option<Identity>, mut request: Request<Body>, labels: &mut Labels) -> Result<Response<Body>, Status> {
         let asked = Query::parse(request.uri().query().unwrap_or_default())
             .and_then(|query| Ok((request::target(request.method(), request.uri().path(), &query)?, query)));
         if let Ok((Target::Resource(asked), query)) = &asked {
@@ -337,6 +342,12 @@ impl ApiServer {
         {
             return Ok(response);
         }
+        // Credentials end here: nothing behind this may pass them on.
+        let shown = request.headers_mut().remove(header::AUTHORIZATION);
+        let identity = match identity {
+            Some(identity) => Some(identity),
+            None => authn::bearer::of_request(&self.core, shown.as_ref()).await,
+        };
         // Nobody learns from us what is served here, or what is wrong with
         // their request.
         let identity = identity.ok_or_else(Status::unauthorized)?;
@@ -359,6 +370,8 @@ impl ApiServer {
             "/metrics" => Ok(core.metrics.render(core)),
             "/openapi/v2" => openapi::v2::document(core, accept),
             "/openapi/v3" => Ok(openapi::index(core)),
+            tokens::DISCOVERY_PATH => Ok(respond::public_json(&core.tokens.discovery(), "application/json")),
+            tokens::JWKS_PATH => Ok(respond::public_json(&core.tokens.jwks(), "application/jwk-set+json")),
             _ => match path.strip_prefix("/openapi/v3/") {
                 Some(group_version) => openapi::document(core, group_version),
                 None => discovery::answer(core, path, accept),
@@ -393,6 +406,13 @@ impl ApiServer {
 }
 
 async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
+    if let Some(review) = call.row.review {
+        return match (call.asked.verb, call.asked.name.is_empty()) {
+            (Verb::Create, true) => reviews::create(call, review).await,
+            (_, true) => Err(call.wrong_method()),
+            (_, false) => Err(Status::no_such_path()),
+        };
+    }
     if call.asked.subresource.is_empty() {
         return match (call.asked.verb, call.asked.name.is_empty()) {
             (Verb::Get, false) => verbs::get::get(call).await,
@@ -418,6 +438,7 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         (Subresource::Status, Verb::Patch) => verbs::patch::patch(call).await,
         (Subresource::Binding, Verb::Create) => subresources::binding::create(call).await,
         (Subresource::Log, Verb::Get) => subresources::log::get(call).await,
+        (Subresource::Token, Verb::Create) => subresources::token::create(call).await,
         _ => Err(call.wrong_method()),
     }
 }

@@ -114,6 +114,16 @@ impl Watching {
     }
 }
 
+/// Tokens signed with a key of their own.
+pub(crate) fn tokens() -> Arc<crate::tokens::Tokens> {
+    let key = crate::tokens::key::SigningKey::ephemeral().unwrap();
+    Arc::new(crate::tokens::Tokens::new(
+        crate::tokens::DEFAULT_ISSUER,
+        "https://127.0.0.1/openid/v1/jwks",
+        key,
+    ))
+}
+
 pub(crate) const NOW_S: i64 = 1_800_000_000;
 
 impl Rig {
@@ -135,6 +145,7 @@ impl Rig {
             registry: kinds::builtin(),
             nodes: Arc::new(EchoNode),
             authorizer: Arc::new(authz::Builtin),
+            tokens: crate::testing::tokens(),
             limits,
             ranges,
             version: Version::default(),
@@ -157,6 +168,7 @@ impl Rig {
             registry: kinds::builtin(),
             nodes: Arc::new(EchoNode),
             authorizer: Arc::new(authz::Builtin),
+            tokens: crate::testing::tokens(),
             limits: Limits::default(),
             ranges,
             version: Version::default(),
