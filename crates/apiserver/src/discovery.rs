@@ -166,6 +166,8 @@ fn resources(group: &str, version: &str, groups: &Groups<'_>) -> Result<Value, S
 pub(crate) fn kind(row: &Resource, subresource: Subresource) -> &str {
     match subresource {
         Subresource::Binding => "Binding",
+        Subresource::Proxy if row.id.kind == "Node" => "NodeProxyOptions",
+        Subresource::Proxy => "PodProxyOptions",
         Subresource::Token => "TokenRequest",
         _ => &row.id.kind,
     }
@@ -186,6 +188,7 @@ pub(crate) const fn verbs(subresource: Subresource) -> &'static [&'static str] {
         Subresource::Binding | Subresource::Token => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],
+        Subresource::Proxy => &["create", "delete", "get", "patch", "update"],
     }
 }
 

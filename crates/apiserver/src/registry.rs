@@ -80,6 +80,8 @@ pub enum Subresource {
     Log,
     /// `finalize` of namespaces: update.
     Finalize,
+    /// `proxy` of nodes and pods: any method, passed on.
+    Proxy,
     /// `token` of service accounts: create.
     Token,
 }
@@ -93,6 +95,7 @@ impl Subresource {
             Self::Binding => "binding",
             Self::Log => "log",
             Self::Finalize => "finalize",
+            Self::Proxy => "proxy",
             Self::Token => "token",
         }
     }
@@ -263,6 +266,11 @@ pub trait Strategy: Sync {
 
     /// Grace in seconds for a delete; `None` removes the object at once.
     fn grace(&self, _object: &Object, _asked_s: Option<i64>) -> Option<u64> {
+        None
+    }
+
+    /// Why an object of that name is never deleted; `None` for all others.
+    fn keeps(&self, _name: &str) -> Option<&'static str> {
         None
     }
 

@@ -55,6 +55,7 @@ fn every_row_is_there_once() {
             "coordination.k8s.io/v1 leases.coordination.k8s.io ",
             "discovery.k8s.io/v1 endpointslices.discovery.k8s.io ",
             "events.k8s.io/v1 events.events.k8s.io ev",
+            "scheduling.k8s.io/v1 priorityclasses.scheduling.k8s.io pc",
         ]
     );
     for row in registry.rows() {

@@ -153,6 +153,7 @@ fn description(name: &str) -> &'static str {
              If true/false, the \"orphan\" finalizer will be added to/removed from the object's finalizers list. Either this field or \
              PropagationPolicy may be set, but not both."
         }
+        "path" => "Path is the URL path to use for the current proxy request.",
         "pretty" => {
             "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a browser or command-line \
              HTTP tool (curl and wget)."

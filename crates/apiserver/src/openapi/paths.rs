@@ -72,14 +72,7 @@ impl Subject<'_> {
     fn item(&self, path: String, verbs: &[&str]) -> Option<(String, Value)> {
         let mut item = Map::new();
         for verb in verbs {
-            let method = match *verb {
-                "create" => "post",
-                "update" => "put",
-                "patch" => "patch",
-                "delete" | "deletecollection" => "delete",
-                _ => "get",
-            };
-            item.insert(method.to_owned(), self.operation(verb));
+            item.insert(method(verb).to_owned(), self.operation(verb));
         }
         if item.is_empty() {
             return None;
@@ -127,9 +120,14 @@ impl Subject<'_> {
         (group, version, discovery::kind(self.row, subresource))
     }
 
+    /// What goes over the connection is no object.
+    fn connects(&self) -> bool {
+        self.subresource == Some(Subresource::Log) || self.kind().2.ends_with("Options")
+    }
+
     fn action(&self, verb: &str) -> &'static str {
         match verb {
-            "get" if self.subresource == Some(Subresource::Log) => "connect",
+            _ if self.connects() => "connect",
             "create" => "post",
             "update" => "put",
             "patch" => "patch",
@@ -143,7 +141,9 @@ impl Subject<'_> {
     fn queries(&self, verb: &str) -> &'static [&'static str] {
         match (verb, self.subresource) {
             ("get", Some(Subresource::Log)) => parameters::LOG,
+            (_, Some(Subresource::Proxy)) => &["path"],
             ("get", _) => &[],
+            _ if self.connects() => &[],
             ("create" | "update", _) => parameters::CREATE,
             ("patch", _) => parameters::PATCH,
             ("delete", _) => parameters::DELETE,
@@ -164,6 +164,7 @@ impl Subject<'_> {
             "a"
         };
         match verb {
+            _ if self.connects() && !of.is_empty() => format!("connect {} requests to {of}{kind}", method(verb).to_ascii_uppercase()),
             "create" => format!("create {of}{article} {kind}"),
             "update" => format!("replace {of}the specified {kind}"),
             "patch" => format!("partially update {of}the specified {kind}"),
@@ -185,7 +186,9 @@ impl Subject<'_> {
         } else {
             ""
         };
+        let connect = format!("connect{}", capital(method(verb)));
         let (begin, collection) = match verb {
+            _ if self.connects() && self.subresource != Some(Subresource::Log) => (connect.as_str(), ""),
             "create" => ("create", ""),
             "update" => ("replace", ""),
             "deletecollection" => ("delete", "Collection"),
@@ -196,6 +199,9 @@ impl Subject<'_> {
     }
 
     fn add_body(&self, verb: &str, operation: &mut Value, queries: &mut Vec<Value>) {
+        if self.connects() {
+            return;
+        }
         let (definition, required) = match verb {
             "create" | "update" => (self.definition(), true),
             "patch" => (Some(PATCH.to_owned()), true),
@@ -230,12 +236,18 @@ impl Subject<'_> {
             "delete" | "deletecollection" => Some("io.k8s.apimachinery.pkg.apis.meta.v1.Status".to_owned()),
             _ => self.definition(),
         };
-        let text = self.subresource == Some(Subresource::Log);
+        let text = self.connects();
         let schema = match definition {
             Some(definition) if !text => self.dialect.reference(&definition),
             _ => json!({"type": "string"}),
         };
-        let mut types = if text { vec!["text/plain"] } else { vec![JSON, PROTOBUF] };
+        let mut types = if self.subresource == Some(Subresource::Log) {
+            vec!["text/plain"]
+        } else if text {
+            vec!["*/*"]
+        } else {
+            vec![JSON, PROTOBUF]
+        };
         if verb == "list" {
             types.extend(["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"]);
         }
@@ -277,6 +289,17 @@ impl Subject<'_> {
         api::schema::for_kind(group, version, &format!("{kind}List"))?
             .name()
             .map(str::to_owned)
+    }
+}
+
+/// The method that means a verb.
+fn method(verb: &str) -> &'static str {
+    match verb {
+        "create" => "post",
+        "update" => "put",
+        "patch" => "patch",
+        "delete" | "deletecollection" => "delete",
+        _ => "get",
     }
 }
 
