@@ -149,7 +149,7 @@ fn kind(row: &Resource, subresource: Subresource) -> &str {
 
 const fn verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status => &["get", "patch", "update"],
+        Subresource::Status | Subresource::EphemeralContainers => &["get", "patch", "update"],
         Subresource::Binding => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],

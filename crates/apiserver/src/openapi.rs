@@ -137,7 +137,7 @@ fn object_path(row: &Resource) -> Value {
 
 fn subresource_path(row: &Resource, subresource: Subresource) -> Value {
     match subresource {
-        Subresource::Status => json!({
+        Subresource::Status | Subresource::EphemeralContainers => json!({
             "get": operation(row, "get", &["resourceVersion"]),
             "put": operation(row, "put", UPDATE),
             "patch": operation(row, "patch", PATCH),

@@ -68,6 +68,9 @@ pub enum Subresource {
     Log,
     /// `finalize` of namespaces: update.
     Finalize,
+    /// `ephemeralcontainers` of pods: get, update, patch of
+    /// `spec.ephemeralContainers` alone.
+    EphemeralContainers,
 }
 
 impl Subresource {
@@ -79,6 +82,7 @@ impl Subresource {
             Self::Binding => "binding",
             Self::Log => "log",
             Self::Finalize => "finalize",
+            Self::EphemeralContainers => "ephemeralcontainers",
         }
     }
 }
@@ -190,6 +194,8 @@ pub enum Rules {
     Update,
     /// A change of the status alone.
     UpdateStatus,
+    /// A change of a pod's ephemeral containers alone.
+    UpdateEphemeral,
 }
 
 /// Why [`Strategy::allocate`] gave nothing.
