@@ -45,6 +45,7 @@ pub(super) fn row() -> Resource {
             Subresource::Binding,
             Subresource::Log,
             Subresource::EphemeralContainers,
+            Subresource::Proxy,
         ],
         ..plain("", "Pod", "pods", "pods")
     }
