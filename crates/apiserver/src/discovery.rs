@@ -184,7 +184,7 @@ pub(crate) const fn foreign(subresource: Subresource) -> Option<(&'static str, &
 /// Verbs of a subresource.
 pub(crate) const fn verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status => &["get", "patch", "update"],
+        Subresource::Status | Subresource::EphemeralContainers => &["get", "patch", "update"],
         Subresource::Binding | Subresource::Token => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],

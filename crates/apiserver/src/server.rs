@@ -465,9 +465,9 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         .copied()
         .find(|subresource| subresource.name() == call.asked.subresource);
     match (subresource.ok_or_else(Status::no_such_path)?, call.asked.verb) {
-        (Subresource::Status, Verb::Get) => verbs::get::get(call).await,
-        (Subresource::Status | Subresource::Finalize, Verb::Update) => verbs::update::update(call).await,
-        (Subresource::Status, Verb::Patch) => verbs::patch::patch(call).await,
+        (Subresource::Status | Subresource::EphemeralContainers, Verb::Get) => verbs::get::get(call).await,
+        (Subresource::Status | Subresource::Finalize | Subresource::EphemeralContainers, Verb::Update) => verbs::update::update(call).await,
+        (Subresource::Status | Subresource::EphemeralContainers, Verb::Patch) => verbs::patch::patch(call).await,
         (Subresource::Binding, Verb::Create) => subresources::binding::create(call).await,
         (Subresource::Log, Verb::Get) => subresources::log::get(call).await,
         (Subresource::Proxy, _) => subresources::proxy::connect(call).await,
