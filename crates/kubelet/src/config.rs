@@ -1,11 +1,12 @@
 //! What a pod spec means to the runtime. Pure: wire types in, port types out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use api::Uid;
-use api::typed::{Container, Pod, PodDNSConfig, PodSpec, ResourceRequirements, WireQuantity};
+use api::typed::{Container, EphemeralContainer, Pod, PodDNSConfig, PodSpec, ResourceRequirements, WireQuantity};
+use api::{Uid, pods};
 use runtime::{ContainerConfig, Resources, RunAs, SandboxConfig};
 
 use crate::environment::expand;
@@ -131,11 +132,11 @@ fn dedup(list: &mut Vec<String>, max: usize) {
     *list = kept;
 }
 
-/// A container of a pod by its name.
+/// A container of a pod by its name, ephemeral ones too.
 ///
 /// # Errors
 /// When the spec has none of that name.
-pub fn wire<'a>(pod: &'a Pod, name: &str) -> Result<&'a Container, ConfigError> {
+pub fn wire<'a>(pod: &'a Pod, name: &str) -> Result<Cow<'a, Container>, ConfigError> {
     let spec = pod.spec.as_ref().ok_or(ConfigError::Missing("spec"))?;
     find(spec, name).ok_or_else(|| ConfigError::Invalid {
         field: "container".to_owned(),
@@ -150,7 +151,7 @@ pub fn wire<'a>(pod: &'a Pod, name: &str) -> Result<&'a Container, ConfigError> 
 /// used.
 pub fn container(pod: &Pod, name: &str, attempt: u32, env: Vec<(String, String)>) -> Result<ContainerConfig, ConfigError> {
     let spec = pod.spec.as_ref().ok_or(ConfigError::Missing("spec"))?;
-    let wire = wire(pod, name)?;
+    let wire = &wire(pod, name)?;
     let pod_security = spec.security_context.clone().unwrap_or_default();
     let security = wire.security_context.clone().unwrap_or_default();
     let capabilities = security.capabilities.unwrap_or_default();
@@ -201,15 +202,19 @@ pub fn container(pod: &Pod, name: &str, attempt: u32, env: Vec<(String, String)>
         stdin: wire.stdin.unwrap_or(false),
         tty: wire.tty.unwrap_or(false),
         resources: resources(wire.resources.as_ref())?,
+        stop_signal: wire.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
+        target: ephemeral(spec, name).and_then(|own| own.target_container_name.clone().filter(|target| !target.is_empty())),
     })
 }
 
-fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
-    spec.init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .find(|container| container.name == name)
+fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<Cow<'a, Container>> {
+    let mut others = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let found = others.find(|container| container.name == name).map(Cow::Borrowed);
+    found.or_else(|| ephemeral(spec, name).map(|own| Cow::Owned(pods::as_container(own))))
+}
+
+fn ephemeral<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a EphemeralContainer> {
+    spec.ephemeral_containers.iter().flatten().find(|container| container.name == name)
 }
 
 /// A command to run in a container, with the variables its spec gives a value.
@@ -217,7 +222,7 @@ fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
 #[must_use]
 pub fn expand_in(pod: &Pod, container: &str, command: &[String]) -> Vec<String> {
     let wire = pod.spec.as_ref().and_then(|spec| find(spec, container));
-    let variables = wire.into_iter().flat_map(|wire| wire.env.iter().flatten());
+    let variables = wire.iter().flat_map(|wire| wire.env.iter().flatten());
     let known: BTreeMap<&str, &str> = variables
         .map(|variable| (variable.name.as_str(), variable.value.as_deref().unwrap_or_default()))
         .collect();

@@ -35,7 +35,7 @@ async fn variables(ports: &Ports, uid: &Uid, pod: &Pod, name: &str) -> Result<Ve
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
     let services = ports.sources.services(namespace, links).await;
-    let found = ports.sources.find(namespace, environment::references(wire)).await;
+    let found = ports.sources.find(namespace, environment::references(&wire)).await;
     let pod_ips: Vec<IpAddr> = ports
         .pods
         .get(uid)
@@ -54,5 +54,5 @@ async fn variables(ports: &Ports, uid: &Uid, pod: &Pod, name: &str) -> Result<Ve
         services: &services.map_err(|error| unusable(error.to_string()))?,
         found: &found,
     };
-    environment::resolve(wire, &around).map_err(|error| unusable(error.to_string()))
+    environment::resolve(&wire, &around).map_err(|error| unusable(error.to_string()))
 }

@@ -460,5 +460,8 @@ pub fn of_environment(pod: &Pod) -> BTreeSet<Reference> {
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         references.extend(crate::environment::references(container));
     }
+    for container in spec.ephemeral_containers.iter().flatten() {
+        references.extend(crate::environment::references(&api::pods::as_container(container)));
+    }
     references
 }
