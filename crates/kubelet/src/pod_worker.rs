@@ -43,6 +43,8 @@ pub struct Mailbox {
     pub wanted: watch::Receiver<Wanted>,
     /// The pod changed in the runtime.
     pub hints: watch::Receiver<u64>,
+    /// Something the pod takes its content from changed.
+    pub sources: watch::Receiver<u64>,
 }
 
 enum Ended {
@@ -127,6 +129,10 @@ impl PodWorker {
                     // Who asked may have given up waiting.
                     let _ = answer.send(machine.outlook(self.ports.clock.now()));
                     continue;
+                }
+                Ok(()) = mailbox.sources.changed() => {
+                    mailbox.sources.borrow_and_update();
+                    Input::SourcesChanged
                 }
                 _ = look.tick() => {
                     self.observe();

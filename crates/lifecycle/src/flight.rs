@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use api::Time;
 use api::node::{ContainerId, ContainerView, Exit, ExitCause, Observation, RunState};
-use api::typed::PodStatus;
+use api::typed::{ContainerStatus, PodStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::action::{ActionId, Reason, Step, Target, Verb};
@@ -86,7 +86,7 @@ pub enum Change {
     /// The sandbox came up or went down.
     Sandbox {
         /// 0 for the first.
-        attempt: u32,
+        sandbox_attempt: u32,
         /// It is up.
         ready: bool,
     },
@@ -335,7 +335,7 @@ impl Flight {
                     self.seen(machine, now, seen);
                 }
             }
-            Input::Progress { .. } | Input::Tick => {}
+            Input::Progress { .. } | Input::SourcesChanged | Input::Tick => {}
         }
     }
 
@@ -424,7 +424,7 @@ impl Flight {
         match (&old.sandbox, &new.sandbox) {
             (before, Some(sandbox)) if before.as_ref().map(|b| (b.attempt, b.ready)) != Some((sandbox.attempt, sandbox.ready)) => {
                 let change = Change::Sandbox {
-                    attempt: sandbox.attempt,
+                    sandbox_attempt: sandbox.attempt,
                     ready: sandbox.ready,
                 };
                 self.tell(now, None, None, change, None);
@@ -454,11 +454,7 @@ impl Flight {
         let Some(status) = machine.status() else { return };
         self.phase.clone_from(&status.phase);
         self.ready = Some(ready(status).is_some_and(|(ready, _)| ready));
-        let all = status
-            .init_container_statuses
-            .iter()
-            .flatten()
-            .chain(status.container_statuses.iter().flatten());
+        let all = statuses(status);
         for shown in all {
             let runs = shown.state.as_ref().is_some_and(|state| state.running.is_some());
             let view = new
@@ -615,7 +611,7 @@ impl Flight {
             }
             Verb::RunSandbox { attempt } if *reason == Reason::SandboxChanged => {
                 let change = Change::Sandbox {
-                    attempt: attempt.saturating_sub(1),
+                    sandbox_attempt: attempt.saturating_sub(1),
                     ready: false,
                 };
                 self.tell(now, None, None, change, Some(Cause::SandboxLost));
@@ -692,11 +688,7 @@ impl Flight {
             let message = if ready { String::new() } else { cut(message) };
             self.tell(now, None, None, Change::Ready { ready, message }, None);
         }
-        let all = status
-            .init_container_statuses
-            .iter()
-            .flatten()
-            .chain(status.container_statuses.iter().flatten());
+        let all = statuses(status);
         for container in all {
             let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
             let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
@@ -741,6 +733,16 @@ fn ended(machine: &Machine, ending: Ending) -> Cause {
         },
         Ending::Finished => Cause::Finished,
     }
+}
+
+/// The statuses of every container.
+fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    let lists = [
+        &status.init_container_statuses,
+        &status.container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
+    lists.into_iter().flatten().flatten()
 }
 
 fn ready(status: &PodStatus) -> Option<(bool, &str)> {

@@ -163,6 +163,9 @@ fn gate(w: World<'_>, container: &Container) -> Option<String> {
     if !w.seen.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready) {
         return Some("it starts once the sandbox is up".to_owned());
     }
+    if container.role == Role::Ephemeral {
+        return None;
+    }
     let regular = container.role == Role::Regular;
     if regular && w.desired.containers.iter().any(|other| w.newest(&other.name).is_some()) {
         return None;

@@ -65,8 +65,14 @@ impl fmt::Display for Change {
             Self::Respecified { generation } => write!(f, "the spec was changed (generation {generation})"),
             Self::Terminating => f.write_str("everything is being stopped"),
             Self::Terminated => f.write_str("nothing runs any more"),
-            Self::Sandbox { attempt, ready: true } => write!(f, "sandbox #{attempt} is up, with its network"),
-            Self::Sandbox { attempt, ready: false } => write!(f, "sandbox #{attempt} is down"),
+            Self::Sandbox {
+                sandbox_attempt: n,
+                ready: true,
+            } => write!(f, "sandbox #{n} is up, with its network"),
+            Self::Sandbox {
+                sandbox_attempt: n,
+                ready: false,
+            } => write!(f, "sandbox #{n} is down"),
             Self::Pulled { image, took_s, size_bytes } => {
                 write!(f, "image {image} was pulled in {} ({size_bytes} bytes)", seconds(*took_s))
             }

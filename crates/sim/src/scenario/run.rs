@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use api::Time;
 use api::node::{ExitCause, Uid};
-use api::typed::{Pod, PodCondition};
-use lifecycle::flight::{Next, Outlook};
+use api::typed::{EphemeralContainer, Pod, PodCondition};
+use lifecycle::flight::{Next, Outlook, Transition};
 use lifecycle::{Eviction, Failure, FailureClass, ProbeKind, Probed, Rejection};
 use serde_json::{Value, json};
 
@@ -177,6 +177,18 @@ impl Run {
                 });
                 self.settle();
             }
+            ["debug", name, image] => {
+                let container = EphemeralContainer {
+                    name: (*name).to_owned(),
+                    image: Some((*image).to_owned()),
+                    ..EphemeralContainer::default()
+                };
+                self.world.change(&uid, |pod| {
+                    let spec = pod.spec.get_or_insert_default();
+                    spec.ephemeral_containers.get_or_insert_default().push(container);
+                });
+                self.settle();
+            }
             ["condition", text] => {
                 let (condition_type, value) = text.split_once('=').ok_or_else(unknown)?;
                 let condition = PodCondition {
@@ -251,7 +263,8 @@ impl Run {
             .init_container_statuses
             .into_iter()
             .flatten()
-            .chain(status.container_statuses.into_iter().flatten());
+            .chain(status.container_statuses.into_iter().flatten())
+            .chain(status.ephemeral_container_statuses.into_iter().flatten());
         let found = all.filter(|c| c.name == name).filter_map(|c| serde_json::to_value(c).ok());
         found.flat_map(|v| fields(&v)).collect()
     }
@@ -278,6 +291,9 @@ impl Run {
     fn why(&mut self) -> Vec<String> {
         self.world.trace.take();
         let flight = self.world.flights.remove(&self.uid).unwrap_or_default();
+        if let Some(entry) = flight.iter().find(|entry| !survives(entry)) {
+            self.world.broken(&format!("a transition does not survive JSON: {entry:?}"));
+        }
         let time = |at: Time| format!("{:.3}s", trace::since_start(at).as_secs_f64());
         let mut lines: Vec<String> = flight.iter().map(|entry| format!("{:<9} {entry}", time(entry.at))).collect();
         let outlook = self.world.machine(&self.uid).map(|machine| machine.outlook(self.world.now));
@@ -306,6 +322,13 @@ impl Run {
         .flatten()
         .collect()
     }
+}
+
+/// Whether a transition is the same after it was written and read.
+fn survives(entry: &Transition) -> bool {
+    let written = serde_json::to_value(entry).ok();
+    let read = written.clone().and_then(|value| serde_json::from_value::<Transition>(value).ok());
+    written.is_some() && read.and_then(|entry| serde_json::to_value(entry).ok()) == written
 }
 
 /// A JSON object, one field a line.
