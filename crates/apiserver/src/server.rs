@@ -26,6 +26,7 @@ use crate::metrics::{Labels, Metrics};
 use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
 use crate::tokens::{self, Tokens};
+use crate::wish::Wish;
 use crate::{authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
@@ -337,6 +338,7 @@ impl ApiServer {
         let core = &self.core;
         let started = Instant::now();
         let head = request.method() == Method::HEAD;
+        let wish = Wish::of(&request);
         let mut labels = Labels::default();
         let answer = if core.closing.is_cancelled() {
             Err(Status::unavailable("the server is shutting down"))
@@ -355,7 +357,7 @@ impl ApiServer {
                 )))
             })
         };
-        let response = answer.unwrap_or_else(|status| respond::status(&status));
+        let response = wish.fulfil(answer.unwrap_or_else(|status| respond::status(&status))).await;
         core.metrics.observe(labels, response.status(), started.elapsed());
         if head { response.map(|_| body::empty()) } else { response }
     }
