@@ -120,6 +120,13 @@ fn keep_status_apart(change: Change<'_>) {
     }
 }
 
+/// The generation of an object whose `field` is counted: one more than that of
+/// what is stored, if the field changed.
+fn count_change(new: &mut Object, old: &Object, field: &str) {
+    let changed = pod::comparable(new.body.get(field)) != pod::comparable(old.body.get(field));
+    new.meta.generation = Some(old.meta.generation.unwrap_or(0).saturating_add(i64::from(changed)));
+}
+
 /// Puts a field of the body back to what is stored.
 fn restore(new: &mut Object, old: &Object, field: &str) {
     match old.body.get(field) {

@@ -9,10 +9,12 @@
 mod default;
 mod prepare;
 mod supported;
+pub(super) mod template;
 mod validate;
 
+pub(super) use self::prepare::comparable;
 pub(super) use self::supported::not_yet;
-pub(super) use self::validate::taint_effect;
+pub(super) use self::validate::{amount_rules, any_name, parsed, taint_effect, tolerations};
 
 use api::status::Violation;
 use api::typed::Pod as Typed;
