@@ -164,7 +164,11 @@ fn resources(group: &str, version: &str, groups: &Groups<'_>) -> Result<Value, S
 fn kind(row: &Resource, subresource: Subresource) -> &str {
     match subresource {
         Subresource::Binding => "Binding",
+        Subresource::Proxy if row.id.kind == "Node" => "NodeProxyOptions",
+        Subresource::Proxy => "PodProxyOptions",
         Subresource::Token => "TokenRequest",
+        Subresource::Scale => "Scale",
+        Subresource::Eviction => "Eviction",
         _ => &row.id.kind,
     }
 }
@@ -173,16 +177,19 @@ fn kind(row: &Resource, subresource: Subresource) -> &str {
 const fn foreign(subresource: Subresource) -> Option<(&'static str, &'static str)> {
     match subresource {
         Subresource::Token => Some(("authentication.k8s.io", "v1")),
+        Subresource::Scale => Some(("autoscaling", "v1")),
+        Subresource::Eviction => Some(("policy", "v1")),
         _ => None,
     }
 }
 
 const fn verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status => &["get", "patch", "update"],
-        Subresource::Binding | Subresource::Token => &["create"],
+        Subresource::Status | Subresource::EphemeralContainers | Subresource::Scale | Subresource::Approval => &["get", "patch", "update"],
+        Subresource::Binding | Subresource::Token | Subresource::Eviction => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],
+        Subresource::Proxy => &["create", "delete", "get", "patch", "update"],
     }
 }
 

@@ -5,22 +5,32 @@
 //! `pod.rs`. A kind is its row; a row without a strategy behaves as its schema
 //! says.
 
+mod certificate_signing_request;
 mod config_map;
+mod controller_revision;
 mod endpoint_slice;
 mod endpoints;
 mod event;
 mod lease;
+mod limit_range;
 mod namespace;
 mod node;
 mod pod;
+mod pod_disruption_budget;
+mod pod_template;
 mod priority_class;
+mod replication_controller;
+mod resource_quota;
 pub(crate) mod reviews;
+mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
+mod storage;
 mod values;
 
 pub(crate) use self::priority_class::system as system_priority_classes;
+pub(crate) use self::replication_controller::scale;
 
 use api::schema::{self, Schema};
 use api::{Object, ResourceId};
@@ -77,6 +87,16 @@ pub fn builtin() -> Registry {
         service_account::row(),
         lease::row(),
         priority_class::row(),
+        limit_range::row(),
+        resource_quota::row(),
+        pod_template::row(),
+        replication_controller::row(),
+        controller_revision::row(),
+        pod_disruption_budget::row(),
+        runtime_class::row(),
+        storage::class_row(),
+        storage::node_row(),
+        certificate_signing_request::row(),
         reviews::token_review(),
     ] {
         registry.insert(row);

@@ -143,14 +143,19 @@ fn object_path(row: &Resource) -> Value {
 
 fn subresource_path(row: &Resource, subresource: Subresource) -> Value {
     match subresource {
-        Subresource::Status => json!({
+        Subresource::Status | Subresource::EphemeralContainers | Subresource::Scale | Subresource::Approval => json!({
             "get": operation(row, "get", &["resourceVersion"]),
             "put": operation(row, "put", UPDATE),
             "patch": operation(row, "patch", PATCH),
         }),
         Subresource::Finalize => json!({"put": operation(row, "put", UPDATE)}),
-        Subresource::Binding | Subresource::Token => json!({"post": operation(row, "post", CREATE)}),
+        Subresource::Binding | Subresource::Token | Subresource::Eviction => json!({"post": operation(row, "post", CREATE)}),
         Subresource::Log => json!({"get": operation(row, "connect", LOG)}),
+        Subresource::Proxy => ["get", "put", "post", "delete", "head", "patch"]
+            .map(|method| (method.to_owned(), operation(row, "connect", &["path"])))
+            .into_iter()
+            .collect::<Map<_, _>>()
+            .into(),
     }
 }
 

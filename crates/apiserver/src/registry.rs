@@ -80,8 +80,20 @@ pub enum Subresource {
     Log,
     /// `finalize` of namespaces: update.
     Finalize,
+    /// `ephemeralcontainers` of pods: get, update, patch of
+    /// `spec.ephemeralContainers` alone.
+    EphemeralContainers,
+    /// `proxy` of nodes and pods: any method, passed on.
+    Proxy,
     /// `token` of service accounts: create.
     Token,
+    /// `scale` of what is there in numbers: get, update, patch of how many.
+    Scale,
+    /// `approval` of certificate signing requests: get, update, patch of the
+    /// conditions that decide.
+    Approval,
+    /// `eviction` of pods: create.
+    Eviction,
 }
 
 impl Subresource {
@@ -93,7 +105,12 @@ impl Subresource {
             Self::Binding => "binding",
             Self::Log => "log",
             Self::Finalize => "finalize",
+            Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Proxy => "proxy",
             Self::Token => "token",
+            Self::Scale => "scale",
+            Self::Approval => "approval",
+            Self::Eviction => "eviction",
         }
     }
 }
@@ -205,6 +222,10 @@ pub enum Rules {
     Update,
     /// A change of the status alone.
     UpdateStatus,
+    /// A change of a pod's ephemeral containers alone.
+    UpdateEphemeral,
+    /// A decision about a certificate signing request.
+    UpdateApproval,
 }
 
 /// Why [`Strategy::allocate`] gave nothing.

@@ -67,6 +67,9 @@ pub struct Limits {
     pub fresh_timeout: Duration,
     /// How long a request other than a stream may take.
     pub request_timeout: Duration,
+    /// How long a node or a pod may take to begin its answer to a proxied
+    /// request. Upstream waits without end.
+    pub proxy_timeout: Duration,
     /// Between bookmarks of a watch.
     pub bookmark_interval: Duration,
     /// Least time after which a watch without `timeoutSeconds` ends; the most
@@ -87,6 +90,7 @@ impl Default for Limits {
             hub_bytes: 1 << 20,
             fresh_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(60),
+            proxy_timeout: Duration::from_secs(3_600),
             bookmark_interval: Duration::from_secs(60),
             watch_timeout: Duration::from_secs(1_800),
         }
@@ -336,8 +340,11 @@ impl ApiServer {
         } else {
             // Boxed: the state of the largest verb would be part of every
             // caller's future.
+            let limit = match request::proxied(request.uri().path()) {
+                Some(_) => core.limits.proxy_timeout,
+                None => core.limits.request_timeout,
+            };
             let answering = Box::pin(self.answer(identity, request, &mut labels));
-            let limit = core.limits.request_timeout;
             tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| {
                 Err(Status::timeout(format!(
                     "the request was not finished within {} seconds",
@@ -413,7 +420,10 @@ impl ApiServer {
             .registry
             .find(&asked.group, &asked.version, plural)
             .ok_or_else(Status::no_such_path)?;
-        let follows = asked.verb == Verb::Watch || (asked.subresource == "log" && query.boolean("follow")?.unwrap_or(false));
+        let follows = match asked.subresource.as_str() {
+            "log" => query.boolean("follow")?.unwrap_or(false),
+            subresource => subresource == Subresource::Proxy.name() || asked.verb == Verb::Watch,
+        };
         let permit = core.metrics.admit(&core.limits, asked.verb, follows)?;
         let mut call = Call::new(Arc::clone(core), identity, Arc::clone(row), asked, query, request)?;
         call.permit = Some(permit);
@@ -452,11 +462,18 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         .copied()
         .find(|subresource| subresource.name() == call.asked.subresource);
     match (subresource.ok_or_else(Status::no_such_path)?, call.asked.verb) {
-        (Subresource::Status, Verb::Get) => verbs::get::get(call).await,
-        (Subresource::Status | Subresource::Finalize, Verb::Update) => verbs::update::update(call).await,
-        (Subresource::Status, Verb::Patch) => verbs::patch::patch(call).await,
+        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Approval, Verb::Get) => verbs::get::get(call).await,
+        (Subresource::Status | Subresource::Finalize | Subresource::EphemeralContainers | Subresource::Approval, Verb::Update) => {
+            verbs::update::update(call).await
+        }
+        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Approval, Verb::Patch) => verbs::patch::patch(call).await,
+        (Subresource::Scale, Verb::Get) => subresources::scale::get(call).await,
+        (Subresource::Scale, Verb::Update) => subresources::scale::update(call).await,
+        (Subresource::Scale, Verb::Patch) => subresources::scale::patch(call).await,
+        (Subresource::Eviction, Verb::Create) => subresources::eviction::create(call).await,
         (Subresource::Binding, Verb::Create) => subresources::binding::create(call).await,
         (Subresource::Log, Verb::Get) => subresources::log::get(call).await,
+        (Subresource::Proxy, _) => subresources::proxy::connect(call).await,
         (Subresource::Token, Verb::Create) => subresources::token::create(call).await,
         _ => Err(call.wrong_method()),
     }

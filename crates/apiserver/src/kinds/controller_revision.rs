@@ -18,7 +18,8 @@ pub(super) fn row() -> Resource {
         strategy: &ControllerRevision,
         columns: vec![
             table::name_column(),
-            Column::computed("Controller", Cell::Text, |revision, _| Value::from(controller(revision))).described("Controller of the object"),
+            Column::computed("Controller", Cell::Text, |revision, _| Value::from(controller(revision)))
+                .described("Controller of the object"),
             Column::path("Revision", Cell::Text, ".revision"),
             table::age_column(),
         ],

@@ -35,7 +35,9 @@ struct LimitRange;
 
 impl Strategy for LimitRange {
     fn default(&self, range: &mut Object) {
-        let Some(Value::Object(spec)) = range.body.get_mut("spec") else { return };
+        let Some(Value::Object(spec)) = range.body.get_mut("spec") else {
+            return;
+        };
         for item in values::objects(spec, "limits") {
             if values::text(item, "type") == "Container" {
                 // What follows from what, in this order.
@@ -66,7 +68,9 @@ impl Strategy for LimitRange {
 
 /// What is in `from` and not in `to` goes there.
 fn fill(item: &mut Map<String, Value>, from: &str, to: &str) {
-    let Some(Value::Object(given)) = item.get(from).cloned() else { return };
+    let Some(Value::Object(given)) = item.get(from).cloned() else {
+        return;
+    };
     if given.is_empty() {
         return;
     }
@@ -135,7 +139,11 @@ fn item_rules(field: &str, item: &LimitRangeItem) -> Vec<Violation> {
 fn order_rules(field: &str, name: &str, amount: impl Fn(&str) -> Option<Quantity>) -> Vec<Violation> {
     let mut broken = Vec::new();
     let mut refuse = |list: &str, shown: Quantity, why: String| {
-        broken.push(Violation::invalid(format!("{field}.{list}[{name}]"), &Value::from(shown.to_string()), &why));
+        broken.push(Violation::invalid(
+            format!("{field}.{list}[{name}]"),
+            &Value::from(shown.to_string()),
+            &why,
+        ));
     };
     let (min, max) = (amount("min"), amount("max"));
     let (request, limit) = (amount("defaultRequest"), amount("default"));
@@ -144,10 +152,18 @@ fn order_rules(field: &str, name: &str, amount: impl Fn(&str) -> Option<Quantity
         refuse("min", min, format!("min value {min} is greater than max value {max}"));
     }
     if let Some((min, request)) = above(min, request) {
-        refuse("defaultRequest", request, format!("min value {min} is greater than default request value {request}"));
+        refuse(
+            "defaultRequest",
+            request,
+            format!("min value {min} is greater than default request value {request}"),
+        );
     }
     if let Some((request, max)) = above(request, max) {
-        refuse("defaultRequest", request, format!("default request value {request} is greater than max value {max}"));
+        refuse(
+            "defaultRequest",
+            request,
+            format!("default request value {request} is greater than max value {max}"),
+        );
     }
     if let Some((request, limit)) = above(request, limit) {
         refuse(

@@ -42,7 +42,14 @@ pub(super) fn row() -> Resource {
         ],
         columns: table::pod::columns(),
         row_conditions: table::pod::row_conditions,
-        subresources: vec![Subresource::Status, Subresource::Binding, Subresource::Log],
+        subresources: vec![
+            Subresource::Status,
+            Subresource::Binding,
+            Subresource::Eviction,
+            Subresource::Log,
+            Subresource::EphemeralContainers,
+            Subresource::Proxy,
+        ],
         ..plain("", "Pod", "pods", "pods")
     }
 }
@@ -73,7 +80,18 @@ impl Strategy for Pod {
                 Ok(before) => validate::update(&pod, &before, new, old),
                 Err(broken) => broken,
             },
-            (Rules::UpdateStatus, Some(old)) => match view::<Typed>(old) {
+            (Rules::UpdateEphemeral, Some(old)) => match view::<Typed>(old) {
+                Ok(before) => {
+                    let broken = validate::ephemeral(&pod, &before);
+                    if broken.is_empty() {
+                        supported::added(&pod, &before)
+                    } else {
+                        broken
+                    }
+                }
+                Err(broken) => broken,
+            },
+            (Rules::UpdateStatus | Rules::UpdateApproval, Some(old)) => match view::<Typed>(old) {
                 Ok(before) => validate::status(&pod, &before),
                 Err(broken) => broken,
             },

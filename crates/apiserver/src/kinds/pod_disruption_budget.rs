@@ -90,14 +90,21 @@ impl Strategy for PodDisruptionBudget {
                 "minAvailable and maxUnavailable cannot be both set",
             ));
         }
-        for (field, value) in [("spec.minAvailable", &spec.min_available), ("spec.maxUnavailable", &spec.max_unavailable)] {
+        for (field, value) in [
+            ("spec.minAvailable", &spec.min_available),
+            ("spec.maxUnavailable", &spec.max_unavailable),
+        ] {
             broken.extend(value.iter().flat_map(|value| number_or_percentage(field, value)));
         }
         if let Some(of_pods) = &spec.selector {
             broken.extend(selector("spec.selector", of_pods));
         }
         if let Some(policy) = &spec.unhealthy_pod_eviction_policy {
-            broken.extend(one_of("spec.unhealthyPodEvictionPolicy", policy, &["AlwaysAllow", "IfHealthyBudget"]));
+            broken.extend(one_of(
+                "spec.unhealthyPodEvictionPolicy",
+                policy,
+                &["AlwaysAllow", "IfHealthyBudget"],
+            ));
         }
         broken
     }
@@ -109,7 +116,9 @@ fn number_or_percentage(field: &str, value: &IntOrString) -> Vec<Violation> {
     match value {
         IntOrString::Int(number) => not_negative(field, i64::from(*number)).into_iter().collect(),
         IntOrString::String(text) => {
-            let percent = text.strip_suffix('%').filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()));
+            let percent = text
+                .strip_suffix('%')
+                .filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()));
             let why = match percent.map(str::parse::<u64>) {
                 None => {
                     "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"

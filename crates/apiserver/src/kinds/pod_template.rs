@@ -18,7 +18,9 @@ pub(super) fn row() -> Resource {
         strategy: &PodTemplate,
         columns: vec![
             table::name_column(),
-            Column::computed("Containers", Cell::Text, |object, _| template::containers(object, "template", "name")),
+            Column::computed("Containers", Cell::Text, |object, _| {
+                template::containers(object, "template", "name")
+            }),
             Column::computed("Images", Cell::Text, |object, _| template::containers(object, "template", "image")),
             Column::computed("Pod Labels", Cell::Text, |object, _| {
                 Value::from(table::labels(object.at("template.metadata.labels")))

@@ -27,14 +27,41 @@ pub(super) fn row() -> Resource {
             table::name_column(),
             Column::computed("Desired", Cell::Integer, |object, _| Value::from(number(object, "spec.replicas"))),
             Column::computed("Current", Cell::Integer, |object, _| Value::from(number(object, "status.replicas"))),
-            Column::computed("Ready", Cell::Integer, |object, _| Value::from(number(object, "status.readyReplicas"))),
+            Column::computed("Ready", Cell::Integer, |object, _| {
+                Value::from(number(object, "status.readyReplicas"))
+            }),
             table::age_column(),
-            Column::computed("Containers", Cell::Text, |object, _| template::containers(object, "spec.template", "name")).wide(),
-            Column::computed("Images", Cell::Text, |object, _| template::containers(object, "spec.template", "image")).wide(),
-            Column::computed("Selector", Cell::Text, |object, _| Value::from(table::labels(object.at("spec.selector")))).wide(),
+            Column::computed("Containers", Cell::Text, |object, _| {
+                template::containers(object, "spec.template", "name")
+            })
+            .wide(),
+            Column::computed("Images", Cell::Text, |object, _| {
+                template::containers(object, "spec.template", "image")
+            })
+            .wide(),
+            Column::computed("Selector", Cell::Text, |object, _| {
+                Value::from(table::labels(object.at("spec.selector")))
+            })
+            .wide(),
         ],
         subresources: vec![Subresource::Status, Subresource::Scale],
         ..plain("", "ReplicationController", "replicationcontrollers", "controllers")
+    }
+}
+
+/// What the subresource `scale` takes and answers with. Not a row of the
+/// registry: it has no collection.
+pub(crate) fn scale() -> Resource {
+    Resource {
+        columns: vec![
+            table::name_column(),
+            Column::computed("Desired", Cell::Integer, |object, _| Value::from(number(object, "spec.replicas"))),
+            Column::computed("Available", Cell::Integer, |object, _| {
+                Value::from(number(object, "status.replicas"))
+            }),
+            table::age_column(),
+        ],
+        ..plain("autoscaling", "Scale", "scales", "")
     }
 }
 
@@ -52,7 +79,9 @@ impl Strategy for ReplicationController {
         {
             object.meta.labels = serde_json::from_value(labels).ok();
         }
-        let Some(Value::Object(spec)) = object.body.get_mut("spec") else { return };
+        let Some(Value::Object(spec)) = object.body.get_mut("spec") else {
+            return;
+        };
         values::set_absent(spec, "replicas", 1);
         let unset = |value: Option<&Value>| value.and_then(Value::as_object).is_none_or(serde_json::Map::is_empty);
         if unset(spec.get("selector"))
@@ -127,10 +156,16 @@ impl Strategy for ReplicationController {
 /// Source: upstream `ValidateReplicationControllerStatus`.
 fn status_rules(object: &Object) -> Vec<Violation> {
     let count = |field: &str| number(object, &format!("status.{field}"));
-    let mut broken: Vec<Violation> = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
-        .iter()
-        .filter_map(|field| not_negative(&format!("status.{field}"), count(field)))
-        .collect();
+    let mut broken: Vec<Violation> = [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "observedGeneration",
+    ]
+    .iter()
+    .filter_map(|field| not_negative(&format!("status.{field}"), count(field)))
+    .collect();
     let mut at_most = |field: &str, of: &str| {
         if count(field) > count(of) {
             let rule = if of == "replicas" {

@@ -59,8 +59,9 @@ pub(super) fn row() -> Resource {
             table::name_column(),
             Column::computed("Request", Cell::Text, |quota, _| Value::from(used(quota, false)))
                 .described("Request represents a minimum amount of cpu/memory that a container may consume."),
-            Column::computed("Limit", Cell::Text, |quota, _| Value::from(used(quota, true)))
-                .described("Limits control the maximum amount of cpu/memory that a container may use independent of contention on the node."),
+            Column::computed("Limit", Cell::Text, |quota, _| Value::from(used(quota, true))).described(
+                "Limits control the maximum amount of cpu/memory that a container may use independent of contention on the node.",
+            ),
             table::age_column(),
         ],
         subresources: vec![Subresource::Status],
@@ -108,7 +109,10 @@ impl Strategy for ResourceQuota {
         let scopes = spec.scopes.unwrap_or_default();
         let named: Vec<&str> = spec.hard.iter().flatten().map(|(name, _)| name.as_str()).collect();
         broken.extend(scope_rules("spec.scopes", &scopes, &named, &json!(scopes)));
-        let expressions = spec.scope_selector.and_then(|selector| selector.match_expressions).unwrap_or_default();
+        let expressions = spec
+            .scope_selector
+            .and_then(|selector| selector.match_expressions)
+            .unwrap_or_default();
         broken.extend(selector_rules(&expressions, &named));
         if let Some(old) = old {
             let text = |object: &Object, path: &str| object.at(path).cloned().unwrap_or_default();
@@ -127,7 +131,11 @@ fn amounts(list: &str, wire: Option<&BTreeMap<String, WireQuantity>>) -> Vec<Vio
     let mut broken = Vec::new();
     for (name, amount) in wire.into_iter().flatten() {
         let field = format!("{list}[{name}]");
-        let of_name = if name == "services.loadbalancers" { Vec::new() } else { pod::any_name(&field, name) };
+        let of_name = if name == "services.loadbalancers" {
+            Vec::new()
+        } else {
+            pod::any_name(&field, name)
+        };
         if of_name.is_empty() && !name.contains('/') && !is_standard(name) {
             broken.push(Violation::invalid(
                 &field,
@@ -146,17 +154,21 @@ fn amounts(list: &str, wire: Option<&BTreeMap<String, WireQuantity>>) -> Vec<Vio
 }
 
 fn is_standard(name: &str) -> bool {
-    STANDARD.contains(&name) || name == "services.loadbalancers" || name.starts_with("hugepages-") || name.starts_with("requests.hugepages-")
+    STANDARD.contains(&name)
+        || name == "services.loadbalancers"
+        || name.starts_with("hugepages-")
+        || name.starts_with("requests.hugepages-")
 }
 
 /// Whether a scope can hold for what uses the resource.
 ///
 /// Source: upstream `IsResourceQuotaScopeValidForResource`.
 fn applies(scope: &str, resource: &str) -> bool {
-    let of_pods = matches!(
-        resource,
-        "cpu" | "memory" | "ephemeral-storage" | "pods" | "count/pods"
-    ) || ["requests.", "limits.", "hugepages-"].iter().any(|prefix| resource.starts_with(prefix)) && resource != "requests.storage"
+    let of_pods = matches!(resource, "cpu" | "memory" | "ephemeral-storage" | "pods" | "count/pods")
+        || ["requests.", "limits.", "hugepages-"]
+            .iter()
+            .any(|prefix| resource.starts_with(prefix))
+            && resource != "requests.storage"
         || resource.contains('/');
     match scope {
         "BestEffort" => OF_BEST_EFFORT.contains(&resource),

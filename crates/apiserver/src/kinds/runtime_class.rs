@@ -33,7 +33,9 @@ impl Strategy for RuntimeClass {
             Err(broken) => return broken,
         };
         if let Some(old) = old {
-            return immutable("handler", &new.str_at("handler"), &old.str_at("handler")).into_iter().collect();
+            return immutable("handler", &new.str_at("handler"), &old.str_at("handler"))
+                .into_iter()
+                .collect();
         }
         let mut broken = invalid_each("handler", &class.handler, names::dns1123_label(&class.handler));
         for (name, amount) in class.overhead.iter().filter_map(|overhead| overhead.pod_fixed.as_ref()).flatten() {

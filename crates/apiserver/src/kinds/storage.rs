@@ -33,7 +33,9 @@ pub(super) fn class_row() -> Resource {
                 .described("Name of the object, unique within its namespace."),
             Column::path("Provisioner", Cell::Text, ".provisioner"),
             Column::computed("ReclaimPolicy", Cell::Text, |class, _| or(class, "reclaimPolicy", "Delete")),
-            Column::computed("VolumeBindingMode", Cell::Text, |class, _| table::text_or_none(class, "volumeBindingMode")),
+            Column::computed("VolumeBindingMode", Cell::Text, |class, _| {
+                table::text_or_none(class, "volumeBindingMode")
+            }),
             Column::computed("AllowVolumeExpansion", Cell::Boolean, |class, _| {
                 Value::from(class.body.get("allowVolumeExpansion") == Some(&Value::Bool(true)))
             }),
@@ -57,8 +59,18 @@ pub(super) fn node_row() -> Resource {
 }
 
 fn name_cell(class: &Object) -> String {
-    let set = |key: &&str| class.meta.annotations.as_ref().is_some_and(|map| map.get(*key).is_some_and(|value| value == "true"));
-    let mark = if DEFAULT_ANNOTATIONS.iter().any(|key| set(&key)) { " (default)" } else { "" };
+    let set = |key: &&str| {
+        class
+            .meta
+            .annotations
+            .as_ref()
+            .is_some_and(|map| map.get(*key).is_some_and(|value| value == "true"))
+    };
+    let mark = if DEFAULT_ANNOTATIONS.iter().any(|key| set(&key)) {
+        " (default)"
+    } else {
+        ""
+    };
     format!("{}{mark}", class.name())
 }
 
@@ -86,7 +98,10 @@ impl Strategy for StorageClass {
             let mut broken = Vec::new();
             for field in ["parameters", "provisioner", "reclaimPolicy"] {
                 if new.body.get(field) != old.body.get(field) {
-                    broken.push(Violation::forbidden(field, "updates to {field} are forbidden.".replace("{field}", field).as_str()));
+                    broken.push(Violation::forbidden(
+                        field,
+                        "updates to {field} are forbidden.".replace("{field}", field).as_str(),
+                    ));
                 }
             }
             broken.extend(immutable(
@@ -136,7 +151,10 @@ impl Strategy for CsiNode {
             Ok(node) => node.spec.drivers,
             Err(broken) => return broken,
         };
-        let before = old.and_then(|old| view::<TypedNode>(old).ok()).map(|node| node.spec.drivers).unwrap_or_default();
+        let before = old
+            .and_then(|old| view::<TypedNode>(old).ok())
+            .map(|node| node.spec.drivers)
+            .unwrap_or_default();
         let mut broken = Vec::new();
         for (index, driver) in drivers.iter().enumerate() {
             let field = format!("spec.drivers[{index}]");
@@ -144,7 +162,10 @@ impl Strategy for CsiNode {
             if before.contains(driver) {
                 continue;
             }
-            if before.iter().any(|other| other.name == driver.name && fixed(other) != fixed(driver)) {
+            if before
+                .iter()
+                .any(|other| other.name == driver.name && fixed(other) != fixed(driver))
+            {
                 broken.push(Violation::invalid(
                     &field,
                     &serde_json::to_value(driver).unwrap_or_default(),
@@ -175,7 +196,11 @@ fn driver_rules(field: &str, driver: &CSINodeDriver) -> Vec<Violation> {
     } else if driver.name.len() > NAME_MAX {
         broken.push(Violation::too_long(&name, NAME_MAX));
     }
-    broken.extend(invalid_each(&name, &driver.name, names::dns1123_subdomain(&driver.name.to_lowercase())));
+    broken.extend(invalid_each(
+        &name,
+        &driver.name,
+        names::dns1123_subdomain(&driver.name.to_lowercase()),
+    ));
     let id = format!("{field}.nodeID");
     if driver.node_id.is_empty() {
         broken.push(Violation::required(&id, &driver.node_id));

@@ -46,7 +46,11 @@ pub(in crate::kinds) fn rules(field: &str, template: &PodTemplateSpec) -> Vec<Vi
 /// The names or images of the containers of the template at a path, as one
 /// cell.
 pub(in crate::kinds) fn containers(object: &Object, path: &str, field: &str) -> Value {
-    let containers = object.at(&format!("{path}.spec.containers")).and_then(Value::as_array).into_iter().flatten();
+    let containers = object
+        .at(&format!("{path}.spec.containers"))
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let texts: Vec<&str> = containers.filter_map(|container| container[field].as_str()).collect();
     Value::from(texts.join(","))
 }
