@@ -13,6 +13,7 @@ mod lease;
 mod namespace;
 mod node;
 mod pod;
+mod rbac;
 pub(crate) mod reviews;
 mod secret;
 mod service;
@@ -75,6 +76,9 @@ pub fn builtin() -> Registry {
         lease::row(),
         reviews::token_review(),
     ] {
+        registry.insert(row);
+    }
+    for row in rbac::rows() {
         registry.insert(row);
     }
     registry

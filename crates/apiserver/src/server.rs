@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::authn::Identity;
-use crate::authz::Authorizer;
+use crate::authz::{Authorizer, bootstrap, rules};
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::hub::Hub;
@@ -122,8 +122,6 @@ pub struct Config {
     pub registry: Registry,
     /// The way to the nodes.
     pub nodes: Arc<dyn NodeProxy>,
-    /// Who may do what; [`crate::authz::Builtin`] to begin with.
-    pub authorizer: Arc<dyn Authorizer>,
     /// ServiceAccount tokens.
     pub tokens: Arc<Tokens>,
     /// What requests may cost.
@@ -157,6 +155,12 @@ pub enum StartError {
         /// What the server said to its own request.
         message: String,
     },
+    /// The roles every cluster has could not be made.
+    #[error("making the roles every cluster has: {message}")]
+    Roles {
+        /// Why.
+        message: String,
+    },
 }
 
 /// What every part of the request chain shares.
@@ -164,7 +168,7 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) registry: Registry,
     pub(crate) nodes: Arc<dyn NodeProxy>,
-    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) authorizer: Authorizer,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) limits: Limits,
     pub(crate) version: Version,
@@ -214,7 +218,7 @@ impl ApiServer {
                 continue;
             }
             let prefix = row.prefix(None);
-            let (hub, follow) = Hub::open(Arc::clone(&config.store), &prefix, &config.limits, closing.clone())
+            let (hub, follow) = Hub::open(Arc::clone(&config.store), &prefix, row.indexed, &config.limits, closing.clone())
                 .await
                 .map_err(|source| StartError::Read {
                     prefix: prefix.clone(),
@@ -225,10 +229,10 @@ impl ApiServer {
         }
         let server = Self {
             core: Arc::new(Core {
+                authorizer: Authorizer::new(&config.registry, &hubs),
                 store: config.store,
                 registry: config.registry,
                 nodes: config.nodes,
-                authorizer: config.authorizer,
                 tokens: config.tokens,
                 limits: config.limits,
                 version: config.version,
@@ -242,6 +246,9 @@ impl ApiServer {
             }),
         };
         server.make_namespaces().await?;
+        bootstrap::drive(&server.core)
+            .await
+            .map_err(|status| StartError::Roles { message: status.message })?;
         server.expire();
         Ok(server)
     }
@@ -396,12 +403,18 @@ impl ApiServer {
             .ok_or_else(Status::no_such_path)?;
         let follows = asked.verb == Verb::Watch || (asked.subresource == "log" && query.boolean("follow")?.unwrap_or(false));
         let permit = core.metrics.admit(&core.limits, asked.verb, follows)?;
+        // Whoever changed a role sees what came of it with the next request.
+        let settles = asked.group == rules::GROUP && !asked.verb.reads();
         let mut call = Call::new(Arc::clone(core), identity, Arc::clone(row), asked, query, request)?;
         call.permit = Some(permit);
         if binding {
             return subresources::binding::create_named_in_body(call).await;
         }
-        dispatch(call).await
+        let answer = dispatch(call).await;
+        if settles {
+            core.hub(row).reach(core.store.revision().0, core.limits.fresh_timeout).await;
+        }
+        answer
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use api::Status;
 use api::typed::events::Event;
 use api::typed::{ConfigMap, Namespace, Node, Pod, ServiceAccount};
-use apiserver::{ApiServer, Body, Config, Identity, Limits, NodeProxy, Version, authz, kinds};
+use apiserver::{ApiServer, Body, Config, Identity, Limits, NodeProxy, Version, kinds};
 use futures::StreamExt;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -67,7 +67,6 @@ impl Cluster {
             store: Arc::new(store::Embedded::open(dir.path(), store::Options::default()).unwrap()),
             registry: kinds::builtin(),
             nodes: Arc::new(NoNodes),
-            authorizer: Arc::new(authz::Builtin),
             tokens: tokens(),
             ranges: apiserver::Ranges::default(),
             limits: Limits::default(),

@@ -244,7 +244,6 @@ async fn start_api(
             name: node.to_owned(),
             api: node_api,
         }),
-        authorizer: Arc::new(apiserver::authz::Builtin),
         tokens,
         limits: Limits::default(),
         ranges,

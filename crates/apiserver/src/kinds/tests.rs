@@ -55,6 +55,10 @@ fn every_row_is_there_once() {
             "coordination.k8s.io/v1 leases.coordination.k8s.io ",
             "discovery.k8s.io/v1 endpointslices.discovery.k8s.io ",
             "events.k8s.io/v1 events.events.k8s.io ev",
+            "rbac.authorization.k8s.io/v1 clusterrolebindings.rbac.authorization.k8s.io ",
+            "rbac.authorization.k8s.io/v1 clusterroles.rbac.authorization.k8s.io ",
+            "rbac.authorization.k8s.io/v1 rolebindings.rbac.authorization.k8s.io ",
+            "rbac.authorization.k8s.io/v1 roles.rbac.authorization.k8s.io ",
         ]
     );
     for row in registry.rows() {

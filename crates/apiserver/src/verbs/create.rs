@@ -94,6 +94,7 @@ fn own(object: &mut Object, call: &Call) {
 /// Validates and commits; `None` when the name is taken.
 async fn commit(call: &Call, new: &Object, dry_run: bool) -> Result<Option<Arc<Entry>>, Status> {
     call.core.authorizer.object(&call.identity, &call.asked, new)?;
+    call.core.authorizer.change(&call.identity, &call.asked, new, None)?;
     let key = call.row.key(new.namespace(), new.name());
     for attempt in 0..allocate::ATTEMPTS {
         let namespace = namespace(call, new).await?;
