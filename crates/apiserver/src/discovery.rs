@@ -164,6 +164,8 @@ fn resources(group: &str, version: &str, groups: &Groups<'_>) -> Result<Value, S
 fn kind(row: &Resource, subresource: Subresource) -> &str {
     match subresource {
         Subresource::Binding => "Binding",
+        Subresource::Proxy if row.id.kind == "Node" => "NodeProxyOptions",
+        Subresource::Proxy => "PodProxyOptions",
         Subresource::Token => "TokenRequest",
         _ => &row.id.kind,
     }
@@ -179,10 +181,11 @@ const fn foreign(subresource: Subresource) -> Option<(&'static str, &'static str
 
 const fn verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status => &["get", "patch", "update"],
+        Subresource::Status | Subresource::EphemeralContainers => &["get", "patch", "update"],
         Subresource::Binding | Subresource::Token => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],
+        Subresource::Proxy => &["create", "delete", "get", "patch", "update"],
     }
 }
 

@@ -13,12 +13,15 @@ mod lease;
 mod namespace;
 mod node;
 mod pod;
+mod priority_class;
 mod rbac;
 pub(crate) mod reviews;
 mod secret;
 mod service;
 mod service_account;
 mod values;
+
+pub(crate) use self::priority_class::system as system_priority_classes;
 
 use api::schema::{self, Schema};
 use api::{Object, ResourceId};
@@ -74,11 +77,11 @@ pub fn builtin() -> Registry {
         endpoint_slice::row(),
         service_account::row(),
         lease::row(),
-        reviews::token_review(),
+        priority_class::row(),
     ] {
         registry.insert(row);
     }
-    for row in rbac::rows() {
+    for row in reviews::rows().into_iter().chain(rbac::rows()) {
         registry.insert(row);
     }
     registry

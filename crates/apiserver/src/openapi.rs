@@ -143,7 +143,7 @@ fn object_path(row: &Resource) -> Value {
 
 fn subresource_path(row: &Resource, subresource: Subresource) -> Value {
     match subresource {
-        Subresource::Status => json!({
+        Subresource::Status | Subresource::EphemeralContainers => json!({
             "get": operation(row, "get", &["resourceVersion"]),
             "put": operation(row, "put", UPDATE),
             "patch": operation(row, "patch", PATCH),
@@ -151,6 +151,11 @@ fn subresource_path(row: &Resource, subresource: Subresource) -> Value {
         Subresource::Finalize => json!({"put": operation(row, "put", UPDATE)}),
         Subresource::Binding | Subresource::Token => json!({"post": operation(row, "post", CREATE)}),
         Subresource::Log => json!({"get": operation(row, "connect", LOG)}),
+        Subresource::Proxy => ["get", "put", "post", "delete", "head", "patch"]
+            .map(|method| (method.to_owned(), operation(row, "connect", &["path"])))
+            .into_iter()
+            .collect::<Map<_, _>>()
+            .into(),
     }
 }
 

@@ -62,6 +62,16 @@ pub struct Resource {
 pub enum Review {
     /// Whose token is this?
     Token,
+    /// May a subject do something?
+    SubjectAccess,
+    /// The same, within one namespace.
+    LocalSubjectAccess,
+    /// May the caller do something?
+    SelfSubjectAccess,
+    /// What may the caller do in a namespace?
+    SelfSubjectRules,
+    /// Who is the caller?
+    SelfSubject,
 }
 
 /// A field a field selector may name.
@@ -83,6 +93,11 @@ pub enum Subresource {
     Log,
     /// `finalize` of namespaces: update.
     Finalize,
+    /// `ephemeralcontainers` of pods: get, update, patch of
+    /// `spec.ephemeralContainers` alone.
+    EphemeralContainers,
+    /// `proxy` of nodes and pods: any method, passed on.
+    Proxy,
     /// `token` of service accounts: create.
     Token,
 }
@@ -96,6 +111,8 @@ impl Subresource {
             Self::Binding => "binding",
             Self::Log => "log",
             Self::Finalize => "finalize",
+            Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Proxy => "proxy",
             Self::Token => "token",
         }
     }
@@ -208,6 +225,8 @@ pub enum Rules {
     Update,
     /// A change of the status alone.
     UpdateStatus,
+    /// A change of a pod's ephemeral containers alone.
+    UpdateEphemeral,
 }
 
 /// Why [`Strategy::allocate`] gave nothing.
@@ -266,6 +285,11 @@ pub trait Strategy: Sync {
 
     /// Grace in seconds for a delete; `None` removes the object at once.
     fn grace(&self, _object: &Object, _asked_s: Option<i64>) -> Option<u64> {
+        None
+    }
+
+    /// Why an object of that name is never deleted; `None` for all others.
+    fn keeps(&self, _name: &str) -> Option<&'static str> {
         None
     }
 

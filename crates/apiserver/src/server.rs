@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use api::{Status, Time};
 use async_trait::async_trait;
 use http::{Method, Request, Response, header};
+use serde_json::{Value, json};
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ use crate::metrics::{Labels, Metrics};
 use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
 use crate::tokens::{self, Tokens};
-use crate::{authn, discovery, expiry, health, openapi, respond, reviews, subresources, verbs};
+use crate::{authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
 /// handed a [`Time`].
@@ -66,6 +67,9 @@ pub struct Limits {
     pub fresh_timeout: Duration,
     /// How long a request other than a stream may take.
     pub request_timeout: Duration,
+    /// How long a node or a pod may take to begin its answer to a proxied
+    /// request. Upstream waits without end.
+    pub proxy_timeout: Duration,
     /// Between bookmarks of a watch.
     pub bookmark_interval: Duration,
     /// Least time after which a watch without `timeoutSeconds` ends; the most
@@ -86,6 +90,7 @@ impl Default for Limits {
             hub_bytes: 1 << 20,
             fresh_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(60),
+            proxy_timeout: Duration::from_secs(3_600),
             bookmark_interval: Duration::from_secs(60),
             watch_timeout: Duration::from_secs(1_800),
         }
@@ -147,11 +152,13 @@ pub enum StartError {
         #[source]
         source: store::StoreError,
     },
-    /// A namespace every cluster has could not be made.
-    #[error("making the namespace {name}: {message}")]
-    Namespace {
+    /// An object every cluster has could not be made.
+    #[error("making {name} under {path}: {message}")]
+    Bootstrap {
+        /// Of its collection.
+        path: &'static str,
         /// Its name.
-        name: &'static str,
+        name: String,
         /// What the server said to its own request.
         message: String,
     },
@@ -205,7 +212,8 @@ pub struct ApiServer {
 const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 impl ApiServer {
-    /// Reads the store, starts the hubs, and makes the system's namespaces.
+    /// Reads the store, starts the hubs, and makes what every cluster has:
+    /// namespaces and priority classes.
     ///
     /// # Errors
     /// When the store cannot be read or written.
@@ -245,10 +253,7 @@ impl ApiServer {
                 tasks: Mutex::new(tasks),
             }),
         };
-        server.make_namespaces().await?;
-        bootstrap::drive(&server.core)
-            .await
-            .map_err(|status| StartError::Roles { message: status.message })?;
+        server.bootstrap().await?;
         server.expire();
         Ok(server)
     }
@@ -272,30 +277,47 @@ impl ApiServer {
         &self.core
     }
 
-    async fn make_namespaces(&self) -> Result<(), StartError> {
-        if self.core.registry.find("", "v1", "namespaces").is_none() {
-            return Ok(());
-        }
-        for name in SYSTEM_NAMESPACES {
-            let manifest = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            let request = Request::post("/api/v1/namespaces")
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(body::full(manifest.to_string()));
-            let request = request.map_err(|error| StartError::Namespace {
-                name,
-                message: error.to_string(),
-            })?;
-            let response = self
-                .handle(Some(Identity::new("system:apiserver", &["system:masters"])), request)
-                .await;
-            // 409: it is there since an earlier start.
-            if !response.status().is_success() && response.status() != http::StatusCode::CONFLICT {
-                let why = body::read(response.into_body(), 1 << 16).await;
-                let message = why.map_or_else(|status| status.message, |bytes| String::from_utf8_lossy(&bytes).into_owned());
-                return Err(StartError::Namespace { name, message });
+    /// Makes what every cluster has and nobody is asked to make.
+    async fn bootstrap(&self) -> Result<(), StartError> {
+        let namespaces = SYSTEM_NAMESPACES.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+        let classes = kinds::system_priority_classes();
+        for (path, objects) in [
+            ("/api/v1/namespaces", namespaces.as_slice()),
+            ("/apis/scheduling.k8s.io/v1/priorityclasses", classes.as_slice()),
+        ] {
+            for object in objects {
+                self.make(path, object).await?;
             }
         }
-        Ok(())
+        bootstrap::drive(&self.core)
+            .await
+            .map_err(|status| StartError::Roles { message: status.message })
+    }
+
+    /// Makes one object, if its resource is served and it is not there.
+    async fn make(&self, path: &'static str, object: &Value) -> Result<(), StartError> {
+        let failed = |message: String| StartError::Bootstrap {
+            path,
+            name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+            message,
+        };
+        let request = Request::post(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body::full(object.to_string()));
+        let request = request.map_err(|error| failed(error.to_string()))?;
+        let response = self
+            .handle(Some(Identity::new("system:apiserver", &["system:masters"])), request)
+            .await;
+        // 409: it is there since an earlier start. 404: the registry has no
+        // such row.
+        if response.status().is_success() || matches!(response.status(), http::StatusCode::CONFLICT | http::StatusCode::NOT_FOUND) {
+            return Ok(());
+        }
+        let why = body::read(response.into_body(), 1 << 16).await;
+        Err(failed(why.map_or_else(
+            |status| status.message,
+            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+        )))
     }
 
     /// Ends all watches and followed logs and stops following the store. For a
@@ -324,8 +346,11 @@ impl ApiServer {
         } else {
             // Boxed: the state of the largest verb would be part of every
             // caller's future.
+            let limit = match request::proxied(request.uri().path()) {
+                Some(_) => core.limits.proxy_timeout,
+                None => core.limits.request_timeout,
+            };
             let answering = Box::pin(self.answer(identity, request, &mut labels));
-            let limit = core.limits.request_timeout;
             tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| {
                 Err(Status::timeout(format!(
                     "the request was not finished within {} seconds",
@@ -358,6 +383,7 @@ impl ApiServer {
         // Nobody learns from us what is served here, or what is wrong with
         // their request.
         let identity = identity.ok_or_else(Status::unauthorized)?;
+        let identity = authn::impersonation::apply(&self.core.authorizer, identity, request.headers_mut())?;
         match asked? {
             (Target::Path(path), _) => self.path(&identity, &path, &request),
             (Target::Resource(asked), query) => self.resource(identity, asked, query, request).await,
@@ -401,7 +427,10 @@ impl ApiServer {
             .registry
             .find(&asked.group, &asked.version, plural)
             .ok_or_else(Status::no_such_path)?;
-        let follows = asked.verb == Verb::Watch || (asked.subresource == "log" && query.boolean("follow")?.unwrap_or(false));
+        let follows = match asked.subresource.as_str() {
+            "log" => query.boolean("follow")?.unwrap_or(false),
+            subresource => subresource == Subresource::Proxy.name() || asked.verb == Verb::Watch,
+        };
         let permit = core.metrics.admit(&core.limits, asked.verb, follows)?;
         // Whoever changed a role sees what came of it with the next request.
         let settles = asked.group == rules::GROUP && !asked.verb.reads();
@@ -446,11 +475,12 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         .copied()
         .find(|subresource| subresource.name() == call.asked.subresource);
     match (subresource.ok_or_else(Status::no_such_path)?, call.asked.verb) {
-        (Subresource::Status, Verb::Get) => verbs::get::get(call).await,
-        (Subresource::Status | Subresource::Finalize, Verb::Update) => verbs::update::update(call).await,
-        (Subresource::Status, Verb::Patch) => verbs::patch::patch(call).await,
+        (Subresource::Status | Subresource::EphemeralContainers, Verb::Get) => verbs::get::get(call).await,
+        (Subresource::Status | Subresource::Finalize | Subresource::EphemeralContainers, Verb::Update) => verbs::update::update(call).await,
+        (Subresource::Status | Subresource::EphemeralContainers, Verb::Patch) => verbs::patch::patch(call).await,
         (Subresource::Binding, Verb::Create) => subresources::binding::create(call).await,
         (Subresource::Log, Verb::Get) => subresources::log::get(call).await,
+        (Subresource::Proxy, _) => subresources::proxy::connect(call).await,
         (Subresource::Token, Verb::Create) => subresources::token::create(call).await,
         _ => Err(call.wrong_method()),
     }

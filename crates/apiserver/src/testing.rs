@@ -151,12 +151,17 @@ impl Rig {
             clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
         };
         let server = ApiServer::start(config).await.unwrap();
-        Self {
+        let rig = Self {
             server,
             store,
             now_s,
             _directory: directory,
-        }
+        };
+        // What a controller does in every namespace.
+        let account = json!({"metadata": {"name": "default"}});
+        let made = rig.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        assert_eq!(made.code, 201, "{:?}", made.text);
+        rig
     }
 
     /// Another server over the same store.

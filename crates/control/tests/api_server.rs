@@ -75,10 +75,11 @@ impl Cluster {
         };
         let server = ApiServer::start(config).await.unwrap();
         let faults = Faults::default();
-        let client = |identity: client::Identity| {
+        let (shared, server) = (faults.clone(), server.clone());
+        let client = move |identity: client::Identity| {
             let server = server.clone();
-            let faults = if identity == client::Identity::controllers() {
-                faults.clone()
+            let faults = if identity.user.starts_with("system:serviceaccount:kube-system:") {
+                shared.clone()
             } else {
                 Faults::default()
             };
@@ -101,7 +102,7 @@ impl Cluster {
         };
         let options = control::Options {
             scheduler_client: client(client::Identity::scheduler()),
-            controllers_client: client(client::Identity::controllers()),
+            controllers: control::Controllers::new(client.clone()),
             scheduler: control::scheduler::Options::new("host-1", 1),
             root_ca_pem: Some("PEM".to_owned()),
         };

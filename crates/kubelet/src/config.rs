@@ -1,11 +1,12 @@
 //! What a pod spec means to the runtime. Pure: wire types in, port types out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use api::Uid;
-use api::typed::{Container, Pod, PodDNSConfig, PodSpec, ResourceRequirements, WireQuantity};
+use api::typed::{Container, EphemeralContainer, Pod, PodDNSConfig, PodSpec, ResourceRequirements, WireQuantity};
+use api::{Uid, pods};
 use runtime::{ContainerConfig, Resources, RunAs, SandboxConfig};
 
 use crate::pods::log_dir;
@@ -137,7 +138,7 @@ fn dedup(list: &mut Vec<String>, max: usize) {
 /// used.
 pub fn container(pod: &Pod, name: &str, attempt: u32) -> Result<ContainerConfig, ConfigError> {
     let spec = pod.spec.as_ref().ok_or(ConfigError::Missing("spec"))?;
-    let wire = find(spec, name).ok_or_else(|| ConfigError::Invalid {
+    let wire = &find(spec, name).ok_or_else(|| ConfigError::Invalid {
         field: "container".to_owned(),
         value: name.to_owned(),
     })?;
@@ -189,15 +190,19 @@ pub fn container(pod: &Pod, name: &str, attempt: u32) -> Result<ContainerConfig,
         stdin: wire.stdin.unwrap_or(false),
         tty: wire.tty.unwrap_or(false),
         resources: resources(wire.resources.as_ref())?,
+        stop_signal: wire.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
+        target: ephemeral(spec, name).and_then(|own| own.target_container_name.clone().filter(|target| !target.is_empty())),
     })
 }
 
-fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
-    spec.init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .find(|container| container.name == name)
+fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<Cow<'a, Container>> {
+    let mut others = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let found = others.find(|container| container.name == name).map(Cow::Borrowed);
+    found.or_else(|| ephemeral(spec, name).map(|own| Cow::Owned(pods::as_container(own))))
+}
+
+fn ephemeral<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a EphemeralContainer> {
+    spec.ephemeral_containers.iter().flatten().find(|container| container.name == name)
 }
 
 /// The container's own environment, in order, each value expanded with what
@@ -217,7 +222,7 @@ fn environment(wire: &Container) -> Vec<(String, String)> {
 #[must_use]
 pub fn expand_in(pod: &Pod, container: &str, command: &[String]) -> Vec<String> {
     let wire = pod.spec.as_ref().and_then(|spec| find(spec, container));
-    let known = wire.map(|wire| environment(wire).into_iter().collect()).unwrap_or_default();
+    let known = wire.map(|wire| environment(&wire).into_iter().collect()).unwrap_or_default();
     command.iter().map(|word| expand(word, &known)).collect()
 }
 

@@ -184,6 +184,8 @@ pub enum Role {
     Sidecar,
     /// `containers`.
     Regular,
+    /// `ephemeralContainers`: started once, when asked for, in a pod that runs.
+    Ephemeral,
 }
 
 /// A container as it should be.
@@ -212,6 +214,7 @@ impl Container {
         match self.role {
             Role::Init | Role::Sidecar => format!("spec.initContainers{{{}}}", self.name),
             Role::Regular => format!("spec.containers{{{}}}", self.name),
+            Role::Ephemeral => format!("spec.ephemeralContainers{{{}}}", self.name),
         }
     }
 }
@@ -275,6 +278,8 @@ pub struct Desired {
     pub init: Vec<Container>,
     /// `spec.containers`, in order.
     pub containers: Vec<Container>,
+    /// `spec.ephemeralContainers`, in order.
+    pub ephemeral: Vec<Container>,
     /// It has volumes to set up.
     pub has_volumes: bool,
     /// `spec.readinessGates[].conditionType`.
@@ -348,6 +353,7 @@ impl Desired {
             active_deadline: None,
             init: Vec::new(),
             containers: Vec::new(),
+            ephemeral: Vec::new(),
             has_volumes: true,
             readiness_gates: Vec::new(),
             foreign_conditions: Vec::new(),
@@ -366,8 +372,8 @@ impl Desired {
         format!("{}_{}({})", self.name, self.namespace, self.uid)
     }
 
-    /// Every container with an ordered start or a restart policy, init first.
+    /// Every container: init, regular, ephemeral.
     pub fn all(&self) -> impl Iterator<Item = &Container> {
-        self.init.iter().chain(&self.containers)
+        self.init.iter().chain(&self.containers).chain(&self.ephemeral)
     }
 }

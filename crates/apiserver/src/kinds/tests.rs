@@ -51,7 +51,12 @@ fn every_row_is_there_once() {
             "v1 secrets ",
             "v1 serviceaccounts sa",
             "v1 services svc",
+            "authentication.k8s.io/v1 selfsubjectreviews.authentication.k8s.io ",
             "authentication.k8s.io/v1 tokenreviews.authentication.k8s.io ",
+            "authorization.k8s.io/v1 localsubjectaccessreviews.authorization.k8s.io ",
+            "authorization.k8s.io/v1 selfsubjectaccessreviews.authorization.k8s.io ",
+            "authorization.k8s.io/v1 selfsubjectrulesreviews.authorization.k8s.io ",
+            "authorization.k8s.io/v1 subjectaccessreviews.authorization.k8s.io ",
             "coordination.k8s.io/v1 leases.coordination.k8s.io ",
             "discovery.k8s.io/v1 endpointslices.discovery.k8s.io ",
             "events.k8s.io/v1 events.events.k8s.io ev",
@@ -59,6 +64,7 @@ fn every_row_is_there_once() {
             "rbac.authorization.k8s.io/v1 clusterroles.rbac.authorization.k8s.io ",
             "rbac.authorization.k8s.io/v1 rolebindings.rbac.authorization.k8s.io ",
             "rbac.authorization.k8s.io/v1 roles.rbac.authorization.k8s.io ",
+            "scheduling.k8s.io/v1 priorityclasses.scheduling.k8s.io pc",
         ]
     );
     for row in registry.rows() {

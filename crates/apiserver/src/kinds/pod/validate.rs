@@ -16,13 +16,12 @@ mod update;
 mod volume;
 
 pub(in crate::kinds) use self::placement::taint_effect;
-pub(super) use self::update::{status, update};
+pub(super) use self::update::{ephemeral, status, update};
 
 use api::status::Violation;
 use api::typed::{Container, Pod, PodDNSConfig, PodSpec, Volume};
 use serde_json::{Value, json};
 
-use super::default::priority_of_class;
 use crate::validate::{invalid_each, labels, names, values};
 
 /// What the rules of a container need to know of its Pod.
@@ -30,6 +29,8 @@ struct Around<'a> {
     volumes: &'a [Volume],
     grace_s: Option<i64>,
     restart_policy: &'a str,
+    /// `spec.os.name`.
+    os: Option<&'a str>,
     /// The Pod has no user namespace of its own.
     host_users: bool,
 }
@@ -58,7 +59,6 @@ pub(super) fn create(pod: &Pod) -> Vec<Violation> {
             "cannot be set until all schedulingGates have been cleared",
         ));
     }
-    broken.extend(priority(spec));
     broken
 }
 
@@ -72,6 +72,7 @@ fn any(spec: &PodSpec) -> Vec<Violation> {
         volumes: each(&spec.volumes),
         grace_s: spec.termination_grace_period_seconds,
         restart_policy: text(&spec.restart_policy),
+        os: spec.os.as_ref().map(|os| os.name.as_str()),
         host_users: spec.host_users.unwrap_or(true),
     };
     broken.extend(volume::volumes(around.volumes));
@@ -275,17 +276,4 @@ fn classes(spec: &PodSpec) -> Vec<Violation> {
         broken.extend(values::one_of("spec.os.name", &os.name, &["linux", "windows"]));
     }
     broken
-}
-
-/// The number follows from the class and is not for clients to choose.
-/// Source: upstream `plugin/pkg/admission/priority/admission.go`.
-fn priority(spec: &PodSpec) -> Option<Violation> {
-    let computed = priority_of_class(text(&spec.priority_class_name))?;
-    let given = i64::from(spec.priority?);
-    (given != computed).then(|| {
-        let rule = format!(
-            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {computed} from the given PriorityClass name"
-        );
-        Violation::forbidden("spec.priority", &rule)
-    })
 }
