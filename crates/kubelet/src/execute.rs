@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
 use crate::config;
-use crate::flight::FlightRecorder;
 use crate::create;
+use crate::flight::FlightRecorder;
 use crate::hook;
 use crate::pods::{Pods, log_dir};
 use crate::prober;

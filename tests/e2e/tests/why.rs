@@ -262,4 +262,35 @@ fn root_the_flight_recorder_outlives_lifepod_and_asks_for_rights() {
         (&list["kind"], &list["items"][0]["name"]),
         (&Value::from("FlightList"), &Value::from("stays"))
     );
+    rights(&platform);
+}
+
+/// Who may read pods and not nodes/proxy gets what the API alone tells.
+fn rights(platform: &Platform) {
+    platform.ok(&["create", "serviceaccount", "reader"]).unwrap();
+    let token = platform.ok(&["create", "token", "reader"]).unwrap();
+    let mut kubeconfig: Value = serde_json::from_slice(&std::fs::read(platform.kubeconfig()).unwrap()).unwrap();
+    kubeconfig["users"][0]["user"] = serde_json::json!({"token": token.trim()});
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
+    let asked = ["stays", "--kubeconfig", file.path().to_str().unwrap()];
+    let refused = why(platform, &asked).unwrap_err();
+    assert!(
+        refused.contains("User \"system:serviceaccount:default:reader\" cannot get resource \"pods\""),
+        "{refused}"
+    );
+    platform.ok(&["create", "role", "reader", "--verb=get", "--resource=pods"]).unwrap();
+    platform
+        .ok(&[
+            "create",
+            "rolebinding",
+            "reader",
+            "--role=reader",
+            "--serviceaccount=default:reader",
+        ])
+        .unwrap();
+    let told = wait::until("the role to take effect", LIMIT, || Ok(why(platform, &asked))).unwrap();
+    assert!(told.contains("Container app: running, ready since "), "{told}");
+    assert!(told.contains("cannot get resource \"nodes/proxy\""), "{told}");
+    assert!(!told.contains("What happened"), "{told}");
 }

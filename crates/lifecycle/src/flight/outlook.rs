@@ -4,7 +4,7 @@ use api::Time;
 use api::node::{ContainerView, RunState};
 use serde::{Deserialize, Serialize};
 
-use super::optional_instant;
+use super::transition::optional_instant;
 use crate::action::{InFlight, Target, Verb};
 use crate::event::duration;
 use crate::input::{Container, Probe, ProbeKind, Role};
