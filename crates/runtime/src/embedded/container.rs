@@ -78,7 +78,7 @@ impl Embedded {
         let written = blocking(move || {
             let filters = seccomp::filters(&profile, &capabilities.map_err(RuntimeError::Config)?)
                 .and_then(|filters| filters.encode())
-                .map_err(RuntimeError::Config)?;
+                .map_err(RuntimeError::Start)?;
             write_attempt(&dir, &attempt, wants_message, &filters)
         })
         .await;
