@@ -47,6 +47,8 @@ pub struct Options {
     pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
+    /// Directory of the node's own seccomp profiles.
+    pub seccomp_root: PathBuf,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: String,
 }
@@ -107,6 +109,7 @@ impl Kubelet {
             pods,
             flights,
             log_root,
+            seccomp_root,
             node_resolv_conf,
         } = options;
         let mut side = JoinSet::new();
@@ -141,6 +144,7 @@ impl Kubelet {
             pods,
             flights,
             log_root,
+            seccomp_root,
             node_resolv_conf: node_resolv_conf.into(),
             sources: Sources::new(client.clone()),
             node: node_object.clone(),
