@@ -23,7 +23,7 @@ mod remove;
 mod set;
 mod shape;
 
-pub(crate) use self::apply::{Applied, Config, apply};
+pub(crate) use self::apply::{Config, apply};
 pub(crate) use self::managers::{Writer, equal_but_for_times};
 pub(crate) use self::record::record;
 pub(crate) use self::set::Set;
@@ -63,7 +63,10 @@ impl Forms<'_> {
             Some(convert) => convert.to_stored(object.clone()).ok()?,
             None => object.clone(),
         };
-        Some(to.convert.map_or_else(|| stored.clone(), |convert| convert.from_stored(stored.clone())))
+        Some(
+            to.convert
+                .map_or_else(|| stored.clone(), |convert| convert.from_stored(stored.clone())),
+        )
     }
 }
 

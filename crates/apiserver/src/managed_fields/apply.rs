@@ -193,7 +193,9 @@ impl Applying<'_> {
                 manager.fields.intersection(&changes.set())
             } else {
                 let changes = self.forms.row(&manager.api_version).and_then(&other);
-                changes.map(|changes| manager.fields.intersection(&changes.set())).unwrap_or_default()
+                changes
+                    .map(|changes| manager.fields.intersection(&changes.set()))
+                    .unwrap_or_default()
             };
             if !fields.is_empty() {
                 let manager = manager.clone();
@@ -244,7 +246,9 @@ impl Applying<'_> {
     /// What client-side apply wrote last and is still so.
     fn last_applied(&self) -> Option<Set> {
         let stored = text(self.live, "metadata/annotations")?.get(LAST_APPLIED)?.as_str()?;
-        let Ok(Value::Object(last)) = serde_json::from_str(stored) else { return None };
+        let Ok(Value::Object(last)) = serde_json::from_str(stored) else {
+            return None;
+        };
         if last.get("apiVersion")?.as_str()? != self.forms.row.id.api_version() || !check::errors(self.shape, &last).is_empty() {
             return None;
         }
@@ -273,7 +277,10 @@ fn sync_last_applied(object: &mut Map<String, Value>, config: &Map<String, Value
     // Upstream's encoder ends a document with a newline.
     let last = format!("{}\n", Value::Object(config));
     annotations.insert(LAST_APPLIED.to_owned(), Value::from(last));
-    let bytes: usize = annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
+    let bytes: usize = annotations
+        .iter()
+        .map(|(key, value)| key.len() + value.as_str().map_or(0, str::len))
+        .sum();
     if bytes > ANNOTATIONS_MAX_BYTES {
         annotations.remove(LAST_APPLIED);
     }
@@ -303,7 +310,11 @@ fn refused(conflicts: &[Conflict]) -> Status {
                 let fields = paths.iter().map(|path| format!("- {path}"));
                 std::iter::once(format!("conflicts with {manager}:")).chain(fields)
             });
-            format!("Apply failed with {} conflicts: {}", many.len(), lines.collect::<Vec<_>>().join("\n"))
+            format!(
+                "Apply failed with {} conflicts: {}",
+                many.len(),
+                lines.collect::<Vec<_>>().join("\n")
+            )
         }
     };
     let mut status = Status::conflict(&ResourceId::new("", "", "", ""), "", "");

@@ -33,7 +33,11 @@ pub(crate) fn joined(errors: &[String]) -> String {
 
 fn complain(path: &str, why: &str, found: &mut Vec<String>) {
     if found.len() < ERRORS_MAX {
-        found.push(if path.is_empty() { why.to_owned() } else { format!("{path}: {why}") });
+        found.push(if path.is_empty() {
+            why.to_owned()
+        } else {
+            format!("{path}: {why}")
+        });
     }
 }
 

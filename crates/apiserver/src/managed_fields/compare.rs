@@ -112,15 +112,26 @@ fn metadata(old: &Object, new: &Object) -> (Map<String, Value>, Map<String, Valu
             }
         }
     };
-    let texts = |map: &BTreeMap<String, String>| map.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+    let texts = |map: &BTreeMap<String, String>| {
+        let entries = map.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str())));
+        Value::Object(entries.collect())
+    };
     if old.labels != new.labels {
         keep("labels", old.labels.as_ref().map(texts), new.labels.as_ref().map(texts));
     }
     if old.annotations != new.annotations {
-        keep("annotations", old.annotations.as_ref().map(texts), new.annotations.as_ref().map(texts));
+        keep(
+            "annotations",
+            old.annotations.as_ref().map(texts),
+            new.annotations.as_ref().map(texts),
+        );
     }
     if old.finalizers != new.finalizers {
-        keep("finalizers", old.finalizers.clone().map(Value::from), new.finalizers.clone().map(Value::from));
+        keep(
+            "finalizers",
+            old.finalizers.clone().map(Value::from),
+            new.finalizers.clone().map(Value::from),
+        );
     }
     if old.owner_references != new.owner_references {
         let json = |owners: &Vec<api::typed::OwnerReference>| serde_json::to_value(owners).unwrap_or_default();
@@ -128,7 +139,10 @@ fn metadata(old: &Object, new: &Object) -> (Map<String, Value>, Map<String, Valu
         keep("ownerReferences", old, new);
     }
     if old.generate_name != new.generate_name {
-        let (old, new) = (old.generate_name.clone().map(Value::from), new.generate_name.clone().map(Value::from));
+        let (old, new) = (
+            old.generate_name.clone().map(Value::from),
+            new.generate_name.clone().map(Value::from),
+        );
         keep("generateName", old, new);
     }
     (before, after)

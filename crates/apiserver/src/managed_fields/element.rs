@@ -75,7 +75,10 @@ fn compare(left: &Value, right: &Value) -> Ordering {
             items.fold(Ordering::Equal, Ordering::then).then(left.len().cmp(&right.len()))
         }
         (Value::Object(left), Value::Object(right)) => {
-            let entries = left.iter().zip(right).map(|(left, right)| left.0.cmp(right.0).then_with(|| compare(left.1, right.1)));
+            let entries = left
+                .iter()
+                .zip(right)
+                .map(|(left, right)| left.0.cmp(right.0).then_with(|| compare(left.1, right.1)));
             entries.fold(Ordering::Equal, Ordering::then).then(left.len().cmp(&right.len()))
         }
         _ => rank(left).cmp(&rank(right)),

@@ -38,7 +38,9 @@ fn at(shape: Shape, value: &Value) -> Tree {
 fn items(shape: Shape, array: &[Value]) -> Set {
     let mut found: BTreeMap<Element, (usize, Tree)> = BTreeMap::new();
     for value in array {
-        let (Some(item), Ok(element)) = (shape.item(), shape.element(value)) else { continue };
+        let (Some(item), Ok(element)) = (shape.item(), shape.element(value)) else {
+            continue;
+        };
         let seen = found.entry(element).or_default();
         seen.0 += 1;
         if seen.0 == 1 {

@@ -230,7 +230,8 @@ impl Managers {
         if self.0.is_empty() {
             return Ok(None);
         }
-        self.0.sort_by(|left, right| right.applies.cmp(&left.applies).then_with(|| left.age().cmp(&right.age())));
+        self.0
+            .sort_by(|left, right| right.applies.cmp(&left.applies).then_with(|| left.age().cmp(&right.age())));
         let entries = self.0.into_iter().map(|manager| Entry {
             manager: manager.name,
             operation: if manager.applies { APPLY } else { UPDATE }.to_owned(),

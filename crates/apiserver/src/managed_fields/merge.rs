@@ -51,7 +51,12 @@ fn items(shape: Shape, live: &[Value], config: &[Value]) -> Vec<Value> {
     let Some(item) = shape.item() else { return config.to_vec() };
     let elements = |values: &[Value]| -> Vec<Option<Element>> { values.iter().map(|value| shape.element(value).ok()).collect() };
     let (live_at, config_at) = (elements(live), elements(config));
-    let stored: BTreeMap<&Element, &Value> = live_at.iter().zip(live).rev().filter_map(|(at, value)| Some((at.as_ref()?, value))).collect();
+    let stored: BTreeMap<&Element, &Value> = live_at
+        .iter()
+        .zip(live)
+        .rev()
+        .filter_map(|(at, value)| Some((at.as_ref()?, value)))
+        .collect();
     let stated: BTreeSet<&Element> = config_at.iter().flatten().collect();
     // Items of both, in the order they must come.
     let mut shared: VecDeque<&Element> = config_at.iter().flatten().filter(|at| stored.contains_key(at)).collect();

@@ -41,7 +41,10 @@ pub(super) static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
 /// 422 for `managedFields` the request states and that break a rule.
 pub(crate) fn record(forms: &Forms<'_>, old: Option<&Object>, new: &mut Object, writer: &Writer, reset: &Set) -> Result<(), Status> {
     let stored = old.and_then(|old| old.managed_fields.as_ref());
-    let own_words = new.managed_fields.take().filter(|text| writer.subresource.is_empty() && Some(text) != stored);
+    let own_words = new
+        .managed_fields
+        .take()
+        .filter(|text| writer.subresource.is_empty() && Some(text) != stored);
     let changes = compare::objects(forms.row.schema, old, new).without(reset);
     if own_words.is_none() && changes.is_empty() {
         new.managed_fields = stored.cloned();
@@ -91,12 +94,7 @@ pub(super) fn own(managers: &mut Managers, changes: &Changes, writer: &Writer) {
 
 /// Nobody owns any more what has changed or is gone. `other` compares in the
 /// form of another row.
-pub(super) fn give_up(
-    forms: &Forms<'_>,
-    managers: &mut Managers,
-    changes: &Changes,
-    other: impl Fn(&Resource) -> Option<Changes>,
-) {
+pub(super) fn give_up(forms: &Forms<'_>, managers: &mut Managers, changes: &Changes, other: impl Fn(&Resource) -> Option<Changes>) {
     let here = forms.row.id.api_version();
     let lost = |changes: &Changes| changes.set().union(&changes.removed);
     let mine = lost(changes);

@@ -1,5 +1,7 @@
 //! What the schema says about who may own a value: as a whole, or in parts.
 
+use std::sync::LazyLock;
+
 use api::schema::{Field, Kind, ListType, Schema};
 use serde_json::{Map, Value};
 
@@ -34,9 +36,7 @@ pub(crate) enum NoElement {
     Null,
     #[error("associative list with keys may not have non-map elements")]
     NotAnObject,
-    #[error(
-        "associative list with keys has an element that omits all key fields {0} (and doesn't have default values for any key fields)"
-    )]
+    #[error("associative list with keys has an element that omits all key fields {0} (and doesn't have default values for any key fields)")]
     NoKeys(String),
     #[error("associative list without keys has an element that's a map type")]
     SetOfObjects,
@@ -77,7 +77,7 @@ const ALWAYS: [(&str, &str); 22] = [
     ("events.v1.Event", "regarding"),
 ];
 
-static EMPTY_OBJECT: Value = Value::Object(Map::new());
+static EMPTY_OBJECT: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
 static EMPTY_LIST: Value = Value::Array(Vec::new());
 
 impl Shape {
@@ -119,7 +119,10 @@ impl Shape {
     /// The shape of a field or of a map's value; `None` for a field nobody
     /// declared.
     pub(crate) fn named(self, name: &str) -> Option<Self> {
-        self.schema.field(name).map(Self::field).or_else(|| self.schema.values().map(Self::of))
+        self.schema
+            .field(name)
+            .map(Self::field)
+            .or_else(|| self.schema.values().map(Self::of))
     }
 
     /// The shape of a list's items.
