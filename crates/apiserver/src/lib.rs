@@ -33,6 +33,7 @@ mod managed_fields;
 mod metrics;
 pub mod negotiate;
 mod openapi;
+pub mod own_service;
 mod patch;
 pub mod pki;
 pub mod registry;
