@@ -28,6 +28,8 @@ pub(crate) enum Part {
     Status,
     /// `spec.finalizers` of a namespace.
     Finalize,
+    /// The decision about a certificate signing request, and metadata.
+    Approval,
     /// `spec.ephemeralContainers` of a pod.
     Ephemeral,
     /// What a binding sets; the subresource itself sees to that.
@@ -142,6 +144,7 @@ impl Call {
         match self.asked.subresource.as_str() {
             "status" => Part::Status,
             "finalize" => Part::Finalize,
+            "approval" => Part::Approval,
             "ephemeralcontainers" => Part::Ephemeral,
             "binding" => Part::Binding,
             _ => Part::Main,
@@ -207,9 +210,14 @@ impl Call {
 
     /// Answers with an object in the row's form.
     pub(crate) fn object(&self, code: StatusCode, object: &Object) -> Response<Body> {
+        self.object_of(&self.row, code, object)
+    }
+
+    /// Answers with an object in another row's form.
+    pub(crate) fn object_of(&self, row: &Resource, code: StatusCode, object: &Object) -> Response<Body> {
         let mut response = match self.form {
             Form::Whole => respond::json(code, object),
-            Form::Table => respond::json(code, &table::single(&self.row, object, self.include, true, self.now)),
+            Form::Table => respond::json(code, &table::single(row, object, self.include, true, self.now)),
             Form::Metadata => respond::json(code, &partial(object)),
         };
         respond::warn(&mut response, &self.warnings);

@@ -87,6 +87,13 @@ pub enum Subresource {
     Proxy,
     /// `token` of service accounts: create.
     Token,
+    /// `scale` of what is there in numbers: get, update, patch of how many.
+    Scale,
+    /// `approval` of certificate signing requests: get, update, patch of the
+    /// conditions that decide.
+    Approval,
+    /// `eviction` of pods: create.
+    Eviction,
 }
 
 impl Subresource {
@@ -101,6 +108,9 @@ impl Subresource {
             Self::EphemeralContainers => "ephemeralcontainers",
             Self::Proxy => "proxy",
             Self::Token => "token",
+            Self::Scale => "scale",
+            Self::Approval => "approval",
+            Self::Eviction => "eviction",
         }
     }
 }
@@ -214,6 +224,8 @@ pub enum Rules {
     UpdateStatus,
     /// A change of a pod's ephemeral containers alone.
     UpdateEphemeral,
+    /// A decision about a certificate signing request.
+    UpdateApproval,
 }
 
 /// Why [`Strategy::allocate`] gave nothing.

@@ -464,9 +464,15 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         .copied()
         .find(|subresource| subresource.name() == call.asked.subresource);
     match (subresource.ok_or_else(Status::no_such_path)?, call.asked.verb) {
-        (Subresource::Status | Subresource::EphemeralContainers, Verb::Get) => verbs::get::get(call).await,
-        (Subresource::Status | Subresource::Finalize | Subresource::EphemeralContainers, Verb::Update) => verbs::update::update(call).await,
-        (Subresource::Status | Subresource::EphemeralContainers, Verb::Patch) => verbs::patch::patch(call).await,
+        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Approval, Verb::Get) => verbs::get::get(call).await,
+        (Subresource::Status | Subresource::Finalize | Subresource::EphemeralContainers | Subresource::Approval, Verb::Update) => {
+            verbs::update::update(call).await
+        }
+        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Approval, Verb::Patch) => verbs::patch::patch(call).await,
+        (Subresource::Scale, Verb::Get) => subresources::scale::get(call).await,
+        (Subresource::Scale, Verb::Update) => subresources::scale::update(call).await,
+        (Subresource::Scale, Verb::Patch) => subresources::scale::patch(call).await,
+        (Subresource::Eviction, Verb::Create) => subresources::eviction::create(call).await,
         (Subresource::Binding, Verb::Create) => subresources::binding::create(call).await,
         (Subresource::Log, Verb::Get) => subresources::log::get(call).await,
         (Subresource::Proxy, _) => subresources::proxy::connect(call).await,

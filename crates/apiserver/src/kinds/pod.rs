@@ -9,10 +9,12 @@
 mod default;
 mod prepare;
 mod supported;
+pub(super) mod template;
 mod validate;
 
+pub(super) use self::prepare::comparable;
 pub(super) use self::supported::not_yet;
-pub(super) use self::validate::taint_effect;
+pub(super) use self::validate::{amount_rules, any_name, parsed, taint_effect, tolerations};
 
 use api::status::Violation;
 use api::typed::Pod as Typed;
@@ -43,6 +45,7 @@ pub(super) fn row() -> Resource {
         subresources: vec![
             Subresource::Status,
             Subresource::Binding,
+            Subresource::Eviction,
             Subresource::Log,
             Subresource::EphemeralContainers,
             Subresource::Proxy,
@@ -88,7 +91,7 @@ impl Strategy for Pod {
                 }
                 Err(broken) => broken,
             },
-            (Rules::UpdateStatus, Some(old)) => match view::<Typed>(old) {
+            (Rules::UpdateStatus | Rules::UpdateApproval, Some(old)) => match view::<Typed>(old) {
                 Ok(before) => validate::status(&pod, &before),
                 Err(broken) => broken,
             },

@@ -148,14 +148,6 @@ const POD: &[Missing<OfPod>] = &[
         at: |spec| given("os.name", spec.os.as_ref().is_some_and(|os| os.name == "windows")),
     },
     Missing {
-        what: "know runtime classes",
-        at: |spec| set("runtimeClassName", &spec.runtime_class_name),
-    },
-    Missing {
-        what: "account for pod overhead",
-        at: |spec| given("overhead", spec.overhead.as_ref().is_some_and(|map| !map.is_empty())),
-    },
-    Missing {
         what: "know resource claims",
         at: |spec| many("resourceClaims", &spec.resource_claims),
     },

@@ -76,8 +76,6 @@ fn parts_of_a_pod() {
         (json!({ "hostUsers": false }), "hostUsers"),
         (json!({ "setHostnameAsFQDN": true }), "setHostnameAsFQDN"),
         (json!({ "os": { "name": "windows" } }), "os.name"),
-        (json!({ "runtimeClassName": "r" }), "runtimeClassName"),
-        (json!({ "overhead": { "cpu": "1" } }), "overhead"),
         (
             json!({ "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule" }] }),
             "topologySpreadConstraints",
