@@ -136,7 +136,7 @@ pub(crate) fn reset_fields(row: &Resource, part: Part) -> Set {
         Part::Main if row.has(Subresource::Status) => status(),
         Part::Main | Part::Binding => Set::default(),
         Part::Finalize | Part::Ephemeral => status(),
-        Part::Status => Set::of(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]]),
+        Part::Status | Part::Approval => Set::of(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]]),
     }
 }
 

@@ -12,6 +12,9 @@ use serde_json::Value;
 /// Source: upstream `maxJSONPatchOperations`.
 const MAX_OPERATIONS: usize = 10_000;
 
+/// The media type of server-side apply, which is no patch of a value.
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
+
 /// A patch, read.
 #[derive(Clone, Debug)]
 pub(crate) enum Patch {

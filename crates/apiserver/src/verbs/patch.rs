@@ -11,13 +11,10 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::codec::{self, FieldValidation, Parsed};
 use crate::managed_fields::manager_name;
-use crate::patch::Patch;
+use crate::patch::{APPLY, Patch};
 use crate::registry::Resource;
 use crate::verbs::apply;
 use crate::write::{self, Ownership};
-
-/// The media type of server-side apply.
-const APPLY: &str = "application/apply-patch+yaml";
 
 /// Applies the patch to what is stored and answers with what is stored then.
 pub(crate) async fn patch(mut call: Call) -> Result<Response<Body>, Status> {
