@@ -205,6 +205,7 @@ pub(crate) async fn change(
         let pinned = check_revision(call, &new, old)?;
         take_over(&mut new, old);
         restrict(&call.row, part, &mut new, old);
+        call.core.authorizer.change(&call.identity, &call.asked, &new, Some(old))?;
         match part {
             Part::Main => {
                 call.row.strategy.prepare(Change::Update { new: &mut new, old }, call.now);
