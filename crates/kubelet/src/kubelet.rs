@@ -170,7 +170,9 @@ impl Kubelet {
     async fn follow_pods(mut self) -> Result<(), KubeletError> {
         let pods = Api::<Pod>::all(self.ports.client.clone());
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.name));
-        let mut changes = watcher::watcher(pods, mine).default_backoff().boxed();
+        // Who wrote which field is nothing to a node, and as long as the rest.
+        let pods = watcher::watcher(pods, mine).default_backoff();
+        let mut changes = pods.modify(|pod| pod.metadata.managed_fields = None).boxed();
         let mut hints = self.ports.runtime.hints();
         let mut listed: Option<BTreeSet<Uid>> = None;
         let mut first_list = true;

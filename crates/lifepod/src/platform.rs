@@ -15,7 +15,7 @@ use apiserver::server::{ApiServer, Config, Limits, NodeProxy, Version};
 use apiserver::tokens::Tokens;
 use apiserver::tokens::key::SigningKey;
 use async_trait::async_trait;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use kubelet::flight::FlightRecorder;
 use kubelet::node_status::{Machine, NodeIdentity};
@@ -69,12 +69,16 @@ pub(crate) fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Cl
     client::in_process(move |request: Request<kube::client::Body>| {
         let (api, identity) = (api.clone(), identity.clone());
         async move {
+            let agent = HeaderValue::from_str(&identity.agent);
             let identity = Identity {
                 user: identity.user,
                 groups: identity.groups,
                 ..Identity::default()
             };
-            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            if let Ok(agent) = agent {
+                request.headers_mut().insert(header::USER_AGENT, agent);
+            }
             api.handle(Some(identity), request).await
         }
     })
