@@ -12,6 +12,7 @@ mod platform;
 mod preflight;
 mod run;
 mod settings;
+mod simulate;
 mod up;
 mod why;
 
@@ -59,6 +60,7 @@ fn dispatch(command: Command, started: Instant) -> Result<ExitCode> {
             log_to_stderr("error");
             return tokio_runtime()?.block_on(run::run(run));
         }
+        Command::Simulate(simulate) => return simulate::run(&simulate),
         Command::Why(why) => {
             log_to_stderr("error");
             return tokio_runtime()?.block_on(why::run(why));

@@ -36,6 +36,17 @@ pub enum Image {
     Invalid,
 }
 
+/// When a process answers probes, since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// It does not listen before.
+    pub from: Duration,
+    /// It answers badly from then on.
+    pub fails_from: Option<Duration>,
+    /// With these words.
+    pub output: String,
+}
+
 /// Something that is to happen at an instant.
 #[derive(Clone, Debug)]
 pub(crate) enum Happening {
@@ -102,6 +113,10 @@ pub struct World {
     pub lives: BTreeMap<(Uid, String), Vec<Life>>,
     /// How a container's probes end; others succeed.
     pub probes: BTreeMap<(Uid, String, ProbeKind), Probed>,
+    /// When a container's processes answer probes; others always do.
+    pub answers: BTreeMap<(Uid, String), Answers>,
+    /// Hooks that are no sleep do not end.
+    pub hooks_hang: bool,
     /// Failures to be given to the next actions whose text begins so.
     pub failing: Vec<(String, Failure)>,
     /// Steps taken by machines.
@@ -134,6 +149,8 @@ impl World {
             images: BTreeMap::new(),
             lives: BTreeMap::new(),
             probes: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            hooks_hang: false,
             failing: Vec::new(),
             steps: 0,
             events: BTreeMap::new(),
