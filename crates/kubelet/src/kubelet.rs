@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::execute::Ports;
+use crate::flight::FlightRecorder;
 use crate::node_status::{self, Machine, NodeIdentity};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
@@ -42,6 +43,8 @@ pub struct Options {
     pub machine: Machine,
     /// The pods of this node, shared with the node API.
     pub pods: Arc<Pods>,
+    /// The flight recorder, shared with the node API.
+    pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
     /// Directory of the node's own seccomp profiles.
@@ -104,6 +107,7 @@ impl Kubelet {
             node,
             machine,
             pods,
+            flights,
             log_root,
             seccomp_root,
             node_resolv_conf,
@@ -138,6 +142,7 @@ impl Kubelet {
             runtime,
             clock,
             pods,
+            flights,
             log_root,
             seccomp_root,
             node_resolv_conf: node_resolv_conf.into(),
@@ -330,6 +335,7 @@ impl Kubelet {
             Ok(uid) => {
                 self.workers.remove(&uid);
                 self.ports.pods.remove(&uid);
+                self.ports.flights.gone(&uid, self.ports.clock.now());
                 self.ports.sources.release(&uid);
             }
             // Its pod stays as it is until the next start of the agent.
