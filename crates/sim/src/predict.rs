@@ -88,7 +88,7 @@ pub fn predict(pod: &Pod, behaviours: &[Behaviour], horizon: Duration) -> Result
     seer.steps += world.steps;
     let findings = seer.findings(behaviours, ready_at, horizon);
     let mut warnings = traps::in_manifest(&seer.desired);
-    warnings.extend(traps::in_flight(&flight, ready_at));
+    warnings.extend(traps::in_flight(&flight));
     Ok(Prediction {
         simulated_s: horizon.as_secs(),
         timeline: timeline(&flight),
@@ -143,6 +143,7 @@ impl Seer {
     /// after a second; the others run until they are told to stop.
     fn world(&self, behaviours: &[Behaviour]) -> World {
         let mut world = World::new(1, Faults::none());
+        world.quiet = true;
         let uid = world.create_pod(self.pod.clone());
         for container in self.desired.all() {
             let key = (uid.clone(), container.name.clone());

@@ -45,7 +45,7 @@ fn a_slow_start_meets_an_impatient_liveness_probe() {
     assert!(
         slow.warnings
             .iter()
-            .any(|w| w.contains("killed after 20s, before the pod was ever Ready, and ")),
+            .any(|w| w.contains("its liveness probe has it killed after 20s, before it ever succeeded, and ")),
         "{:?}",
         slow.warnings
     );

@@ -80,29 +80,32 @@ fn same_check(container: &Container) -> Option<String> {
 }
 
 /// Traps in how the manifest meets the scenario.
-pub(super) fn in_flight(flight: &[Transition], ready_at: Option<Duration>) -> Vec<String> {
-    let by_probe = |transition: &&Transition| {
-        matches!(
-            (&transition.change, &transition.because),
-            (Change::Stopping { .. }, Some(Cause::Probe { .. }))
-        )
+pub(super) fn in_flight(flight: &[Transition]) -> Vec<String> {
+    let killed = |transition: &Transition| match (&transition.change, &transition.because) {
+        (Change::Stopping { .. }, Some(Cause::Probe { probe, .. })) => Some(probe.clone()),
+        _ => None, // not by a probe
     };
-    let mut found = Vec::new();
-    if let Some(kill) = flight.iter().find(by_probe) {
-        let at = kill.at.since(START);
-        if ready_at.is_none_or(|ready| at < ready) {
-            let kills = flight.iter().filter(by_probe).count();
-            let name = kill.container.as_deref().unwrap_or_default();
-            let again = if kills > 1 {
-                format!(", and {} more times", kills - 1)
-            } else {
-                String::new()
-            };
-            found.push(format!(
-                "container {name}: under this scenario a probe has it killed after {}, before the pod was ever Ready{again}",
-                seconds(at)
-            ));
-        }
+    let Some(first) = flight.iter().position(|transition| killed(transition).is_some()) else {
+        return Vec::new();
+    };
+    let kill = &flight[first];
+    let worked = |transition: &Transition| {
+        transition.container == kill.container
+            && matches!(&transition.change, Change::ProbeTurned { probe, well: true } if Some(probe) == killed(kill).as_ref())
+    };
+    if flight[..first].iter().any(worked) {
+        return Vec::new();
     }
-    found
+    let kills = flight.iter().filter(|transition| killed(transition).is_some()).count();
+    let again = if kills > 1 {
+        format!(", and {} more times", kills - 1)
+    } else {
+        String::new()
+    };
+    vec![format!(
+        "container {}: under this scenario its {} probe has it killed after {}, before it ever succeeded{again}",
+        kill.container.as_deref().unwrap_or_default(),
+        killed(kill).unwrap_or_default(),
+        seconds(kill.at.since(START))
+    )]
 }
