@@ -4,7 +4,7 @@
 //! Reading order: [`kubelet`] (which pods there are), [`pod_worker`] (the
 //! driver around the state machine of one pod), [`execute`] (effects),
 //! [`config`] (what a pod spec means to the runtime), [`sources`] (the objects
-//! pods take content from), [`environment`] (a container's variables),
+//! pods take content from), [`environment`] (a container's variables), [`volumes`],
 //! [`status_writer`], [`node_status`], [`server`] (the node API).
 //!
 //! This crate deliberately does not know the store, how a network is made, or
@@ -28,6 +28,7 @@ mod prober;
 pub mod server;
 pub mod sources;
 pub mod status_writer;
+pub mod volumes;
 
 pub use clock::{Clock, SystemClock};
 pub use kubelet::{Kubelet, KubeletError, Options};

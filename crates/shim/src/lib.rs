@@ -31,6 +31,7 @@ pub mod record;
 mod rootfs;
 mod sandbox;
 mod serve;
+pub mod stage;
 mod users;
 
 pub use serve::{ROLE, main};
