@@ -68,18 +68,20 @@ impl ApiServer {
 
     /// Makes an object, or brings the one an earlier start made up to date.
     async fn put_own(&self, path: &str, version: &str, kind: &str, labels: Value, content: Value) -> Result<(), OwnServiceError> {
-        let mut object = content.clone();
+        // Making it anew would first ask for its address, which it has.
+        let own = format!("{path}/{NAME}");
+        let patched = self
+            .ask_self(Request::patch(own.as_str()), "application/merge-patch+json", &content)
+            .await?;
+        if patched.status() != StatusCode::NOT_FOUND {
+            return accepted(&own, patched).await;
+        }
+        let mut object = content;
         object["apiVersion"] = json!(version);
         object["kind"] = json!(kind);
         object["metadata"] = json!({ "name": NAME, "labels": labels });
         let made = self.ask_self(Request::post(path), "application/json", &object).await?;
-        if made.status() != StatusCode::CONFLICT {
-            return accepted(path, made).await;
-        }
-        let path = format!("{path}/{NAME}");
-        let patch = Request::patch(path.as_str());
-        let patched = self.ask_self(patch, "application/merge-patch+json", &content).await?;
-        accepted(&path, patched).await
+        accepted(path, made).await
     }
 
     async fn ask_self(&self, request: http::request::Builder, kind: &str, content: &Value) -> Result<Response<Body>, OwnServiceError> {

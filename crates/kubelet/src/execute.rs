@@ -135,7 +135,9 @@ async fn perform(
         }
         Verb::UnmountVolumes => {
             let unmounted = ports.volumes.tear_down(uid).await;
-            unmounted.map(|()| Outcome::Done).map_err(|error| Failure::new(FailureClass::Mount, error))
+            unmounted
+                .map(|()| Outcome::Done)
+                .map_err(|error| Failure::new(FailureClass::Mount, error))
         }
         Verb::RunSandbox { attempt } => {
             let pod = wanted(subject)?;

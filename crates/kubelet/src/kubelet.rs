@@ -312,7 +312,14 @@ impl Kubelet {
     /// Pods of which the runtime or a volume is left and the API knows nothing:
     /// deleted while we were away.
     async fn adopt_orphans(&mut self) -> Result<(), KubeletError> {
-        let mut left: BTreeSet<Uid> = self.ports.runtime.list().await.map_err(KubeletError::Runtime)?.into_iter().collect();
+        let mut left: BTreeSet<Uid> = self
+            .ports
+            .runtime
+            .list()
+            .await
+            .map_err(KubeletError::Runtime)?
+            .into_iter()
+            .collect();
         match self.ports.volumes.pods() {
             Ok(pods) => left.extend(pods),
             Err(error) => tracing::warn!(error = %error, "the directory of volumes cannot be read"),

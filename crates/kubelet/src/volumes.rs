@@ -215,7 +215,12 @@ impl Volumes {
         let allocatable = ports.allocatable();
         let plans: Vec<_> = volumes(pod)
             .iter()
-            .map(|volume| (volume.name.clone(), self.plan(uid, pod, volume, scope, &found, &issued, &allocatable)))
+            .map(|volume| {
+                (
+                    volume.name.clone(),
+                    self.plan(uid, pod, volume, scope, &found, &issued, &allocatable),
+                )
+            })
             .collect();
         let (group, stamp) = (payload::group(pod), stamp(now));
         // The guard goes along: work that is given up still ends before the next begins.
@@ -366,7 +371,11 @@ fn memory_bytes(pod: &Pod, limit: Option<&WireQuantity>, allocatable: &BTreeMap<
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let limits = containers.map(|c| c.resources.as_ref()?.limits.as_ref()?.get("memory").and_then(bytes));
     let of_pod = limits.sum::<Option<u64>>().filter(|sum| *sum > 0);
-    [node, of_pod, limit.and_then(bytes)].into_iter().flatten().min().unwrap_or(u64::MAX >> 1)
+    [node, of_pod, limit.and_then(bytes)]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(u64::MAX >> 1)
 }
 
 /// What is to be done for one volume.
@@ -402,7 +411,10 @@ mod tests {
     fn a_volume_in_memory_is_as_large_as_the_least_limit() {
         let allocatable = BTreeMap::from([("memory".to_owned(), WireQuantity("1Gi".to_owned()))]);
         let pod = |limits: &[Option<&str>]| -> Pod {
-            let containers: Vec<_> = limits.iter().map(|l| json!({ "name": "c", "resources": { "limits": l.map(|l| json!({ "memory": l })) } })).collect();
+            let containers: Vec<_> = limits
+                .iter()
+                .map(|l| json!({ "name": "c", "resources": { "limits": l.map(|l| json!({ "memory": l })) } }))
+                .collect();
             serde_json::from_value(json!({ "metadata": {}, "spec": { "containers": containers } })).unwrap()
         };
         let limit = WireQuantity("1Mi".to_owned());

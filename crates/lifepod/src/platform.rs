@@ -131,7 +131,10 @@ impl Platform {
         } else {
             listen
         };
-        api.publish_own_service(reached).await.context("starting the API server")?;
+        if let Err(error) = api.publish_own_service(reached).await {
+            // Pods then lack the way to the API server, and nothing else.
+            tracing::warn!(error = %error, "the Service of the API server is not as it should be");
+        }
 
         let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
         let tls = front(&authority, &layout, &identity, listen, clock.now())?;

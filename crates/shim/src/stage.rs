@@ -54,8 +54,12 @@ pub(crate) fn stage(list: &[Staged], dir: &Path) -> Result<(), (Refusal, String)
             })?,
             Some(path) => open_inside(&staged.source, path, &staged.what)?,
         };
-        attach(&opened, &place(dir, index), staged.slave)
-            .map_err(|error| (Refusal::System, format!("mounting {} for {}: {error}", staged.source.display(), staged.what)))?;
+        attach(&opened, &place(dir, index), staged.slave).map_err(|error| {
+            (
+                Refusal::System,
+                format!("mounting {} for {}: {error}", staged.source.display(), staged.what),
+            )
+        })?;
     }
     Ok(())
 }
@@ -132,7 +136,8 @@ fn attach(opened: &OwnedFd, place: &Path, slave: bool) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = rustix::mount::open_tree(opened.as_fd(), "", flags)?;
     rustix::mount::move_mount(tree.as_fd(), "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     let propagation = if slave {
@@ -167,7 +172,10 @@ mod tests {
         for path in ["up", "absolute", "absolute/passwd", "magic", "magic/etc", "real/../../secret"] {
             let (kind, message) = open_inside(&volume, Path::new(path), "volumeMount \"v\" of container \"c\"").unwrap_err();
             assert_eq!(kind, Refusal::Config, "{path}");
-            assert_eq!(message, "failed to prepare subPath for volumeMount \"v\" of container \"c\"", "{path}");
+            assert_eq!(
+                message, "failed to prepare subPath for volumeMount \"v\" of container \"c\"",
+                "{path}"
+            );
         }
         let inside = open_inside(&volume, Path::new("inside"), "").unwrap();
         assert_eq!(named(&inside), volume.join("real"));

@@ -106,9 +106,9 @@ fn list(dir: &Path, below: &Path, into: &mut BTreeSet<PathBuf>) -> io::Result<()
 
 fn is_same(current: &Path, payload: &Payload, before: &BTreeSet<PathBuf>) -> bool {
     payload.len() == before.len()
-        && payload.iter().all(|(path, file)| {
-            before.contains(Path::new(path)) && fs::read(current.join(path)).is_ok_and(|data| data == file.data)
-        })
+        && payload
+            .iter()
+            .all(|(path, file)| before.contains(Path::new(path)) && fs::read(current.join(path)).is_ok_and(|data| data == file.data))
 }
 
 fn fill(new: &Path, payload: &Payload, group: Option<u32>) -> io::Result<()> {

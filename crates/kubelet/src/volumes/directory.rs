@@ -128,7 +128,12 @@ pub(crate) fn host_path(path: &Path, kind: &str) -> Result<(), String> {
         "Directory" | "DirectoryOrCreate" if !is(fs::FileType::is_dir) => refuse("a directory"),
         "FileOrCreate" if missing => {
             use std::os::unix::fs::OpenOptionsExt;
-            let made = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path);
+            let made = fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .open(path);
             made.map(drop).map_err(failed)
         }
         "File" | "FileOrCreate" if !is(fs::FileType::is_file) => refuse("a file"),

@@ -128,7 +128,10 @@ mod tests {
             ..Mount::default()
         };
         assert_eq!(plain, expected);
-        assert!(mounts(json!({ "name": "s" })).unwrap().read_only, "content is never written by a container");
+        assert!(
+            mounts(json!({ "name": "s" })).unwrap().read_only,
+            "content is never written by a container"
+        );
         let all = mounts(json!({ "name": "v", "readOnly": true, "recursiveReadOnly": "Enabled", "subPath": "a/b" })).unwrap();
         assert!(all.read_only && all.recursive_read_only);
         assert_eq!(all.sub_path.as_deref(), Some(Path::new("a/b")));
@@ -142,7 +145,10 @@ mod tests {
         assert_eq!(path("logs/$(POD)").unwrap().as_deref(), Some(Path::new("logs/p")));
         assert_eq!(path("$(NONE)/$(EMPTY)").unwrap_err(), "missing value for EMPTY, NONE");
         assert_eq!(path("/etc").unwrap_err(), "error SubPath `/etc` must not be an absolute path");
-        assert_eq!(path("a/../..").unwrap_err(), "unable to provision SubPath `a/../..`: must not contain '..'");
+        assert_eq!(
+            path("a/../..").unwrap_err(),
+            "unable to provision SubPath `a/../..`: must not contain '..'"
+        );
     }
 
     #[test]
@@ -151,7 +157,10 @@ mod tests {
             mounts(json!({ "name": "v", "recursiveReadOnly": "Enabled" })).unwrap_err(),
             "volume \"v\" requested recursive read-only mode, but it is not read-only"
         );
-        assert!(mounts(json!({ "name": "v", "readOnly": true, "recursiveReadOnly": "Enabled", "mountPropagation": "HostToContainer" })).is_err());
+        assert!(
+            mounts(json!({ "name": "v", "readOnly": true, "recursiveReadOnly": "Enabled", "mountPropagation": "HostToContainer" }))
+                .is_err()
+        );
         assert_eq!(
             mounts(json!({ "name": "none" })).unwrap_err(),
             "cannot find volume \"none\" to mount into container \"c\""

@@ -6,9 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use api::typed::{
-    Container, DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume, VolumeProjection, WireQuantity,
-};
+use api::typed::{Container, DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume, VolumeProjection, WireQuantity};
 
 use crate::environment::field;
 use crate::sources::{Content, Found, Kind, Reference, SourceError};
@@ -75,7 +73,13 @@ pub(crate) fn of(volume: &Volume, around: &Around<'_>) -> Result<Option<Payload>
         around.keys(&mut payload, &reference, map.items.as_deref(), map.default_mode, map.optional)?;
     } else if let Some(secret) = &volume.secret {
         let reference = Reference::secret(secret.secret_name.as_deref().unwrap_or_default());
-        around.keys(&mut payload, &reference, secret.items.as_deref(), secret.default_mode, secret.optional)?;
+        around.keys(
+            &mut payload,
+            &reference,
+            secret.items.as_deref(),
+            secret.default_mode,
+            secret.optional,
+        )?;
     } else if let Some(downward) = &volume.downward_api {
         around
             .fields(&mut payload, downward.items.as_deref(), downward.default_mode)
@@ -86,7 +90,11 @@ pub(crate) fn of(volume: &Volume, around: &Around<'_>) -> Result<Option<Payload>
         for (index, source) in projections(volume).enumerate() {
             if let Some(map) = &source.config_map {
                 let reference = Reference::config_map(&map.name);
-                errors.extend(around.keys(&mut payload, &reference, map.items.as_deref(), mode, map.optional).err());
+                errors.extend(
+                    around
+                        .keys(&mut payload, &reference, map.items.as_deref(), mode, map.optional)
+                        .err(),
+                );
             }
             if let Some(secret) = &source.secret {
                 let reference = Reference::secret(&secret.name);
@@ -97,7 +105,13 @@ pub(crate) fn of(volume: &Volume, around: &Around<'_>) -> Result<Option<Payload>
                 );
             }
             if let Some(downward) = &source.downward_api {
-                errors.extend(around.fields(&mut payload, downward.items.as_deref(), mode).err().into_iter().flatten());
+                errors.extend(
+                    around
+                        .fields(&mut payload, downward.items.as_deref(), mode)
+                        .err()
+                        .into_iter()
+                        .flatten(),
+                );
             }
             if let Some(wanted) = &source.service_account_token {
                 match around.tokens.get(&index) {
@@ -224,12 +238,13 @@ pub(crate) fn group(pod: &Pod) -> Option<u32> {
 fn the_user(pod: &Pod) -> Option<u32> {
     let spec = pod.spec.as_ref()?;
     let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
-    let mut users = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .map(|container| container.security_context.as_ref().and_then(|context| context.run_as_user).or(of_pod));
+    let mut users = spec.init_containers.iter().flatten().chain(&spec.containers).map(|container| {
+        container
+            .security_context
+            .as_ref()
+            .and_then(|context| context.run_as_user)
+            .or(of_pod)
+    });
     let first = users.next()??;
     let same = users.all(|user| user == Some(first));
     same.then(|| u32::try_from(first).ok()).flatten()
@@ -245,7 +260,10 @@ mod tests {
 
     fn found(reference: Reference, data: &[(&str, &str)]) -> Found {
         let content = Content {
-            data: data.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect(),
+            data: data
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()))
+                .collect(),
             ..Content::default()
         };
         Found::from([(reference, Ok(Arc::new(content)))])
@@ -301,8 +319,7 @@ mod tests {
         assert_eq!(files(volume(false), json!({}), &none).unwrap_err(), "secret \"s\" not found");
         assert_eq!(files(volume(true), json!({}), &none).unwrap(), []);
         let empty = found(Reference::config_map("m"), &[]);
-        let item =
-            |optional: bool| json!({ "configMap": { "name": "m", "optional": optional, "items": [{ "key": "k", "path": "p" }] } });
+        let item = |optional: bool| json!({ "configMap": { "name": "m", "optional": optional, "items": [{ "key": "k", "path": "p" }] } });
         assert_eq!(
             files(item(false), json!({}), &empty).unwrap_err(),
             "configmap references non-existent config key: k"

@@ -32,7 +32,9 @@ pub(crate) struct Token {
 impl std::fmt::Debug for Token {
     /// Without the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token").field("refresh_at", &self.refresh_at).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("refresh_at", &self.refresh_at)
+            .finish_non_exhaustive()
     }
 }
 
@@ -75,7 +77,9 @@ pub(crate) async fn renew(
 
 async fn request(ports: &Ports, uid: &Uid, pod: &Pod, wanted: &ServiceAccountTokenProjection, now: Time) -> Result<Token, String> {
     let spec = pod.spec.as_ref();
-    let account = spec.and_then(|spec| spec.service_account_name.as_deref()).filter(|name| !name.is_empty());
+    let account = spec
+        .and_then(|spec| spec.service_account_name.as_deref())
+        .filter(|name| !name.is_empty());
     let account = account.unwrap_or("default");
     let life_s = wanted.expiration_seconds.unwrap_or(LIFE_S);
     let audience = wanted.audience.iter().filter(|audience| !audience.is_empty());

@@ -161,7 +161,11 @@ const POD: &[Missing<OfPod>] = &[
                 let mut sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
                 sources.any(|source| source.cluster_trust_bundle.is_some())
             };
-            items(&spec.volumes, |index| format!("volumes[{index}].projected.sources.clusterTrustBundle"), bundled)
+            items(
+                &spec.volumes,
+                |index| format!("volumes[{index}].projected.sources.clusterTrustBundle"),
+                bundled,
+            )
         },
     },
     Missing {

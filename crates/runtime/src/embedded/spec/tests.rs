@@ -197,7 +197,10 @@ fn the_pods_files_are_mounted_unless_the_pod_brings_its_own() {
         ..ContainerConfig::default()
     };
     let spec = spec(&container);
-    assert_eq!(mount_at(&spec, "/etc/hosts").unwrap()["source"], "/state/pod/containers/id/mounts/2");
+    assert_eq!(
+        mount_at(&spec, "/etc/hosts").unwrap()["source"],
+        "/state/pod/containers/id/mounts/2"
+    );
     assert_eq!(mount_at(&spec, "/etc/resolv.conf").unwrap()["source"], "/state/pod/resolv.conf");
     assert_eq!(
         mount_at(&spec, "/dev/termination-log").unwrap()["source"],

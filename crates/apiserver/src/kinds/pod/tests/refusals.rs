@@ -90,8 +90,14 @@ fn parts_of_a_pod() {
             json!({ "affinity": { "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": preferred } } }),
             "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution",
         ),
-        (json!({ "volumes": [{ "name": "v", "nfs": { "server": "s", "path": "/" } }] }), "volumes[0].nfs"),
-        (json!({ "volumes": [{ "name": "v", "emptyDir": { "medium": "HugePages" } }] }), "volumes[0].emptyDir.medium"),
+        (
+            json!({ "volumes": [{ "name": "v", "nfs": { "server": "s", "path": "/" } }] }),
+            "volumes[0].nfs",
+        ),
+        (
+            json!({ "volumes": [{ "name": "v", "emptyDir": { "medium": "HugePages" } }] }),
+            "volumes[0].emptyDir.medium",
+        ),
         (
             json!({ "securityContext": { "sysctls": [{ "name": "net.a", "value": "1" }] } }),
             "securityContext.sysctls",

@@ -146,7 +146,10 @@ fn of_kind(field: &str, kind: &str, volume: &Volume) -> Vec<Violation> {
                 let count = wire.as_object().map_or(0, serde_json::Map::len);
                 let source_field = format!("{field}.sources[{index}]");
                 if count > 1 {
-                    broken.push(Violation::forbidden(source_field.as_str(), "may not specify more than 1 volume type"));
+                    broken.push(Violation::forbidden(
+                        source_field.as_str(),
+                        "may not specify more than 1 volume type",
+                    ));
                 }
                 broken.extend(projection(&source_field, source));
             }
@@ -300,7 +303,10 @@ pub(super) fn mounts(list: &str, container: &Container, volumes: &[Volume]) -> V
             Some("IfPossible" | "Enabled") => {
                 let recursive = format!("{field}.recursiveReadOnly");
                 if mount.read_only != Some(true) {
-                    broken.push(Violation::forbidden(recursive.as_str(), "may only be specified when readOnly is true"));
+                    broken.push(Violation::forbidden(
+                        recursive.as_str(),
+                        "may only be specified when readOnly is true",
+                    ));
                 }
                 if !none {
                     let rule = "may only be specified when mountPropagation is None or not specified";
