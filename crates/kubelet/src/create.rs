@@ -22,7 +22,7 @@ pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, a
     let wire = config::wire(pod, name).map_err(|error| unusable(&error))?;
     let mounts = mounts::of(pod, &wire, &variables, |volume| ports.volumes.place(uid, volume))
         .map_err(|error| Failure::new(FailureClass::CreateContainerConfigError, error))?;
-    let config = config::container(pod, name, attempt, variables).map_err(|error| unusable(&error))?;
+    let config = config::container(pod, name, attempt, variables, &ports.seccomp_root).map_err(|error| unusable(&error))?;
     let config = ContainerConfig { mounts, ..config };
     let created = ports.runtime.create(uid, &config).await;
     created.map(|_| Outcome::Done).map_err(|error| {

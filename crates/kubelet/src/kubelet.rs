@@ -47,6 +47,8 @@ pub struct Options {
     pub log_root: PathBuf,
     /// The pods' volumes.
     pub volumes: Arc<Volumes>,
+    /// Directory of the node's own seccomp profiles.
+    pub seccomp_root: PathBuf,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: String,
 }
@@ -107,6 +109,7 @@ impl Kubelet {
             pods,
             log_root,
             volumes,
+            seccomp_root,
             node_resolv_conf,
         } = options;
         let mut side = JoinSet::new();
@@ -140,6 +143,7 @@ impl Kubelet {
             clock,
             pods,
             log_root,
+            seccomp_root,
             node_resolv_conf: node_resolv_conf.into(),
             sources: Sources::new(client.clone()),
             volumes,
