@@ -319,10 +319,12 @@ impl PodWorker {
 }
 
 /// What of a pod its volumes show, and may change.
-fn shown(wanted: &Wanted) -> Option<(&BTreeMap<String, String>, &BTreeMap<String, String>)> {
-    static NONE: BTreeMap<String, String> = BTreeMap::new();
-    let meta = &wanted.pod.as_ref()?.metadata;
-    Some((meta.labels.as_ref().unwrap_or(&NONE), meta.annotations.as_ref().unwrap_or(&NONE)))
+fn shown(wanted: &Wanted) -> [Option<&BTreeMap<String, String>>; 2] {
+    let meta = wanted.pod.as_ref().map(|pod| &pod.metadata);
+    [
+        meta.and_then(|meta| meta.labels.as_ref()),
+        meta.and_then(|meta| meta.annotations.as_ref()),
+    ]
 }
 
 fn failed_mount(error: &MountError) -> PodEvent {

@@ -269,7 +269,10 @@ mod tests {
         Found::from([(reference, Ok(Arc::new(content)))])
     }
 
-    fn files(volume: Value, security: Value, found: &Found) -> Result<Vec<(String, String, u32, Option<u32>)>, String> {
+    /// Path, content, mode and owner.
+    type Row = (String, String, u32, Option<u32>);
+
+    fn files(volume: Value, security: Value, found: &Found) -> Result<Vec<Row>, String> {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": { "name": "p", "namespace": "dev", "labels": { "a": "b" } },
             "spec": { "securityContext": security, "containers": [{ "name": "c", "resources": { "limits": { "memory": "2Mi" } } }] },
@@ -292,7 +295,7 @@ mod tests {
             .collect())
     }
 
-    fn file(path: &str, data: &str, mode: u32) -> (String, String, u32, Option<u32>) {
+    fn file(path: &str, data: &str, mode: u32) -> Row {
         (path.to_owned(), data.to_owned(), mode, None)
     }
 
