@@ -68,7 +68,12 @@ impl ApiServer {
 
     /// Makes an object, or brings the one an earlier start made up to date.
     async fn put_own(&self, path: &str, version: &str, kind: &str, labels: Value, content: Value) -> Result<(), OwnServiceError> {
-        // Making it anew would first ask for its address, which it has.
+        let mut object = content.clone();
+        object["apiVersion"] = json!(version);
+        object["kind"] = json!(kind);
+        object["metadata"] = json!({ "name": NAME, "labels": labels });
+        // First as if it were there: made anew, it would be refused the address
+        // it has already.
         let own = format!("{path}/{NAME}");
         let patched = self
             .ask_self(Request::patch(own.as_str()), "application/merge-patch+json", &content)
@@ -76,12 +81,7 @@ impl ApiServer {
         if patched.status() != StatusCode::NOT_FOUND {
             return accepted(&own, patched).await;
         }
-        let mut object = content;
-        object["apiVersion"] = json!(version);
-        object["kind"] = json!(kind);
-        object["metadata"] = json!({ "name": NAME, "labels": labels });
-        let made = self.ask_self(Request::post(path), "application/json", &object).await?;
-        accepted(path, made).await
+        accepted(path, self.ask_self(Request::post(path), "application/json", &object).await?).await
     }
 
     async fn ask_self(&self, request: http::request::Builder, kind: &str, content: &Value) -> Result<Response<Body>, OwnServiceError> {
