@@ -88,10 +88,6 @@ fn parts_of_a_pod() {
             json!({ "volumes": [{ "name": "v", "emptyDir": { "medium": "HugePages" } }] }),
             "volumes[0].emptyDir.medium",
         ),
-        (
-            json!({ "securityContext": { "sysctls": [{ "name": "net.a", "value": "1" }] } }),
-            "securityContext.sysctls",
-        ),
     ];
     for (mut spec, path) in rows {
         spec["containers"] = json!([{ "name": "a", "image": "i" }]);
