@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Peer;
 use crate::authn::{self, Identity};
 use crate::body::{Body, BodyError};
 use crate::server::ApiServer;
@@ -167,6 +168,7 @@ impl Front {
         let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
             let (api, identity) = (self.api.clone(), identity.clone());
             let mut request = request.map(|body| body.map_err(BodyError::from).boxed_unsync());
+            request.extensions_mut().insert(Peer(peer.ip()));
             // Watches would keep a connection from draining.
             request.extensions_mut().insert(self.shutdown.clone());
             async move { Ok::<_, Infallible>(contained(&api, identity, request).await) }

@@ -68,6 +68,7 @@ impl Cluster {
             registry: kinds::builtin(),
             nodes: Arc::new(NoNodes),
             tokens: tokens(),
+            audit: None,
             ranges: apiserver::Ranges::default(),
             limits: Limits::default(),
             version: Version::default(),

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use api::Status;
+use apiserver::audit;
 use apiserver::authn::Identity;
 use apiserver::body::Body;
 use apiserver::pki::Authority;
+use apiserver::sealed::{Keys, Sealed};
 use apiserver::serve::{ConnectionLimits, serve};
 use apiserver::server::{ApiServer, Config, Limits, NodeProxy, Version};
 use apiserver::tokens::Tokens;
@@ -123,8 +125,12 @@ impl Platform {
         let pods = Arc::new(Pods::default());
         let node_api = NodeApi::new(pods.clone(), layout.pod_logs(), clock.clone(), shutdown.clone());
         let version = Version::default();
-        let tokens = tokens(&layout, listen)?;
-        let api = start_api(store.clone(), &identity.name, node_api, &version, tokens, clock.clone(), up).await?;
+        let guard = Guard {
+            store: seal(store.clone(), &layout).await?,
+            tokens: tokens(&layout, listen)?,
+            audit: audit::Log::open(layout.audit_log(), &audit::Limits::default())?,
+        };
+        let api = start_api(guard, &identity.name, node_api, &version, clock.clone(), up).await?;
 
         let reached = if listen.ip().is_unspecified() {
             SocketAddr::new(identity.ip, listen.port())
@@ -239,16 +245,27 @@ impl Platform {
     }
 }
 
-async fn start_api(
-    store: Arc<store::embedded::Embedded>,
-    node: &str,
-    node_api: NodeApi,
-    version: &Version,
+/// What keeps the API server's secrets.
+struct Guard {
+    store: Arc<dyn store::Store>,
     tokens: Arc<Tokens>,
-    clock: Arc<SystemClock>,
-    up: &Up,
-) -> Result<ApiServer> {
+    audit: audit::Log,
+}
+
+/// The store, with Secrets encrypted. Those from before are encrypted now.
+async fn seal(store: Arc<store::embedded::Embedded>, layout: &Layout) -> Result<Arc<dyn store::Store>> {
+    let keys = Keys::open_or_create(&layout.encryption_keys())?;
+    let sealed = Sealed::new(store, keys);
+    let count = sealed.reseal().await.context("encrypting the stored Secrets")?;
+    if count > 0 {
+        tracing::info!(count, "stored Secrets were encrypted");
+    }
+    Ok(Arc::new(sealed))
+}
+
+async fn start_api(guard: Guard, node: &str, node_api: NodeApi, version: &Version, clock: Arc<SystemClock>, up: &Up) -> Result<ApiServer> {
     let ranges = up.service_cidr.parse().context("--service-cidr")?;
+    let Guard { store, tokens, audit } = guard;
     let config = Config {
         store,
         registry: apiserver::kinds::builtin(),
@@ -257,6 +274,7 @@ async fn start_api(
             api: node_api,
         }),
         tokens,
+        audit: Some(audit),
         limits: Limits::default(),
         ranges,
         version: version.clone(),
