@@ -111,4 +111,33 @@ mod tests {
         drop((second, write, many));
         assert!(callers.0.lock().unwrap().is_empty(), "nothing is kept of who is gone");
     }
+
+    #[tokio::test]
+    async fn one_too_many_is_told_when_to_come_back_and_others_are_not() {
+        use crate::testing::Rig;
+        let limits = Limits {
+            user_streams: 1,
+            ..Limits::default()
+        };
+        let rig = Rig::with(limits).await;
+        let watch = |user: &'static str, path: &'static str| {
+            let rig = &rig;
+            async move {
+                let request = http::Request::get(path).body(crate::body::empty()).unwrap();
+                rig.server.handle(Some(Identity::new(user, &[])), request).await
+            }
+        };
+        let (scheduler, proxy) = ("system:kube-scheduler", "system:kube-proxy");
+        let first = watch(scheduler, "/api/v1/pods?watch=1").await;
+        assert_eq!(first.status(), 200);
+        let second = watch(scheduler, "/api/v1/pods?watch=1").await;
+        assert_eq!(
+            (second.status().as_u16(), &second.headers()["retry-after"]),
+            (429, &http::HeaderValue::from(1))
+        );
+        assert_eq!(watch(proxy, "/api/v1/services?watch=1").await.status(), 200);
+        assert_eq!(watch(scheduler, "/api/v1/pods").await.status(), 200, "reads are counted apart");
+        drop(first);
+        assert_eq!(watch(scheduler, "/api/v1/pods?watch=1").await.status(), 200);
+    }
 }

@@ -23,6 +23,7 @@ pub(crate) struct EchoNode;
 #[async_trait::async_trait]
 impl NodeProxy for EchoNode {
     async fn call(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Status> {
+        assert!(node != "panics", "as the test asked for");
         if node == "gone" {
             return Err(Status::unavailable("node gone cannot be reached"));
         }

@@ -106,6 +106,7 @@ impl Cluster {
             controllers: control::Controllers::new(client.clone()),
             scheduler: control::scheduler::Options::new("host-1", 1),
             root_ca_pem: Some("PEM".to_owned()),
+            signer: None,
         };
         let mut cluster = Self {
             admin: client(client::Identity::admin("admin")),

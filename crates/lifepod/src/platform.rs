@@ -81,6 +81,29 @@ pub(crate) fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Cl
     })
 }
 
+/// The cluster's authority, as the controller of requests for certificates
+/// knows it.
+struct CertificateSigner(Authority);
+
+impl control::csr::Signer for CertificateSigner {
+    fn read(&self, request_pem: &str) -> std::result::Result<control::csr::Subject, String> {
+        let subject = apiserver::pki::request::read(request_pem).map_err(|error| error.to_string())?;
+        Ok(control::csr::Subject {
+            common_name: subject.common_name,
+            organizations: subject.organizations,
+            dns_names: subject.dns_names,
+            ip_addresses: subject.ip_addresses,
+            emails: subject.emails,
+            uris: subject.uris,
+        })
+    }
+
+    fn sign(&self, request_pem: &str, usages: &[String], lifetime: Duration, now: api::Time) -> std::result::Result<String, String> {
+        let signed = self.0.sign_request(request_pem, usages, lifetime, now);
+        signed.map_err(|error| error.to_string())
+    }
+}
+
 /// The way to the one node of this process.
 struct OwnNode {
     name: String,
@@ -168,12 +191,12 @@ impl Platform {
             shutdown,
             _lock: lock,
         };
-        platform.start_control(authority.certificate_pem(), clock.now().0.unsigned_abs());
+        platform.start_control(authority, clock.now().0.unsigned_abs());
         platform.start_kubelet(identity, machine, pods, clock);
         Ok(platform)
     }
 
-    fn start_control(&mut self, ca_pem: &str, seed: u64) {
+    fn start_control(&mut self, authority: Authority, seed: u64) {
         let options = control::Options {
             scheduler_client: client_as(&self.api, client::Identity::scheduler()),
             controllers: control::Controllers::new({
@@ -181,7 +204,8 @@ impl Platform {
                 move |identity| client_as(&api, identity)
             }),
             scheduler: control::scheduler::Options::new(&self.report.node, seed),
-            root_ca_pem: Some(ca_pem.to_owned()),
+            root_ca_pem: Some(authority.certificate_pem().to_owned()),
+            signer: Some(Arc::new(CertificateSigner(authority))),
         };
         let running = control::run_all(options, self.shutdown.clone());
         self.tasks.spawn(async move {

@@ -180,5 +180,5 @@ async fn an_api_server_over_it_notices_nothing() {
         .unwrap();
     let third = Rig::over(Arc::new(scratch.sealed())).await;
     assert_eq!(third.get(secrets).await.json()["items"].as_array().unwrap().len(), 1);
-    assert_eq!(third.get(&format!("{secrets}/broken")).await.code, 500);
+    assert_eq!(third.get(&format!("{secrets}/broken")).await.code, 404);
 }
