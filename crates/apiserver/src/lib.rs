@@ -32,6 +32,7 @@ mod fairness;
 mod health;
 mod hub;
 pub mod kinds;
+mod managed_fields;
 mod metrics;
 pub mod negotiate;
 mod openapi;

@@ -14,6 +14,7 @@ mod run;
 mod secrets;
 mod settings;
 mod up;
+mod why;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -62,6 +63,10 @@ fn dispatch(command: Command, started: Instant) -> Result<ExitCode> {
         Command::Secrets { command } => {
             log_to_stderr("warn");
             tokio_runtime()?.block_on(secrets::run(command))?;
+        }
+        Command::Why(why) => {
+            log_to_stderr("error");
+            return tokio_runtime()?.block_on(why::run(why));
         }
         Command::Images { command } => {
             log_to_stderr("warn");
