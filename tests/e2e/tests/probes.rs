@@ -61,7 +61,7 @@ fn root_hooks_ask_over_http_and_a_watch_sees_the_whole_life() {
     let build = Build::from_env().unwrap();
     let platform = Platform::start("http-hooks", &build).unwrap();
     platform
-        .create("apiVersion: v1\nkind: Pod\nmetadata: {name: handler}\nspec:\n  containers: [{name: c, image: 'busybox:1.30', command: [httpd, -f, -v, -p, '8080']}]\n")
+        .create("apiVersion: v1\nkind: Pod\nmetadata: {name: handler}\nspec:\n  containers: [{name: c, image: 'busybox:1.30', command: [httpd, -f, -vv, -p, '8080']}]\n")
         .unwrap();
     platform.wait_status("default", "handler", "Running", LIMIT).unwrap();
     let ip = platform.ok(&["get", "pod", "handler", "-o", "jsonpath={.status.podIP}"]).unwrap();
