@@ -18,6 +18,8 @@ use crate::action::ActionId;
 pub use handler::{Handler, Hook, Hooks, Probe, ProbeKind, Probed, Probes};
 pub use parse::OWNED_CONDITIONS;
 
+/// Pod status reason of an eviction, also its event's.
+pub(crate) const EVICTED: &str = "Evicted";
 /// Pod status message of a passed `activeDeadlineSeconds`, also its event's.
 pub(crate) const DEADLINE_EXCEEDED: &str = "Pod was active on the node longer than the specified deadline";
 

@@ -19,6 +19,7 @@ mod pod;
 mod sandbox;
 mod shim_exe;
 mod spec;
+mod usage;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api::node::{ContainerId, Observation, Uid};
+use api::node::{ContainerId, NodeUsage, Observation, Uid};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
@@ -209,6 +210,10 @@ impl Runtime for Embedded {
 
     async fn exec(&self, uid: &Uid, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError> {
         self.exec_in(&self.pod(uid)?, &id.0, request).await
+    }
+
+    async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {
+        self.measure(disk).await
     }
 
     async fn note(&self, uid: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError> {
