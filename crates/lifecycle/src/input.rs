@@ -50,6 +50,9 @@ pub enum Input {
         /// needed for `Pull`, `MountVolumes`, `UnmountVolumes`, `ConfirmDeletion`.
         after: Option<Observation>,
     },
+    /// Something the pod takes its content from changed, such as a ConfigMap:
+    /// what failed for want of it is worth another try at once.
+    SourcesChanged,
     /// The requested wake-up arrived.
     Tick,
 }

@@ -270,20 +270,6 @@ const CONTAINER: &[Missing<OfContainer>] = &[
         at: |of| items(&of.container.volume_devices, |index| format!("volumeDevices[{index}]"), |_| true),
     },
     Missing {
-        what: "fill variables from other objects",
-        at: |of| {
-            items(
-                &of.container.env,
-                |index| format!("env[{index}].valueFrom"),
-                |variable| variable.value_from.is_some(),
-            )
-        },
-    },
-    Missing {
-        what: "fill variables from other objects",
-        at: |of| items(&of.container.env_from, |index| format!("envFrom[{index}]"), |_| true),
-    },
-    Missing {
         what: "forward host ports",
         at: |of| {
             let own_network = of.spec.host_network != Some(true);
