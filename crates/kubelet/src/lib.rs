@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 mod create;
 pub mod environment;
+pub mod eviction;
 pub mod execute;
 mod grpc;
 mod handler;
@@ -30,5 +31,5 @@ pub mod sources;
 pub mod status_writer;
 
 pub use clock::{Clock, SystemClock};
-pub use kubelet::{Kubelet, KubeletError, Options};
+pub use kubelet::{Drain, Kubelet, KubeletError, Options};
 pub use server::NodeApi;

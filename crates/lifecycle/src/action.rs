@@ -26,8 +26,8 @@ pub struct Step {
     /// Send [`Input::Tick`](crate::Input::Tick) at this instant. Replaces the
     /// previous one; `None` means no wake-up is needed.
     pub wake_at: Option<Time>,
-    /// The API no longer knows the pod and nothing of it is left on the node:
-    /// the machine may be dropped.
+    /// The machine may be dropped: the API no longer knows the pod and nothing
+    /// of it is left on the node, or it has stopped with its node.
     pub finished: bool,
 }
 
@@ -251,6 +251,8 @@ pub enum Reason {
     Gone,
     /// The node evicts the pod.
     Evicted,
+    /// The node is being shut down.
+    NodeShutdown,
     /// `activeDeadlineSeconds` has passed.
     DeadlineExceeded,
     /// Every container is finished for good.
@@ -278,6 +280,7 @@ impl fmt::Display for Reason {
             Self::Deleted => "deleted",
             Self::Gone => "gone",
             Self::Evicted => "evicted",
+            Self::NodeShutdown => "node-shutdown",
             Self::DeadlineExceeded => "deadline-exceeded",
             Self::Finished => "finished",
             Self::GraceShortened => "grace-shortened",

@@ -303,6 +303,9 @@ pub struct Desired {
     pub rejection: Option<Rejection>,
     /// The node wants it to end.
     pub eviction: Option<Eviction>,
+    /// The node is being shut down: the pod is to stop, with at most this
+    /// grace, and to start again with the node.
+    pub drain: Option<Duration>,
 }
 
 /// A pod this node cannot run as written.
@@ -368,6 +371,7 @@ impl Desired {
             gone: true,
             rejection: None,
             eviction: None,
+            drain: None,
         }
     }
 

@@ -216,6 +216,10 @@ impl Runtime for Embedded {
         self.measure(disk).await
     }
 
+    async fn reclaim(&self) -> Result<u64, RuntimeError> {
+        self.free_ended().await
+    }
+
     async fn note(&self, uid: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError> {
         self.note_attempt(&self.pod(uid)?, &id.0, key, value).await
     }

@@ -256,6 +256,9 @@ pub trait Runtime: Send + Sync {
     /// What the pods use of the node. With `disk`, files are counted too,
     /// which takes its time.
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError>;
+    /// Frees what ended containers have written; records and logs stay. Gives
+    /// the bytes.
+    async fn reclaim(&self) -> Result<u64, RuntimeError>;
     /// Notes something on an attempt, durable, seen in later observations.
     async fn note(&self, pod: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError>;
 }

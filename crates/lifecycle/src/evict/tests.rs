@@ -46,13 +46,14 @@ fn uses(memory_mi: u64) -> PodUsage {
 }
 
 #[test]
-fn flags_are_upstreams() {
+fn flags_are_written_as_upstreams() {
     let default = settings(Flags::default());
     let found = |signal: Signal| default.thresholds.iter().find(|t| t.signal == signal).unwrap().amount;
     assert_eq!(found(Signal::MemoryAvailable), Amount::Units(100 * MI));
-    assert_eq!(found(Signal::NodeFsAvailable), Amount::Share(0.1));
+    assert_eq!(found(Signal::NodeFsAvailable), Amount::Units(1024 * MI));
+    assert_eq!(found(Signal::NodeFsInodesFree), Amount::Share(0.01));
     assert_eq!((default.thresholds.len(), default.transition), (5, Duration::from_secs(300)));
-    assert_eq!(default.reserved_memory_bytes(u64::MAX), 100 * MI);
+    assert_eq!(default.reserved(Signal::MemoryAvailable, u64::MAX), 100 * MI);
     let all_off = Flags {
         hard: Some(String::new()),
         ..Flags::default()

@@ -76,6 +76,7 @@ impl Desired {
             gone: false,
             rejection: None,
             eviction: None,
+            drain: None,
         })
     }
 }

@@ -56,6 +56,32 @@ impl Embedded {
     }
 }
 
+impl Embedded {
+    /// See [`crate::Runtime::reclaim`]. An ended attempt never runs again.
+    pub(super) async fn free_ended(&self) -> Result<u64, RuntimeError> {
+        let pods: Vec<_> = self.pods().values().cloned().collect();
+        let mut dirs = Vec::new();
+        for pod in pods {
+            // Exits are learnt by looking.
+            pod.observe().await?;
+            let known = pod.known();
+            let ended = known.attempts.iter().filter(|attempt| attempt.exit.is_some());
+            dirs.extend(ended.map(|attempt| pod.dir.attempt_dir(&attempt.record.id)));
+        }
+        blocking(move || {
+            let mut freed = ContainerUsage::default();
+            for dir in dirs {
+                add(&dir.join("upper"), &mut freed);
+                for part in ["upper", "work"] {
+                    super::files::remove_tree(&dir.join(part))?;
+                }
+            }
+            Ok(freed.disk_bytes)
+        })
+        .await
+    }
+}
+
 fn of_pod(trees: &Trees, group: &Path, places: &[Place], disk: bool) -> PodUsage {
     let mut containers = BTreeMap::new();
     for place in places {
