@@ -169,6 +169,8 @@ pub(crate) fn kind(row: &Resource, subresource: Subresource) -> &str {
         Subresource::Proxy if row.id.kind == "Node" => "NodeProxyOptions",
         Subresource::Proxy => "PodProxyOptions",
         Subresource::Token => "TokenRequest",
+        Subresource::Scale => "Scale",
+        Subresource::Eviction => "Eviction",
         _ => &row.id.kind,
     }
 }
@@ -177,6 +179,8 @@ pub(crate) fn kind(row: &Resource, subresource: Subresource) -> &str {
 pub(crate) const fn foreign(subresource: Subresource) -> Option<(&'static str, &'static str)> {
     match subresource {
         Subresource::Token => Some(("authentication.k8s.io", "v1")),
+        Subresource::Scale => Some(("autoscaling", "v1")),
+        Subresource::Eviction => Some(("policy", "v1")),
         _ => None,
     }
 }
@@ -184,8 +188,8 @@ pub(crate) const fn foreign(subresource: Subresource) -> Option<(&'static str, &
 /// Verbs of a subresource.
 pub(crate) const fn verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status | Subresource::EphemeralContainers => &["get", "patch", "update"],
-        Subresource::Binding | Subresource::Token => &["create"],
+        Subresource::Status | Subresource::EphemeralContainers | Subresource::Scale | Subresource::Approval => &["get", "patch", "update"],
+        Subresource::Binding | Subresource::Token | Subresource::Eviction => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],
         Subresource::Proxy => &["create", "delete", "get", "patch", "update"],

@@ -2,8 +2,10 @@
 //! `finalize` are: see [`crate::call::Part`].
 
 pub(crate) mod binding;
+pub(crate) mod eviction;
 pub(crate) mod log;
 pub(crate) mod proxy;
+pub(crate) mod scale;
 pub(crate) mod token;
 
 #[cfg(test)]

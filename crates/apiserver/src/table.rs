@@ -176,6 +176,16 @@ pub fn time(value: Option<&Value>) -> Option<Time> {
     value?.as_str()?.parse::<jiff::Timestamp>().ok().map(Time::from)
 }
 
+/// Labels, or a selector that asks for equal ones, as `a=b,c=d`.
+#[must_use]
+pub fn labels(map: Option<&Value>) -> String {
+    let pairs = map.and_then(Value::as_object).into_iter().flatten();
+    let texts: Vec<String> = pairs
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    if texts.is_empty() { "<none>".to_owned() } else { texts.join(",") }
+}
+
 /// The first few of a list, and how many more there are.
 #[must_use]
 pub fn first_few(all: &[String], most: usize) -> String {

@@ -148,6 +148,7 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
         let pinned = check_revision(call, &new, old)?;
         take_over(&mut new, old);
         restrict(&call.row, part, &mut new, old);
+        call.core.authorizer.change(&call.identity, &call.asked, &new, Some(old))?;
         match part {
             Part::Main => {
                 call.row.strategy.prepare(Change::Update { new: &mut new, old }, call.now);
@@ -163,6 +164,10 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
                 validate(&call.row, &new, Some(old), Rules::UpdateEphemeral)?;
             }
             Part::Finalize => validate(&call.row, &new, Some(old), Rules::Update)?,
+            Part::Approval => {
+                call.row.strategy.prepare(Change::UpdateStatus { new: &mut new, old }, call.now);
+                validate(&call.row, &new, Some(old), Rules::UpdateApproval)?;
+            }
             // A pod's update rules forbid exactly what a binding does.
             Part::Binding => {}
         }
@@ -193,7 +198,7 @@ async fn replace(call: &Call, key: &str, new: &Object, current: &Entry, part: Pa
     for _ in 0..allocate::ATTEMPTS {
         let claim = match part {
             Part::Main if !removes => call.core.allocate(&call.row, new, Some(&current.object)).await?,
-            Part::Main | Part::Status | Part::Finalize | Part::Ephemeral | Part::Binding => None,
+            Part::Main | Part::Status | Part::Approval | Part::Finalize | Part::Ephemeral | Part::Binding => None,
         };
         let (stored, bytes) = encode(&call.row, claim.as_ref().map_or(new, |claim| &claim.object))?;
         if dry_run {
@@ -282,7 +287,7 @@ fn restrict(row: &Resource, part: Part, new: &mut Object, old: &Object) {
     match part {
         Part::Main if row.has(Subresource::Status) => keep(new, old, "status"),
         Part::Main | Part::Binding => {}
-        Part::Status => {
+        Part::Status | Part::Approval => {
             let status = new.body.remove("status");
             new.body.clone_from(&old.body);
             new.meta.owner_references.clone_from(&old.meta.owner_references);

@@ -49,6 +49,8 @@ pub struct Options {
     pub pods: Arc<Pods>,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
+    /// Directory of the node's own seccomp profiles.
+    pub seccomp_root: PathBuf,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: String,
     /// When the node counts as short of something.
@@ -119,6 +121,7 @@ impl Kubelet {
             machine,
             pods,
             log_root,
+            seccomp_root,
             node_resolv_conf,
             eviction,
             drain,
@@ -162,6 +165,7 @@ impl Kubelet {
             clock,
             pods,
             log_root,
+            seccomp_root,
             node_resolv_conf: node_resolv_conf.into(),
             sources: Sources::new(client.clone()),
             node: node_object.clone(),

@@ -16,7 +16,7 @@ pub(crate) async fn update(mut call: Call) -> Result<Response<Body>, Status> {
 }
 
 /// The body must be about the object of the path.
-pub(super) fn match_path(call: &Call, object: &mut Object) -> Result<(), Status> {
+pub(crate) fn match_path(call: &Call, object: &mut Object) -> Result<(), Status> {
     let (asked, namespace) = (&call.asked.name, call.namespace());
     if object.name().is_empty() {
         object.meta.name = Some(asked.clone());
