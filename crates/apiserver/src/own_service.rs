@@ -72,14 +72,15 @@ impl ApiServer {
         object["apiVersion"] = json!(version);
         object["kind"] = json!(kind);
         object["metadata"] = json!({ "name": NAME, "labels": labels });
-        let made = self.ask_self(Request::post(path), "application/json", &object).await?;
-        if made.status() != StatusCode::CONFLICT {
-            return accepted(path, made).await;
-        }
-        let path = format!("{path}/{NAME}");
-        let patch = Request::patch(path.as_str());
+        // First what is there: made anew, its address would be given already, to itself.
+        let its_path = format!("{path}/{NAME}");
+        let patch = Request::patch(its_path.as_str());
         let patched = self.ask_self(patch, "application/merge-patch+json", &content).await?;
-        accepted(&path, patched).await
+        if patched.status() != StatusCode::NOT_FOUND {
+            return accepted(&its_path, patched).await;
+        }
+        let made = self.ask_self(Request::post(path), "application/json", &object).await?;
+        accepted(path, made).await
     }
 
     async fn ask_self(&self, request: http::request::Builder, kind: &str, content: &Value) -> Result<Response<Body>, OwnServiceError> {
