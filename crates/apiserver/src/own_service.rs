@@ -72,15 +72,16 @@ impl ApiServer {
         object["apiVersion"] = json!(version);
         object["kind"] = json!(kind);
         object["metadata"] = json!({ "name": NAME, "labels": labels });
-        // First what is there: made anew, its address would be given already, to itself.
-        let its_path = format!("{path}/{NAME}");
-        let patch = Request::patch(its_path.as_str());
-        let patched = self.ask_self(patch, "application/merge-patch+json", &content).await?;
+        // First as if it were there: made anew, it would be refused the address
+        // it has already.
+        let own = format!("{path}/{NAME}");
+        let patched = self
+            .ask_self(Request::patch(own.as_str()), "application/merge-patch+json", &content)
+            .await?;
         if patched.status() != StatusCode::NOT_FOUND {
-            return accepted(&its_path, patched).await;
+            return accepted(&own, patched).await;
         }
-        let made = self.ask_self(Request::post(path), "application/json", &object).await?;
-        accepted(path, made).await
+        accepted(path, self.ask_self(Request::post(path), "application/json", &object).await?).await
     }
 
     async fn ask_self(&self, request: http::request::Builder, kind: &str, content: &Value) -> Result<Response<Body>, OwnServiceError> {

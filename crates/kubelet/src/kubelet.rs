@@ -28,6 +28,7 @@ use self::drain::Draining;
 use crate::clock::Clock;
 use crate::eviction::{self, Findings};
 use crate::execute::Ports;
+use crate::flight::FlightRecorder;
 use crate::node_status::{self, Machine, NodeIdentity, NodeState};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
@@ -47,6 +48,8 @@ pub struct Options {
     pub machine: Machine,
     /// The pods of this node, shared with the node API.
     pub pods: Arc<Pods>,
+    /// The flight recorder, shared with the node API.
+    pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
     /// Directory of the node's own seccomp profiles.
@@ -120,6 +123,7 @@ impl Kubelet {
             node,
             machine,
             pods,
+            flights,
             log_root,
             seccomp_root,
             node_resolv_conf,
@@ -164,6 +168,7 @@ impl Kubelet {
             runtime,
             clock,
             pods,
+            flights,
             log_root,
             seccomp_root,
             node_resolv_conf: node_resolv_conf.into(),
@@ -209,7 +214,9 @@ impl Kubelet {
     async fn follow_pods(mut self) -> Result<(), KubeletError> {
         let pods = Api::<Pod>::all(self.ports.client.clone());
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.name));
-        let mut changes = watcher::watcher(pods, mine).default_backoff().boxed();
+        // Who wrote which field is nothing to a node, and as long as the rest.
+        let pods = watcher::watcher(pods, mine).default_backoff();
+        let mut changes = pods.modify(|pod| pod.metadata.managed_fields = None).boxed();
         let mut hints = self.ports.runtime.hints();
         let mut listed: Option<BTreeSet<Uid>> = None;
         let mut first_list = true;
@@ -396,6 +403,7 @@ impl Kubelet {
             Ok(uid) => {
                 self.workers.remove(&uid);
                 self.ports.pods.remove(&uid);
+                self.ports.flights.gone(&uid, self.ports.clock.now());
                 self.ports.sources.release(&uid);
             }
             // Its pod stays as it is until the next start of the agent.
