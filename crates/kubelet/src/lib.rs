@@ -28,8 +28,9 @@ pub mod node_status;
 pub mod pod_worker;
 pub mod pods;
 mod prober;
+pub mod resources;
 pub mod server;
-pub mod sources;
+mod sources;
 pub mod status_writer;
 
 pub use clock::{Clock, SystemClock};
