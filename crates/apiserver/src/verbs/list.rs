@@ -7,6 +7,7 @@
 mod cursor;
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use api::status::Violation;
 use api::{Object, Status, TypeMeta, protobuf};
@@ -15,17 +16,23 @@ use http::{Response, StatusCode};
 use store::{Page, Revision, StoreError};
 
 use self::cursor::Cursor;
-use crate::body::Body;
+use crate::body::{self, Body};
 use crate::call::{Call, invalid_option, partial, served};
 use crate::hub::Entry;
 use crate::negotiate::{Encoding, Form};
+use crate::registry::Resource;
 use crate::respond;
 use crate::select::Selection;
 use crate::table::{self, ListPage};
+use crate::wish::Finite;
 use crate::write::{store_failed, too_large};
 
 /// Entries read at a time when a page of the past is scanned for matches.
 const SCAN: usize = 500;
+/// Lists longer than this are written while they are sent.
+const STREAMED_BYTES: usize = 128 << 10;
+/// What of them is written at a time.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// A page on its way to the client.
 pub(crate) struct Listing {
@@ -66,7 +73,7 @@ pub(crate) async fn list(call: Call) -> Result<Response<Body>, Status> {
         remaining_item_count: counted.then_some(listing.remaining as u64),
         next,
     };
-    Ok(render(&call, &listing.entries, &page))
+    Ok(render(&call, listing.entries, &page))
 }
 
 fn limit(call: &Call) -> Result<Option<usize>, Status> {
@@ -170,7 +177,7 @@ pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize
 
 /// A page of what is stored now, from the hub.
 fn present(call: &Call, selection: &Selection, after: Option<&str>, limit: Option<usize>) -> Listing {
-    let matches = |entry: &Entry| selection.is_everything() || selection.matches(&call.row, &served(&call.row, &entry.object));
+    let matches = |entry: &Entry| selection.chooses(&call.row, entry);
     let snapshot = call.core.hub(&call.row).page(&call.prefix(), after, limit, matches);
     Listing {
         revision: snapshot.revision,
@@ -218,7 +225,7 @@ async fn past(call: &Call, selection: &Selection, at: u64, after: Option<String>
         let count = range.entries.len();
         for (index, (key, versioned)) in range.entries.into_iter().enumerate() {
             if let Some(entry) = hub.resolve(&key, &versioned)
-                && (selection.is_everything() || selection.matches(&call.row, &served(&call.row, &entry.object)))
+                && selection.chooses(&call.row, &entry)
             {
                 entries.push(entry);
                 if entries.len() == limit {
@@ -241,19 +248,22 @@ async fn past(call: &Call, selection: &Selection, at: u64, after: Option<String>
     }
 }
 
-fn render(call: &Call, entries: &[Arc<Entry>], page: &ListPage) -> Response<Body> {
+fn render(call: &Call, entries: Vec<Arc<Entry>>, page: &ListPage) -> Response<Body> {
     let whole = call.form == Form::Whole;
     let api_version = call.row.id.api_version();
     if whole && call.encoding == Encoding::Json {
         let list = format!("{}List", call.row.id.kind);
         // What a splice adds, and a comma.
         let size: usize = entries.iter().map(|entry| entry.stored.len() + 48).sum();
+        if size > STREAMED_BYTES {
+            return stream(head(&list, &api_version, page), entries, Arc::clone(&call.row));
+        }
         let items = |out: &mut BytesMut| {
             for (index, entry) in entries.iter().enumerate() {
                 if index > 0 {
                     out.put_u8(b',');
                 }
-                append(call, entry, out);
+                append(&call.row, entry, out);
             }
         };
         return respond::bytes(StatusCode::OK, envelope(&list, &api_version, page, size, items));
@@ -284,13 +294,48 @@ fn render(call: &Call, entries: &[Arc<Entry>], page: &ListPage) -> Response<Body
     }
 }
 
+/// A list that is written while it is sent: however long it is, a part of it
+/// is in memory at a time.
+fn stream(head: String, entries: Vec<Arc<Entry>>, row: Arc<Resource>) -> Response<Body> {
+    let mut entries = entries.into_iter();
+    let mut first = Some(head);
+    let mut ended = false;
+    let chunks = futures::stream::poll_fn(move |_| {
+        if ended {
+            return Poll::Ready(None);
+        }
+        let mut out = BytesMut::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+        let mut comma = first.is_none();
+        if let Some(head) = first.take() {
+            out.extend_from_slice(head.as_bytes());
+        }
+        while out.len() < CHUNK_BYTES {
+            let Some(entry) = entries.next() else {
+                out.extend_from_slice(b"]}");
+                ended = true;
+                break;
+            };
+            if std::mem::replace(&mut comma, true) {
+                out.put_u8(b',');
+            }
+            append(&row, &entry, &mut out);
+        }
+        Poll::Ready(Some(Ok(out.freeze())))
+    });
+    let mut response = respond::bytes(StatusCode::OK, Bytes::new());
+    *response.body_mut() = body::stream(chunks);
+    // Not a watch: the end of it comes by itself.
+    response.extensions_mut().insert(Finite);
+    response
+}
+
 /// Appends an entry's JSON in the row's form.
-pub(crate) fn append(call: &Call, entry: &Entry, out: &mut BytesMut) {
-    if call.row.convert.is_none() {
+pub(crate) fn append(row: &Resource, entry: &Entry, out: &mut BytesMut) {
+    if row.convert.is_none() {
         respond::splice(&entry.stored, entry.revision, out);
     } else {
         // An object came from JSON, so it goes back into it.
-        out.extend_from_slice(&serde_json::to_vec(served(&call.row, &entry.object).as_ref()).unwrap_or_default());
+        out.extend_from_slice(&serde_json::to_vec(served(row, &entry.object).as_ref()).unwrap_or_default());
     }
 }
 
@@ -306,11 +351,16 @@ fn metadata(page: &ListPage) -> serde_json::Value {
     metadata
 }
 
+/// A list up to its first item.
+fn head(kind: &str, api_version: &str, page: &ListPage) -> String {
+    let metadata = metadata(page);
+    format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
+}
+
 /// A list around the items that `items` writes, of about `size` bytes.
 pub(crate) fn envelope(kind: &str, api_version: &str, page: &ListPage, size: usize, items: impl FnOnce(&mut BytesMut)) -> Bytes {
     let mut out = BytesMut::with_capacity(size + 256);
-    let metadata = metadata(page);
-    out.extend_from_slice(format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[").as_bytes());
+    out.extend_from_slice(head(kind, api_version, page).as_bytes());
     items(&mut out);
     out.extend_from_slice(b"]}");
     out.freeze()
