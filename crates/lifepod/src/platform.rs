@@ -193,6 +193,7 @@ impl Platform {
             machine,
             pods,
             log_root: self.layout.pod_logs(),
+            seccomp_root: self.layout.seccomp(),
             node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         };
         self.spawn("the node agent", Kubelet::run(options, self.shutdown.clone()));
