@@ -41,7 +41,8 @@ pub(crate) struct Rig {
     pub(crate) server: ApiServer,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) now_s: Arc<AtomicI64>,
-    _directory: TempDir,
+    limits: Limits,
+    directory: TempDir,
 }
 
 pub(crate) struct Answer {
@@ -145,7 +146,7 @@ impl Rig {
             registry: kinds::builtin(),
             nodes: Arc::new(EchoNode),
             tokens: crate::testing::tokens(),
-            limits,
+            limits: limits.clone(),
             ranges,
             version: Version::default(),
             clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
@@ -155,13 +156,57 @@ impl Rig {
             server,
             store,
             now_s,
-            _directory: directory,
+            limits,
+            directory,
         };
         // What a controller does in every namespace.
         let account = json!({"metadata": {"name": "default"}});
         let made = rig.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
         assert_eq!(made.code, 201, "{:?}", made.text);
         rig
+    }
+
+    /// The same after a restart: the server and the store are closed, and
+    /// opened again from the same files.
+    pub(crate) async fn restarted(self) -> Self {
+        let Self {
+            server,
+            store,
+            now_s,
+            limits,
+            directory,
+        } = self;
+        server.close().await;
+        drop((server, store));
+        // The store's own thread lets go of its files a moment later.
+        let open = async {
+            loop {
+                match store::Embedded::open(directory.path(), store::Options::default()) {
+                    Ok(store) => break store,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let opened = tokio::time::timeout(Duration::from_secs(20), open).await;
+        let store: Arc<dyn Store> = Arc::new(opened.expect("the store opens again within 20 s"));
+        let clock = Arc::clone(&now_s);
+        let config = Config {
+            store: Arc::clone(&store),
+            registry: kinds::builtin(),
+            nodes: Arc::new(EchoNode),
+            tokens: crate::testing::tokens(),
+            limits: limits.clone(),
+            ranges: Ranges::default(),
+            version: Version::default(),
+            clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
+        };
+        Self {
+            server: ApiServer::start(config).await.unwrap(),
+            store,
+            now_s,
+            limits,
+            directory,
+        }
     }
 
     /// Another server over the same store.

@@ -9,7 +9,6 @@ mod cursor;
 use std::sync::Arc;
 use std::task::Poll;
 
-use api::status::Violation;
 use api::{Object, Status, TypeMeta, protobuf};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Response, StatusCode};
@@ -17,13 +16,14 @@ use store::{Page, Revision, StoreError};
 
 use self::cursor::Cursor;
 use crate::body::{self, Body};
-use crate::call::{Call, invalid_option, partial, served};
+use crate::call::{Call, partial, served};
 use crate::hub::Entry;
 use crate::negotiate::{Encoding, Form};
 use crate::registry::Resource;
 use crate::respond;
 use crate::select::Selection;
 use crate::table::{self, ListPage};
+use crate::verbs::options::{self, Freshness};
 use crate::wish::Finite;
 use crate::write::{store_failed, too_large};
 
@@ -44,23 +44,10 @@ pub(crate) struct Listing {
     pub(crate) remaining: usize,
 }
 
-/// How fresh a list must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Freshness {
-    /// Everything acknowledged before the request.
-    Newest,
-    /// Whatever is at hand.
-    Any,
-    /// At least this revision.
-    NotOlderThan(u64),
-    /// This revision.
-    Exact(u64),
-}
-
 /// Answers with a page of the collection.
 pub(crate) async fn list(call: Call) -> Result<Response<Body>, Status> {
     let selection = Selection::of(&call)?;
-    let limit = limit(&call)?;
+    let limit = options::limit(&call.query)?;
     let (listing, from_start) = page(&call, &selection, limit).await?;
     let next = (listing.remaining > 0)
         .then(|| listing.entries.last())
@@ -74,26 +61,6 @@ pub(crate) async fn list(call: Call) -> Result<Response<Body>, Status> {
         next,
     };
     Ok(render(&call, listing.entries, &page))
-}
-
-fn limit(call: &Call) -> Result<Option<usize>, Status> {
-    match call.query.integer("limit")? {
-        None | Some(0) => Ok(None),
-        Some(limit) => usize::try_from(limit)
-            .map(Some)
-            .map_err(|_| Status::bad_request(format!("limit={limit} must not be negative"))),
-    }
-}
-
-/// A `resourceVersion`.
-pub(crate) fn revision(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|_| {
-        let value = serde_json::Value::from(text);
-        invalid_option(
-            "ListOptions",
-            Violation::invalid("resourceVersion", &value, "must be a number the server gave out"),
-        )
-    })
 }
 
 /// The revision everything acknowledged so far is visible at.
@@ -116,30 +83,9 @@ pub(crate) async fn reach(call: &Call, asked: u64) -> Result<(), Status> {
     )))
 }
 
-/// What `resourceVersion` and `resourceVersionMatch` ask for.
-fn freshness(version: Option<&str>, matching: Option<&str>, limited: bool) -> Result<Freshness, Status> {
-    let invalid = |violation| Err(invalid_option("ListOptions", violation));
-    let forbidden = |why: &str| invalid(Violation::forbidden("resourceVersionMatch", why));
-    let version = version.map(revision).transpose()?;
-    match (version, matching) {
-        (None, None) => Ok(Freshness::Newest),
-        (None, Some(_)) => forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
-        (Some(0), Some("Exact")) => forbidden("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""),
-        (Some(0), None | Some("NotOlderThan")) => Ok(Freshness::Any),
-        (Some(at), Some("Exact")) => Ok(Freshness::Exact(at)),
-        // Source: the table of "API concepts": with a limit, a bare revision
-        // is meant exactly.
-        (Some(at), None) if limited => Ok(Freshness::Exact(at)),
-        (Some(at), None | Some("NotOlderThan")) => Ok(Freshness::NotOlderThan(at)),
-        (Some(_), Some(other)) => {
-            let known = ["Exact", "NotOlderThan", ""];
-            invalid(Violation::not_supported("resourceVersionMatch", other, &known))
-        }
-    }
-}
-
 /// Reads a page; also says whether nothing before it was left out.
 pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize>) -> Result<(Listing, bool), Status> {
+    let freshness = options::freshness(&call.query)?;
     let version = call.query.get("resourceVersion");
     if let Some(token) = call.query.get("continue") {
         if version.is_some_and(|version| version != "0") {
@@ -159,7 +105,7 @@ pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize
         };
         return Ok((listing, true));
     }
-    let listing = match freshness(version, call.query.get("resourceVersionMatch"), limit.is_some())? {
+    let listing = match freshness {
         Freshness::Exact(at) => past(call, selection, at, None, limit).await.map_err(PastError::of_list)?,
         Freshness::Newest => {
             reach_newest(call).await?;

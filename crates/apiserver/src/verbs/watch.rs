@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Status;
-use api::status::Violation;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use tokio::sync::mpsc;
@@ -18,12 +17,13 @@ use tokio::time::Instant;
 
 use self::event::{Chunk, Encoder, Kind, classify};
 use crate::body::{self, Body};
-use crate::call::{Call, invalid_option};
+use crate::call::Call;
 use crate::entropy;
 use crate::hub::{Delivery, From, Message, Subscription};
 use crate::negotiate::Encoding;
 use crate::select::Selection;
-use crate::verbs::list::{reach, reach_newest, revision};
+use crate::verbs::list::{reach, reach_newest};
+use crate::verbs::options::{self, revision};
 
 /// Bytes of events that are sent together when more are waiting.
 const CHUNK_BYTES: usize = 32 << 10;
@@ -95,16 +95,7 @@ fn prefix(call: &Call, selection: &Selection) -> String {
 impl Options {
     fn of(call: &Call) -> Result<Self, Status> {
         let version = call.query.get("resourceVersion").map(revision).transpose()?;
-        let matching = call.query.get("resourceVersionMatch");
-        let initial = call.query.boolean("sendInitialEvents")?;
-        let forbidden = |why: &str| Err(invalid_option("ListOptions", Violation::forbidden("resourceVersionMatch", why)));
-        match (initial, matching) {
-            (None, Some(_)) => return forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
-            (Some(_), matching) if matching != Some("NotOlderThan") => {
-                return forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-            }
-            _ => {}
-        }
+        let initial = options::initial_events(&call.query)?;
         let from = match (initial, version) {
             // Objects as of now are not older than any revision that exists.
             (Some(true), _) | (None, None | Some(0)) => From::Now,
@@ -116,7 +107,7 @@ impl Options {
             // Spread, so that watches that began together do not end together.
             _ => call.core.limits.watch_timeout.mul_f64(1.0 + entropy::fraction()),
         };
-        let bookmarks = call.query.boolean("allowWatchBookmarks")?.unwrap_or(false);
+        let bookmarks = call.query.boolean("allowWatchBookmarks").unwrap_or(false);
         Ok(Self {
             from,
             bookmarks,
