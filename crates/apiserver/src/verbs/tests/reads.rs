@@ -79,7 +79,10 @@ async fn pages_show_one_revision_whatever_happens_meanwhile() {
     assert_eq!(names(&rest), ["m6"]);
     assert_eq!(rig.get(&format!("{PODS}?limit=3&continue={next}")).await.code, 400);
     // Less than one is no limit, as upstream reads it.
-    assert_eq!(names(&rig.get(&format!("{MAPS}?limit=-1")).await.json()).len(), names(&rig.get(MAPS).await.json()).len());
+    assert_eq!(
+        names(&rig.get(&format!("{MAPS}?limit=-1")).await.json()).len(),
+        names(&rig.get(MAPS).await.json()).len()
+    );
 }
 
 #[tokio::test]
