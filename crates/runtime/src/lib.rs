@@ -26,6 +26,8 @@ pub struct RunAs {
     pub gid: Option<u32>,
     /// Further groups.
     pub supplemental_gids: Vec<u32>,
+    /// Leave out the groups the image's `/etc/group` puts the user in.
+    pub only_these_groups: bool,
 }
 
 /// What a sandbox is to be.
@@ -53,6 +55,9 @@ pub struct SandboxConfig {
     pub resolv_conf: String,
     /// Lines added to `/etc/hosts` after the pod's own: address and names.
     pub host_aliases: Vec<(IpAddr, Vec<String>)>,
+    /// Kernel parameters of the pod's namespaces: dotted names and values.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
     /// Directory in which each container's log directory `<container>/` is made.
     pub log_dir: PathBuf,
     /// Cgroup limits of the whole pod.
@@ -70,15 +75,34 @@ pub struct Resources {
     pub memory_limit_bytes: Option<u64>,
 }
 
+/// Which later mounts reach the other side of a bind mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// None.
+    #[default]
+    Private,
+    /// Those made on the node are seen in the container.
+    HostToContainer,
+}
+
 /// A bind mount into a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
+    /// Name of the volume, for messages.
+    pub volume: String,
     /// Path on the node.
     pub source: PathBuf,
+    /// A path in it that is mounted instead; made where it is missing. No link
+    /// leads it out of `source`.
+    pub sub_path: Option<PathBuf>,
     /// Absolute path in the container.
     pub target: PathBuf,
     /// No writes through this mount.
     pub read_only: bool,
+    /// Nor through mounts inside it.
+    pub recursive_read_only: bool,
+    /// Which later mounts are seen.
+    pub propagation: Propagation,
 }
 
 /// Which system calls a container may make. Source: pod API reference,
@@ -139,6 +163,9 @@ pub struct ContainerConfig {
     pub tty: bool,
     /// Cgroup limits.
     pub resources: Resources,
+    /// How soon the kernel kills it when memory runs out, -1000 to 1000. A host
+    /// that does not let it be lowered leaves it at the node's own.
+    pub oom_score: i32,
     /// Name of the signal that stops it, instead of the image's.
     pub stop_signal: Option<String>,
     /// Name of a running container of the pod whose process ids it shares.

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
-use shim::protocol::UserSpec;
-use shim::record;
+use shim::protocol::{Staged, UserSpec};
+use shim::{record, stage};
 
 use super::files::{HOSTNAME_FILE, HOSTS_FILE, RESOLV_CONF_FILE};
 use crate::image::ImageConfig;
@@ -112,6 +112,7 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
             "env": environment(sandbox, container, image),
             "cwd": cwd,
             "noNewPrivileges": container.no_new_privileges,
+            "oomScoreAdj": host.oom_score(container.oom_score),
             "capabilities": {"bounding": capabilities, "effective": held, "permitted": held},
         },
         "mounts": mounts(parts),
@@ -124,6 +125,17 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
         },
     });
     serde_json::from_value(spec).map_err(|cause| format!("container {}: its configuration cannot be expressed: {cause}", container.name))
+}
+
+/// What the shim is to make ready for the mounts of a container.
+pub(super) fn staged(container: &ContainerConfig) -> Vec<Staged> {
+    let staged = container.mounts.iter().map(|mount| Staged {
+        source: mount.source.clone(),
+        sub_path: mount.sub_path.clone(),
+        slave: mount.propagation == crate::Propagation::HostToContainer,
+        what: format!("volumeMount {:?} of container {:?}", mount.volume, container.name),
+    });
+    staged.collect()
 }
 
 /// Who it runs as, before names are looked up.
@@ -157,6 +169,7 @@ pub(super) fn user(sandbox: &SandboxConfig, container: &ContainerConfig, image: 
         uid: run_as.uid,
         gid: run_as.gid,
         groups: run_as.supplemental_gids.clone(),
+        only_these_groups: run_as.only_these_groups,
     })
 }
 
@@ -251,14 +264,16 @@ fn mounts(parts: &Parts<'_>) -> Vec<Value> {
     if !message.is_empty() && !is_taken(message) {
         own.push(bind(&dir.join(record::MESSAGE_FILE), Path::new(message), &["rw"]));
     }
-    let mut wanted: Vec<&crate::Mount> = container.mounts.iter().collect();
+    let mut wanted: Vec<(usize, &crate::Mount)> = container.mounts.iter().enumerate().collect();
     // An outer mount must come before one inside it. Source: containerd `orderedMounts`.
-    wanted.sort_by_key(|m| m.target.components().count());
-    list.extend(
-        wanted
-            .into_iter()
-            .map(|m| bind(&m.source, &m.target, &[if m.read_only { "ro" } else { "rw" }])),
-    );
+    wanted.sort_by_key(|(_, m)| m.target.components().count());
+    list.extend(wanted.into_iter().map(|(index, m)| {
+        let mut options = vec![if m.read_only { "ro" } else { "rw" }];
+        if m.recursive_read_only {
+            options.push("rro");
+        }
+        bind(&stage::place(dir, index), &m.target, &options)
+    }));
     list.extend(own);
     list
 }
