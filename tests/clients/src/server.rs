@@ -98,6 +98,7 @@ async fn open(directory: &Path, asked: Arc<Mutex<Vec<String>>>) -> Result<PathBu
         registry: kinds::builtin(),
         nodes: Arc::new(NoNodes),
         tokens: Arc::new(tokens::Tokens::new(tokens::DEFAULT_ISSUER, "", key)),
+        audit: None,
         limits: Limits::default(),
         ranges: Ranges::default(),
         version: Version::default(),
