@@ -35,6 +35,7 @@ const EDGES: [(&str, &[&str]); 16] = [
             "net",
             "runtime",
             "shim",
+            "sim",
             "store",
         ],
     ),

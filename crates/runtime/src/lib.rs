@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api::node::{ContainerId, Observation, Uid};
+use api::node::{ContainerId, NodeUsage, Observation, Uid};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
@@ -41,8 +41,11 @@ pub struct SandboxConfig {
     pub namespace: String,
     /// 0 for the first sandbox of the pod.
     pub attempt: u32,
-    /// Hostname inside; at most 63 bytes. Ignored with `host_network`.
+    /// Hostname inside, with the domain if that is wanted; at most 64 bytes. Ignored with `host_network`.
     pub hostname: String,
+    /// Domain of the pod's full name in `/etc/hosts`; empty for none.
+    #[serde(default)]
+    pub domain: String,
     /// Use the node's network instead of one of the pod's own.
     pub host_network: bool,
     /// Use the node's process ids.
@@ -295,6 +298,12 @@ pub trait Runtime: Send + Sync {
     async fn remove_sandbox(&self, pod: &Uid) -> Result<(), RuntimeError>;
     /// Runs a command in a running container and waits for it.
     async fn exec(&self, pod: &Uid, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError>;
+    /// What the pods use of the node. With `disk`, files are counted too,
+    /// which takes its time.
+    async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError>;
+    /// Frees what ended containers have written; records and logs stay. Gives
+    /// the bytes.
+    async fn reclaim(&self) -> Result<u64, RuntimeError>;
     /// Notes something on an attempt, durable, seen in later observations.
     async fn note(&self, pod: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError>;
 }

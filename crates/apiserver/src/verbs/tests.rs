@@ -4,6 +4,8 @@ use crate::testing::Rig;
 
 mod applies;
 mod fuzz;
+mod history;
+mod hostile;
 mod protobuf;
 mod reads;
 mod watches;
