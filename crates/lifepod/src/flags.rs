@@ -130,6 +130,9 @@ pub(crate) struct Up {
     /// Registry mirrors and credentials, a YAML or JSON file
     #[arg(long, value_name = "FILE")]
     pub registries: Option<PathBuf>,
+    /// Pods this node takes; the address range of `--pod-cidr` limits them too
+    #[arg(long, default_value_t = kubelet::node_status::MAX_PODS, value_name = "COUNT")]
+    pub max_pods: u32,
     #[command(flatten)]
     pub eviction: Eviction,
 }
