@@ -1,7 +1,7 @@
 //! `lifepod check` and the API server say the same.
 
 use std::io::Write as _;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use e2e::Platform;
 use e2e::platform::Build;
@@ -15,8 +15,9 @@ const MANIFESTS: [&str; 4] = [
 ];
 
 /// What the report refuses of a manifest, and its exit code.
-fn refused(platform: &Platform, manifest: &str) -> (Vec<(String, String)>, Option<i32>) {
-    let mut check = platform.lifepod(&["check", "-f", "-", "-o", "json"]);
+fn refused(build: &Build, manifest: &str) -> (Vec<(String, String)>, Option<i32>) {
+    let mut check = Command::new(&build.binary);
+    check.args(["check", "-f", "-", "-o", "json"]);
     let mut child = check.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
     let out = child.wait_with_output().unwrap();
@@ -36,7 +37,7 @@ fn root_the_report_on_a_manifest_is_what_the_server_does() {
     let build = Build::from_env().unwrap();
     let platform = Platform::start("check", &build).unwrap();
     for manifest in MANIFESTS {
-        let (refused, code) = refused(&platform, manifest);
+        let (refused, code) = refused(&build, manifest);
         assert_eq!(code, Some(i32::from(!refused.is_empty())), "{manifest}");
         match platform.create(manifest) {
             Ok(_) => assert_eq!(refused, [], "{manifest}"),
