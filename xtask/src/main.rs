@@ -7,6 +7,7 @@ mod bench;
 mod conformance;
 mod demo;
 mod images;
+mod pod_fields;
 mod protobuf;
 mod schema;
 mod setup;
@@ -62,6 +63,12 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Writes docs/pod-fields.md: what becomes of every field of a Pod, and which test shows it.
+    PodFields {
+        /// Compare with the committed page instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Generates the schema table and its protobuf field numbers from published sources.
     Schema {
         /// Compare with the committed table instead of writing it.
@@ -85,6 +92,7 @@ fn main() -> Result<()> {
         }
         Task::Tidy => tidy::run(&root),
         Task::Conformance { check } => conformance::run(&root, check),
+        Task::PodFields { check } => pod_fields::run(&root, check),
         Task::Schema { check } => schema::run(check),
     }
 }
@@ -132,6 +140,8 @@ fn test(root: &Path, rest: &[String]) -> Result<()> {
         cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
     )?;
     step("build", cargo(root).args(["build", "--package", "lifepod"]))?;
+    eprintln!("==> pod fields");
+    pod_fields::run(root, true)?;
     let mut tests = cargo(root);
     tests
         .env("LIFEPOD_BINARY", target_dir(root).join("debug/lifepod"))
@@ -162,6 +172,8 @@ fn laws(root: &Path, how_much: &str, number: u64) -> Result<()> {
 fn check(root: &Path) -> Result<()> {
     eprintln!("==> conformance");
     conformance::run(root, true)?;
+    eprintln!("==> pod fields");
+    pod_fields::run(root, true)?;
     step("format", cargo(root).args(["fmt", "--all", "--check"]))?;
     eprintln!("==> tidy");
     tidy::run(root)?;
