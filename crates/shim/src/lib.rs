@@ -4,7 +4,7 @@
 //! `serve.rs` (the one loop), `sandbox.rs` (the namespaces a pod shares),
 //! `container.rs` (one attempt: made, started, ended), `create.rs` (the worker
 //! that makes it through libcontainer), `exec.rs` (further commands),
-//! `log.rs` (CRI log lines), `record.rs` (what is left on disk),
+//! `sink.rs` (who is attached), `terminal.rs`, `log.rs` (CRI log lines), `record.rs` (what is left on disk),
 //! `cgroup.rs` (v1, hybrid and v2 trees).
 //!
 //! One shim serves one pod. It holds the pod's network, IPC and UTS namespaces
@@ -31,6 +31,9 @@ pub mod record;
 mod rootfs;
 mod sandbox;
 mod serve;
+mod sink;
+mod terminal;
 mod users;
 
+pub use log::files_of as log_files;
 pub use serve::{ROLE, main};
