@@ -12,11 +12,13 @@
 mod adopt;
 mod client;
 mod container;
+mod dial;
 mod files;
 mod hosts;
 mod images;
 mod pod;
 mod sandbox;
+mod session;
 mod shim_exe;
 mod spec;
 
@@ -37,7 +39,10 @@ pub use adopt::Purged;
 pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
-use crate::{Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig};
+use crate::{
+    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig, Session,
+    StreamRequest,
+};
 use files::PodDir;
 use pod::Pod;
 use spec::Host;
@@ -209,6 +214,18 @@ impl Runtime for Embedded {
 
     async fn exec(&self, uid: &Uid, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError> {
         self.exec_in(&self.pod(uid)?, &id.0, request).await
+    }
+
+    async fn exec_stream(&self, uid: &Uid, id: &ContainerId, request: StreamRequest) -> Result<Session, RuntimeError> {
+        self.stream_in(&self.pod(uid)?, &id.0, request).await
+    }
+
+    async fn attach(&self, uid: &Uid, id: &ContainerId, request: AttachRequest) -> Result<Session, RuntimeError> {
+        self.attach_to(&self.pod(uid)?, &id.0, request).await
+    }
+
+    async fn dial(&self, uid: &Uid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError> {
+        self.dial_in(&*self.pod(uid)?, port).await
     }
 
     async fn note(&self, uid: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError> {

@@ -1,13 +1,14 @@
 //! The [`Runtime`] and [`Network`] ports, and the embedded backend behind them.
 //!
 //! Reading order: this file (the ports), `embedded.rs` (the backend: one shim
-//! per pod), `image.rs` (pulling, unpacking and keeping images).
+//! per pod), `session.rs` (streams of processes), `image.rs` (pulling, unpacking and keeping images).
 //!
 //! This crate deliberately does not know the API server, pods' desired state,
 //! restart policies or how a network is made.
 
 pub mod embedded;
 pub mod image;
+mod session;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -16,6 +17,10 @@ use std::time::Duration;
 use api::node::{ContainerId, Observation, Uid};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+
+pub use session::{AttachRequest, Ended, Input, Output, Session, StreamRequest, Terminal, TerminalSize};
+pub use shim::log_files;
+pub use shim::protocol::LogLimits;
 
 /// Which user, group and further groups a process runs as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,8 +125,12 @@ pub struct ContainerConfig {
     pub termination_message_from_log: bool,
     /// Keep standard input open.
     pub stdin: bool,
+    /// Close it for good when the first who attached to it is done.
+    pub stdin_once: bool,
     /// Give it a terminal.
     pub tty: bool,
+    /// When its log is rotated, and how much of it stays.
+    pub log_limits: LogLimits,
     /// Cgroup limits.
     pub resources: Resources,
 }
@@ -249,6 +258,13 @@ pub trait Runtime: Send + Sync {
     async fn remove_sandbox(&self, pod: &Uid) -> Result<(), RuntimeError>;
     /// Runs a command in a running container and waits for it.
     async fn exec(&self, pod: &Uid, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError>;
+    /// Runs a command in a running container, its streams in the caller's
+    /// hands. That it cannot be started is told by the session's end.
+    async fn exec_stream(&self, pod: &Uid, id: &ContainerId, request: StreamRequest) -> Result<Session, RuntimeError>;
+    /// Joins the streams of a running container.
+    async fn attach(&self, pod: &Uid, id: &ContainerId, request: AttachRequest) -> Result<Session, RuntimeError>;
+    /// Connects to a TCP port on the loopback of the pod's network.
+    async fn dial(&self, pod: &Uid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError>;
     /// Notes something on an attempt, durable, seen in later observations.
     async fn note(&self, pod: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError>;
 }

@@ -267,7 +267,7 @@ fn become_command(process: &Process, command: &[String], streams: Streams, repor
         Ok(ForkResult::Parent { child }) => tell(report, &Told::Process(child.as_raw())),
         Ok(ForkResult::Child) => {
             let failure = match prepare(process, streams) {
-                Ok(()) => process::exec(command, process.env().as_deref().unwrap_or_default()),
+                Ok(()) => process::exec(command, &environment(process, streams)),
                 Err(cause) => not_started(&format!("preparing the command: {cause}")),
             };
             tell(report, &Told::Failed(failure));
@@ -275,6 +275,15 @@ fn become_command(process: &Process, command: &[String], streams: Streams, repor
         }
         Err(cause) => tell(report, &Told::Failed(not_started(&format!("forking the command: {cause}")))),
     }
+}
+
+/// The container's variables, and the kind of terminal where there is one.
+fn environment(process: &Process, streams: Streams) -> Vec<String> {
+    let mut env = process.env().clone().unwrap_or_default();
+    if matches!(streams, Streams::Terminal(..)) && !env.iter().any(|entry| entry.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
+    env
 }
 
 /// Makes the calling process like the container's own: session, standard
