@@ -27,6 +27,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::schema::METRICS_PACKAGE;
+
 mod messages;
 
 use messages::{Field, Message, Messages, Sent};
@@ -100,6 +102,9 @@ fn numbers(table: &str, messages: &Messages, pointers: &str) -> Result<String> {
         let name = line["definition"]
             .as_str()
             .context("a line of the schema table names no definition")?;
+        if name.starts_with(METRICS_PACKAGE) {
+            continue;
+        }
         let fields = definition(&line, messages).with_context(|| format!("definition {name}"))?;
         text.push_str(name);
         let mut marked = pointers.remove(name).unwrap_or_default();

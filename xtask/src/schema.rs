@@ -38,6 +38,7 @@ const ROOTS: &[&str] = &[
     "io.k8s.api.apps.v1.",
     "io.k8s.api.authentication.v1.",
     "io.k8s.api.authorization.v1.",
+    "io.k8s.api.autoscaling.v1.",
     "io.k8s.api.batch.v1.",
     "io.k8s.api.certificates.v1.",
     "io.k8s.api.coordination.v1.",
@@ -52,7 +53,14 @@ const ROOTS: &[&str] = &[
     "io.k8s.api.storage.v1.",
     "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
     "io.k8s.apimachinery.pkg.apis.meta.v1.Status",
+    METRICS_PACKAGE,
 ];
+
+/// `metrics.k8s.io/v1beta1`. Another API server of the project publishes it, so
+/// the document of the pinned version lacks it, and its messages.
+pub(crate) const METRICS_PACKAGE: &str = "io.k8s.metrics.pkg.apis.metrics.v1beta1.";
+/// Its definitions, in the shape of the document. Facts of k8s.io/metrics v0.33.
+const METRICS: &str = include_str!("schema/metrics.json");
 
 /// Definitions that are one of our scalar types.
 const SCALARS: &[(&str, &str)] = &[
@@ -72,7 +80,7 @@ const SCALARS: &[(&str, &str)] = &[
 /// # Errors
 /// When a source cannot be had or read, and when `check` finds a difference.
 pub(crate) fn run(check: bool) -> Result<()> {
-    let table = generate(&fetch()?)?;
+    let table = generate(&fetch()?, METRICS)?;
     let numbers = protobuf::generate(&table).context("generating the field numbers")?;
     for (output, text) in [(OUTPUT, table), (NUMBERS, numbers)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(output);
@@ -132,10 +140,11 @@ fn unpack(wheel: &Path) -> Result<String> {
     String::from_utf8(done.stdout).context("the schema set is not UTF-8")
 }
 
-/// The table of a schema set.
-fn generate(source: &str) -> Result<String> {
+/// The table of a schema set and of the definitions it lacks.
+fn generate(source: &str, lacking: &str) -> Result<String> {
     let document: Value = serde_json::from_str(source).context("the schema set is not JSON")?;
-    let definitions = document["$defs"].as_object().context("the schema set has no $defs")?;
+    let mut definitions = document["$defs"].as_object().context("the schema set has no $defs")?.clone();
+    definitions.extend(serde_json::from_str::<Map<String, Value>>(lacking).context("the definitions the schema set lacks are not JSON")?);
     let mut wanted: Vec<&str> = definitions
         .iter()
         .filter(|(name, body)| body.get("x-kubernetes-group-version-kind").is_some() && ROOTS.iter().any(|root| name.starts_with(root)))
@@ -268,7 +277,7 @@ mod tests {
             "io.k8s.apimachinery.pkg.api.resource.Quantity": { "oneOf": [] },
             "io.k8s.api.core.v1.Unused": { "properties": {} },
         }});
-        let table = generate(&source.to_string()).unwrap();
+        let table = generate(&source.to_string(), "{}").unwrap();
         let lines: Vec<Value> = table.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(
             lines,
@@ -294,7 +303,7 @@ mod tests {
             "properties": { "x": { "type": "integer", "format": "uint8" } },
             "x-kubernetes-group-version-kind": [{ "group": "", "version": "v1", "kind": "Thing" }],
         }}});
-        let error = format!("{:#}", generate(&source.to_string()).unwrap_err());
+        let error = format!("{:#}", generate(&source.to_string(), "{}").unwrap_err());
         assert!(
             error.contains("io.k8s.api.core.v1.Thing: field x: type \"integer\" with format \"uint8\""),
             "{error}"

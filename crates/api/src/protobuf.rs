@@ -142,11 +142,14 @@ impl From<Located> for ProtobufError {
     }
 }
 
-/// The schema of a kind. `DeleteOptions` belongs to every group.
+/// The schema of a kind that has field numbers. `DeleteOptions` belongs to
+/// every group.
 fn schema_of(types: &TypeMeta) -> Option<Schema> {
     let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
     let anywhere = || (types.kind == "DeleteOptions").then(|| named("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"))?;
-    for_kind(group, version, &types.kind).or_else(anywhere)
+    for_kind(group, version, &types.kind)
+        .or_else(anywhere)
+        .filter(|schema| !numbers::of(*schema).is_empty())
 }
 
 /// Whether [`encode`] knows the kind.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use api::{Status, Time};
 use apiserver::serve::{ConnectionLimits, serve};
-use apiserver::{ApiServer, Body, Config, Limits, NodeProxy, Ranges, Version, authz, kinds, pki};
+use apiserver::{ApiServer, Body, Config, Limits, NodeProxy, Ranges, Version, authz, kinds, pki, tokens};
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         registry: kinds::builtin(),
         nodes: Arc::new(NoNodes),
         authorizer: Arc::new(authz::Builtin),
+        tokens: Arc::new(tokens::Tokens::new(
+            tokens::DEFAULT_ISSUER,
+            "",
+            tokens::key::SigningKey::ephemeral()?,
+        )),
         limits: Limits::default(),
         ranges: Ranges::default(),
         version: Version::default(),

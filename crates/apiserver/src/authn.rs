@@ -1,17 +1,30 @@
-//! Who is asking: the identity a client certificate states.
+//! Who is asking: the identity a client certificate states, or the bearer of
+//! a token ([`bearer`]).
+
+pub(crate) mod bearer;
+
+use std::collections::BTreeMap;
 
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The group every identified caller is in.
 pub const AUTHENTICATED: &str = "system:authenticated";
 
-/// A user and the groups they are in.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// The group of callers that nobody identified; only impersonation makes one.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+
+/// A user, the groups they are in, and what else authentication knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// For example `system:node:n1`.
     pub user: String,
     /// For example `system:nodes`; `system:authenticated` is implied.
     pub groups: Vec<String>,
+    /// Which of all that were ever called so it is; empty where nobody keeps
+    /// count, as for certificates.
+    pub uid: String,
+    /// For example `authentication.kubernetes.io/pod-name`.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Identity {
@@ -21,13 +34,34 @@ impl Identity {
         Self {
             user: user.to_owned(),
             groups: groups.iter().map(|&group| group.to_owned()).collect(),
+            ..Self::default()
         }
+    }
+
+    /// The identity of a ServiceAccount, without its UID.
+    ///
+    /// Source: upstream `apiserver/pkg/authentication/serviceaccount/util.go`.
+    #[must_use]
+    pub fn service_account(namespace: &str, name: &str) -> Self {
+        let groups = ["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")];
+        Self::new(&format!("system:serviceaccount:{namespace}:{name}"), &groups)
+    }
+
+    /// All groups, with the implied one.
+    #[must_use]
+    pub fn all_groups(&self) -> Vec<String> {
+        let mut groups = self.groups.clone();
+        if !groups.iter().any(|group| group == AUTHENTICATED || group == UNAUTHENTICATED) {
+            groups.push(AUTHENTICATED.to_owned());
+        }
+        groups
     }
 
     /// Whether the identity is in `group`.
     #[must_use]
     pub fn is_in(&self, group: &str) -> bool {
-        group == AUTHENTICATED || self.groups.iter().any(|own| own == group)
+        let own = |group: &str| self.groups.iter().any(|own| own == group);
+        own(group) || group == AUTHENTICATED && !own(UNAUTHENTICATED)
     }
 
     /// The node this identity acts for, if it is a kubelet's.
@@ -72,7 +106,11 @@ pub fn from_certificate(der: &[u8]) -> Result<Identity, CertificateError> {
         .filter_map(|group| group.as_str().ok())
         .map(str::to_owned)
         .collect();
-    Ok(Identity { user, groups })
+    Ok(Identity {
+        user,
+        groups,
+        ..Identity::default()
+    })
 }
 
 #[cfg(test)]

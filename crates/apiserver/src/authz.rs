@@ -127,6 +127,11 @@ const NODE: &[Rule] = &[
     },
     Rule {
         groups: &[""],
+        resources: &["serviceaccounts/token"],
+        verbs: &[Create],
+    },
+    Rule {
+        groups: &[""],
         resources: &["pods"],
         verbs: &[Delete],
     },

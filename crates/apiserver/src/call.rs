@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use api::status::Violation;
 use api::{Object, Scope, Status, Time};
 use bytes::BytesMut;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use tokio_util::sync::CancellationToken;
 
 use crate::authn::Identity;
@@ -39,6 +39,8 @@ pub(crate) struct Call {
     pub(crate) row: Arc<Resource>,
     pub(crate) asked: ResourceRequest,
     pub(crate) query: Query,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) form: Form,
     pub(crate) include: IncludeObject,
@@ -75,10 +77,13 @@ impl Call {
             Scope::Namespaced if one && !in_namespace => return Err(Status::no_such_path()),
             _ => {}
         }
-        // The log is text, whatever the client would accept beside it.
-        let log = asked.subresource == Subresource::Log.name();
+        // The log is text, whatever the client would accept beside it; what a
+        // proxied server makes of the header is its own affair.
+        let foreign = [Subresource::Log, Subresource::Proxy]
+            .iter()
+            .any(|subresource| subresource.name() == asked.subresource);
         let accept = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-        let form = if log { Form::Whole } else { negotiate::objects(accept)? };
+        let form = if foreign { Form::Whole } else { negotiate::objects(accept)? };
         let include = IncludeObject::parse(query.get("includeObject").unwrap_or_default()).map_err(Status::bad_request)?;
         let now = (core.clock)();
         let ends = head.extensions.get::<CancellationToken>().cloned();
@@ -88,6 +93,8 @@ impl Call {
             row,
             asked,
             query,
+            method: head.method,
+            uri: head.uri,
             headers: head.headers,
             form,
             include,
@@ -164,8 +171,13 @@ impl Call {
 
     /// Reads the request body.
     pub(crate) async fn read_body(&self) -> Result<bytes::Bytes, Status> {
+        body::read(self.take_body(), self.core.limits.body_bytes).await
+    }
+
+    /// The request body, to be passed on; empty when it was taken before.
+    pub(crate) fn take_body(&self) -> Body {
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
-        body::read(body.unwrap_or_else(body::empty), self.core.limits.body_bytes).await
+        body.unwrap_or_else(body::empty)
     }
 
     /// The media type of the body; empty when none is stated.

@@ -64,15 +64,22 @@ pub(crate) fn parse(media_type: &str, bytes: &[u8], max_depth: usize, kind: &str
 
 /// Reads and decodes the body of a create or update.
 pub(crate) async fn read(call: &mut Call) -> Result<Object, Status> {
+    let row = std::sync::Arc::clone(&call.row);
+    read_as(call, &row).await
+}
+
+/// The same for a body of another kind than the row's, as some subresources
+/// take.
+pub(crate) async fn read_as(call: &mut Call, row: &Resource) -> Result<Object, Status> {
     let media_type = call.content_type();
     require_known(&media_type)?;
     let validation = FieldValidation::of(call)?;
     let bytes = call.read_body().await?;
-    let parsed = parse(&media_type, &bytes, call.core.limits.body_depth, &call.row.id.kind)?;
-    let (object, complaints) = decode(&call.row, parsed)?;
+    let parsed = parse(&media_type, &bytes, call.core.limits.body_depth, &row.id.kind)?;
+    let (object, complaints) = decode(row, parsed)?;
     match validation {
         FieldValidation::Strict if !complaints.is_empty() => {
-            Err(unhandled(&call.row, &format!("strict decoding error: {}", complaints.join(", "))))
+            Err(unhandled(row, &format!("strict decoding error: {}", complaints.join(", "))))
         }
         FieldValidation::Warn => {
             call.warnings.extend(complaints);

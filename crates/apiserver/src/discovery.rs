@@ -18,6 +18,11 @@ use crate::server::Core;
 /// Verbs of every row, in discovery's order.
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+/// Verbs of a row.
+fn row_verbs(row: &Resource) -> &'static [&'static str] {
+    if row.review.is_some() { &["create"] } else { &VERBS }
+}
+
 /// Rows by group, then version.
 type Groups<'r> = BTreeMap<&'r str, BTreeMap<&'r str, Vec<&'r Arc<Resource>>>>;
 
@@ -82,7 +87,19 @@ fn paths(groups: &Groups<'_>) -> Vec<String> {
             }
         }
     }
-    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths.extend(
+        [
+            crate::tokens::DISCOVERY_PATH,
+            crate::tokens::JWKS_PATH,
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v3",
+            "/readyz",
+            "/version",
+        ]
+        .map(str::to_owned),
+    );
     paths.sort();
     paths.dedup();
     paths
@@ -108,7 +125,7 @@ fn resources(group: &str, version: &str, groups: &Groups<'_>) -> Result<Value, S
             "singularName": row.id.singular,
             "namespaced": row.scope == Scope::Namespaced,
             "kind": row.id.kind,
-            "verbs": VERBS,
+            "verbs": row_verbs(row),
         });
         if !row.short_names.is_empty() {
             resource["shortNames"] = json!(row.short_names);
@@ -118,13 +135,18 @@ fn resources(group: &str, version: &str, groups: &Groups<'_>) -> Result<Value, S
         }
         list.push(resource);
         for subresource in &row.subresources {
-            list.push(json!({
+            let mut entry = json!({
                 "name": format!("{}/{}", row.id.plural, subresource.name()),
                 "singularName": "",
                 "namespaced": row.scope == Scope::Namespaced,
                 "kind": kind(row, *subresource),
                 "verbs": verbs(*subresource),
-            }));
+            });
+            if let Some((group, version)) = foreign(*subresource) {
+                entry["group"] = json!(group);
+                entry["version"] = json!(version);
+            }
+            list.push(entry);
         }
         if row.has(Subresource::Binding) {
             list.push(json!({"name": "bindings", "singularName": "binding", "namespaced": true, "kind": "Binding", "verbs": ["create"]}));
@@ -140,19 +162,30 @@ fn resources(group: &str, version: &str, groups: &Groups<'_>) -> Result<Value, S
 }
 
 fn kind(row: &Resource, subresource: Subresource) -> &str {
-    if subresource == Subresource::Binding {
-        "Binding"
-    } else {
-        &row.id.kind
+    match subresource {
+        Subresource::Binding => "Binding",
+        Subresource::Proxy if row.id.kind == "Node" => "NodeProxyOptions",
+        Subresource::Proxy => "PodProxyOptions",
+        Subresource::Token => "TokenRequest",
+        _ => &row.id.kind,
+    }
+}
+
+/// Group and version of a subresource's own kind, where they are not the row's.
+const fn foreign(subresource: Subresource) -> Option<(&'static str, &'static str)> {
+    match subresource {
+        Subresource::Token => Some(("authentication.k8s.io", "v1")),
+        _ => None,
     }
 }
 
 const fn verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
         Subresource::Status => &["get", "patch", "update"],
-        Subresource::Binding => &["create"],
+        Subresource::Binding | Subresource::Token => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],
+        Subresource::Proxy => &["create", "delete", "get", "patch", "update"],
     }
 }
 
@@ -189,7 +222,7 @@ fn aggregated_group(group: &str, versions: &BTreeMap<&str, Vec<&Arc<Resource>>>)
             "responseKind": response_kind(row, &row.id.kind),
             "scope": if row.scope == Scope::Namespaced { "Namespaced" } else { "Cluster" },
             "singularResource": row.id.singular,
-            "verbs": VERBS,
+            "verbs": row_verbs(row),
         });
         if !row.short_names.is_empty() {
             resource["shortNames"] = json!(row.short_names);
@@ -200,7 +233,14 @@ fn aggregated_group(group: &str, versions: &BTreeMap<&str, Vec<&Arc<Resource>>>)
         let subresources: Vec<Value> = row
             .subresources
             .iter()
-            .map(|subresource| json!({"subresource": subresource.name(), "responseKind": response_kind(row, kind(row, *subresource)), "verbs": verbs(*subresource)}))
+            .map(|subresource| {
+                let mut responds = response_kind(row, kind(row, *subresource));
+                if let Some((group, version)) = foreign(*subresource) {
+                    responds["group"] = json!(group);
+                    responds["version"] = json!(version);
+                }
+                json!({"subresource": subresource.name(), "responseKind": responds, "verbs": verbs(*subresource)})
+            })
             .collect();
         if !subresources.is_empty() {
             resource["subresources"] = json!(subresources);

@@ -144,6 +144,13 @@ impl Hub {
         (state.revision() >= revision && self.follows()).then(|| state.get(key))
     }
 
+    /// All objects whose key starts with `prefix`, if everything up to
+    /// `revision` is visible here; `None` when it is not.
+    pub(crate) fn all(&self, prefix: &str, revision: u64) -> Option<Vec<Arc<Entry>>> {
+        let state = self.state();
+        (state.revision() >= revision && self.follows()).then(|| state.page(prefix, None, None, |_| true).entries)
+    }
+
     /// Objects whose key starts with `prefix` and comes after `after`, that
     /// `matches` accepts, at most `limit`.
     pub(crate) fn page(&self, prefix: &str, after: Option<&str>, limit: Option<usize>, matches: impl Fn(&Entry) -> bool) -> Snapshot {

@@ -13,10 +13,14 @@ mod lease;
 mod namespace;
 mod node;
 mod pod;
+mod priority_class;
+pub(crate) mod reviews;
 mod secret;
 mod service;
 mod service_account;
 mod values;
+
+pub(crate) use self::priority_class::system as system_priority_classes;
 
 use api::schema::{self, Schema};
 use api::{Object, ResourceId};
@@ -72,6 +76,8 @@ pub fn builtin() -> Registry {
         endpoint_slice::row(),
         service_account::row(),
         lease::row(),
+        priority_class::row(),
+        reviews::token_review(),
     ] {
         registry.insert(row);
     }

@@ -2,8 +2,9 @@
 //!
 //! Reading order: [`registry`] (a resource is a row), [`server`] (the request
 //! chain: one entry for every request), [`request`], [`authn`] and [`authz`]
-//! (what is asked, by whom, may they), `verbs/create.rs` and `write.rs` (a
-//! write from body to store), `allocate.rs` (what must be unique among objects),
+//! (what is asked, by whom, may they), [`tokens`] (what bearers show),
+//! `verbs/create.rs` and `write.rs` (a write from body to store), `admission.rs`
+//! (rules for many kinds), `allocate.rs` (what must be unique among objects),
 //! `expiry.rs` (objects that live for a while), `hub.rs` and `verbs/watch.rs`
 //! (from the store to watchers), [`serve`] and [`pki`] (the HTTPS front).
 //!
@@ -15,6 +16,7 @@
 // failure and moved a few times; a box around it would only hide that.
 #![allow(clippy::result_large_err)]
 
+mod admission;
 mod allocate;
 pub mod authn;
 pub mod authz;
@@ -35,6 +37,7 @@ pub mod pki;
 pub mod registry;
 pub mod request;
 mod respond;
+mod reviews;
 mod select;
 pub mod serve;
 pub mod server;
@@ -42,6 +45,7 @@ mod subresources;
 pub mod table;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
 pub mod validate;
 mod verbs;
 mod write;

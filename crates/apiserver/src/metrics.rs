@@ -206,7 +206,7 @@ impl Metrics {
 
     /// The text exposition.
     pub(crate) fn render(&self, core: &Core) -> Response<Body> {
-        for row in core.registry.rows() {
+        for row in core.registry.stored() {
             let count = i64::try_from(core.hub(row).len()).unwrap_or(i64::MAX);
             self.objects
                 .get_or_create(&Stored {

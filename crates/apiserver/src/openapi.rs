@@ -107,6 +107,12 @@ fn object_paths(row: &Resource) -> Option<String> {
 }
 
 fn add_paths(row: &Resource, paths: &mut Map<String, Value>) {
+    if row.review.is_some() {
+        if let Some(base) = collections(row).pop() {
+            paths.insert(base, json!({"post": operation(row, "post", CREATE)}));
+        }
+        return;
+    }
     for base in collections(row) {
         paths.insert(base, json!({"get": operation(row, "list", LIST)}));
     }
@@ -143,8 +149,13 @@ fn subresource_path(row: &Resource, subresource: Subresource) -> Value {
             "patch": operation(row, "patch", PATCH),
         }),
         Subresource::Finalize => json!({"put": operation(row, "put", UPDATE)}),
-        Subresource::Binding => json!({"post": operation(row, "post", CREATE)}),
+        Subresource::Binding | Subresource::Token => json!({"post": operation(row, "post", CREATE)}),
         Subresource::Log => json!({"get": operation(row, "connect", LOG)}),
+        Subresource::Proxy => ["get", "put", "post", "delete", "head", "patch"]
+            .map(|method| (method.to_owned(), operation(row, "connect", &["path"])))
+            .into_iter()
+            .collect::<Map<_, _>>()
+            .into(),
     }
 }
 

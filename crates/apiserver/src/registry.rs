@@ -47,6 +47,18 @@ pub struct Resource {
     /// How long an object lives after its last write; `None` is forever. Rows
     /// that share a storage state the same.
     pub ttl: Option<Duration>,
+    /// Objects of the row are questions: a create answers them, and nothing is
+    /// stored. Such a row has no storage and no other verb.
+    pub review: Option<Review>,
+}
+
+/// A question the server answers about itself.
+///
+/// Source: the API groups `authentication.k8s.io` and `authorization.k8s.io`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Review {
+    /// Whose token is this?
+    Token,
 }
 
 /// A field a field selector may name.
@@ -68,6 +80,10 @@ pub enum Subresource {
     Log,
     /// `finalize` of namespaces: update.
     Finalize,
+    /// `proxy` of nodes and pods: any method, passed on.
+    Proxy,
+    /// `token` of service accounts: create.
+    Token,
 }
 
 impl Subresource {
@@ -79,6 +95,8 @@ impl Subresource {
             Self::Binding => "binding",
             Self::Log => "log",
             Self::Finalize => "finalize",
+            Self::Proxy => "proxy",
+            Self::Token => "token",
         }
     }
 }
@@ -251,6 +269,11 @@ pub trait Strategy: Sync {
         None
     }
 
+    /// Why an object of that name is never deleted; `None` for all others.
+    fn keeps(&self, _name: &str) -> Option<&'static str> {
+        None
+    }
+
     /// Whether `name` may name an object of this kind; the error is upstream's
     /// text, such as `a lowercase RFC 1123 subdomain must ...`.
     ///
@@ -300,6 +323,7 @@ impl Resource {
             row_conditions: no_conditions,
             subresources: Vec::new(),
             ttl: None,
+            review: None,
         }
     }
 
@@ -350,5 +374,10 @@ impl Registry {
     /// All rows, by group, version and plural.
     pub fn rows(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.rows.values()
+    }
+
+    /// The rows whose objects are stored.
+    pub fn stored(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.rows().filter(|row| row.review.is_none())
     }
 }

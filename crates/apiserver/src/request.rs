@@ -175,7 +175,8 @@ impl Query {
 /// 400 for a path that tries to be another one after decoding, 405 for a
 /// method no resource knows.
 pub fn target(method: &Method, path: &str, query: &Query) -> Result<Target, Status> {
-    let parts = segments(path)?;
+    // Behind `proxy` stands a path of somebody else's.
+    let parts = segments(proxied(path).map_or(path, |(own, _)| own))?;
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
@@ -191,7 +192,7 @@ pub fn target(method: &Method, path: &str, query: &Query) -> Result<Target, Stat
         [resource, name, tail @ ..] => ("", resource, name, tail),
         [] => return Err(Status::no_such_path()),
     };
-    // A subresource of a subresource, such as a proxied path, is not served.
+    // A subresource of a subresource is not served.
     let subresource = match tail {
         [] => "",
         [subresource] => subresource,
@@ -209,6 +210,27 @@ pub fn target(method: &Method, path: &str, query: &Query) -> Result<Target, Stat
         verb,
         fields: query.get("fieldSelector").and_then(|text| text.parse().ok()).unwrap_or_default(),
     }))
+}
+
+/// Splits the path of a proxied request behind `proxy`: the part that names
+/// the object, and the path for the other side with its slash, as it was sent.
+/// `None` for every other path.
+#[must_use]
+pub fn proxied(path: &str) -> Option<(&str, &str)> {
+    let mut rest = path.strip_prefix("/api/v1/")?;
+    let mut skip = |count: usize| {
+        for _ in 0..count {
+            rest = rest.split_once('/')?.1;
+        }
+        Some(rest)
+    };
+    let tail = if path.starts_with("/api/v1/namespaces/") {
+        skip(4)?
+    } else {
+        skip(2)?
+    };
+    let tail = tail.strip_prefix("proxy").filter(|tail| tail.is_empty() || tail.starts_with('/'))?;
+    Some(path.split_at(path.len() - tail.len()))
 }
 
 fn watching(query: &Query) -> Result<bool, Status> {
@@ -332,7 +354,15 @@ mod tests {
             ),
             (M::GET, "/apis/g.io/v1/things/b", "get g.io/v1 things ns= name=b sub="),
             (M::OPTIONS, "/api/v1/pods", "405 MethodNotAllowed"),
-            (M::GET, "/api/v1/namespaces/a/pods/b/proxy/x/y", "404 NotFound"),
+            (
+                M::GET,
+                "/api/v1/namespaces/a/pods/https:b:443/proxy/x/..%2f//y",
+                "get /v1 pods ns=a name=https:b:443 sub=proxy",
+            ),
+            (M::POST, "/api/v1/nodes/n/proxy", "create /v1 nodes ns= name=n sub=proxy"),
+            (M::PATCH, "/api/v1/nodes/n/proxy/", "patch /v1 nodes ns= name=n sub=proxy"),
+            (M::GET, "/api/v1/namespaces/a/pods/b/proxyx/y", "404 NotFound"),
+            (M::GET, "/api/v1/namespaces/a/pods/b/status/y", "404 NotFound"),
         ];
         for (method, uri, expected) in table {
             assert_eq!(shown(method, uri), expected, "{uri}");

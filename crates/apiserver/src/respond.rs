@@ -44,6 +44,17 @@ pub(crate) fn text(code: StatusCode, content_type: &'static str, text: String) -
     response
 }
 
+/// An answer that anybody who may have it may also keep for an hour.
+///
+/// Source: upstream `pkg/serviceaccount/openidmetadata.go`.
+pub(crate) fn public_json(value: &impl Serialize, content_type: &'static str) -> Response<Body> {
+    let mut response = json(StatusCode::OK, value);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
+}
+
 /// A status as its own answer.
 pub(crate) fn status(status: &Status) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

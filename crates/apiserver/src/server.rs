@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use api::{Status, Time};
 use async_trait::async_trait;
 use http::{Method, Request, Response, header};
+use serde_json::{Value, json};
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -24,7 +25,8 @@ use crate::hub::Hub;
 use crate::metrics::{Labels, Metrics};
 use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
-use crate::{discovery, expiry, health, openapi, respond, subresources, verbs};
+use crate::tokens::{self, Tokens};
+use crate::{authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
 /// handed a [`Time`].
@@ -65,6 +67,9 @@ pub struct Limits {
     pub fresh_timeout: Duration,
     /// How long a request other than a stream may take.
     pub request_timeout: Duration,
+    /// How long a node or a pod may take to begin its answer to a proxied
+    /// request. Upstream waits without end.
+    pub proxy_timeout: Duration,
     /// Between bookmarks of a watch.
     pub bookmark_interval: Duration,
     /// Least time after which a watch without `timeoutSeconds` ends; the most
@@ -85,6 +90,7 @@ impl Default for Limits {
             hub_bytes: 1 << 20,
             fresh_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(60),
+            proxy_timeout: Duration::from_secs(3_600),
             bookmark_interval: Duration::from_secs(60),
             watch_timeout: Duration::from_secs(1_800),
         }
@@ -123,6 +129,8 @@ pub struct Config {
     pub nodes: Arc<dyn NodeProxy>,
     /// Who may do what; [`crate::authz::Builtin`] to begin with.
     pub authorizer: Arc<dyn Authorizer>,
+    /// ServiceAccount tokens.
+    pub tokens: Arc<Tokens>,
     /// What requests may cost.
     pub limits: Limits,
     /// What objects are given, such as the addresses of Services. Servers over
@@ -146,11 +154,13 @@ pub enum StartError {
         #[source]
         source: store::StoreError,
     },
-    /// A namespace every cluster has could not be made.
-    #[error("making the namespace {name}: {message}")]
-    Namespace {
+    /// An object every cluster has could not be made.
+    #[error("making {name} under {path}: {message}")]
+    Bootstrap {
+        /// Of its collection.
+        path: &'static str,
         /// Its name.
-        name: &'static str,
+        name: String,
         /// What the server said to its own request.
         message: String,
     },
@@ -162,6 +172,7 @@ pub(crate) struct Core {
     pub(crate) registry: Registry,
     pub(crate) nodes: Arc<dyn NodeProxy>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) limits: Limits,
     pub(crate) version: Version,
     pub(crate) clock: Clock,
@@ -197,7 +208,8 @@ pub struct ApiServer {
 const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 impl ApiServer {
-    /// Reads the store, starts the hubs, and makes the system's namespaces.
+    /// Reads the store, starts the hubs, and makes what every cluster has:
+    /// namespaces and priority classes.
     ///
     /// # Errors
     /// When the store cannot be read or written.
@@ -205,7 +217,7 @@ impl ApiServer {
         let mut hubs = BTreeMap::new();
         let mut tasks = JoinSet::new();
         let closing = CancellationToken::new();
-        for row in config.registry.rows() {
+        for row in config.registry.stored() {
             if hubs.contains_key(row.storage) {
                 continue;
             }
@@ -225,6 +237,7 @@ impl ApiServer {
                 registry: config.registry,
                 nodes: config.nodes,
                 authorizer: config.authorizer,
+                tokens: config.tokens,
                 limits: config.limits,
                 version: config.version,
                 clock: config.clock,
@@ -236,7 +249,7 @@ impl ApiServer {
                 tasks: Mutex::new(tasks),
             }),
         };
-        server.make_namespaces().await?;
+        server.bootstrap().await?;
         server.expire();
         Ok(server)
     }
@@ -245,7 +258,7 @@ impl ApiServer {
     fn expire(&self) {
         let mut tasks = self.core.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut storages = BTreeSet::new();
-        for row in self.core.registry.rows() {
+        for row in self.core.registry.stored() {
             let Some(ttl) = row.ttl.filter(|_| storages.insert(row.storage)) else {
                 continue;
             };
@@ -260,30 +273,45 @@ impl ApiServer {
         &self.core
     }
 
-    async fn make_namespaces(&self) -> Result<(), StartError> {
-        if self.core.registry.find("", "v1", "namespaces").is_none() {
-            return Ok(());
-        }
-        for name in SYSTEM_NAMESPACES {
-            let manifest = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            let request = Request::post("/api/v1/namespaces")
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(body::full(manifest.to_string()));
-            let request = request.map_err(|error| StartError::Namespace {
-                name,
-                message: error.to_string(),
-            })?;
-            let response = self
-                .handle(Some(Identity::new("system:apiserver", &["system:masters"])), request)
-                .await;
-            // 409: it is there since an earlier start.
-            if !response.status().is_success() && response.status() != http::StatusCode::CONFLICT {
-                let why = body::read(response.into_body(), 1 << 16).await;
-                let message = why.map_or_else(|status| status.message, |bytes| String::from_utf8_lossy(&bytes).into_owned());
-                return Err(StartError::Namespace { name, message });
+    /// Makes what every cluster has and nobody is asked to make.
+    async fn bootstrap(&self) -> Result<(), StartError> {
+        let namespaces = SYSTEM_NAMESPACES.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+        let classes = kinds::system_priority_classes();
+        for (path, objects) in [
+            ("/api/v1/namespaces", namespaces.as_slice()),
+            ("/apis/scheduling.k8s.io/v1/priorityclasses", classes.as_slice()),
+        ] {
+            for object in objects {
+                self.make(path, object).await?;
             }
         }
         Ok(())
+    }
+
+    /// Makes one object, if its resource is served and it is not there.
+    async fn make(&self, path: &'static str, object: &Value) -> Result<(), StartError> {
+        let failed = |message: String| StartError::Bootstrap {
+            path,
+            name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+            message,
+        };
+        let request = Request::post(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body::full(object.to_string()));
+        let request = request.map_err(|error| failed(error.to_string()))?;
+        let response = self
+            .handle(Some(Identity::new("system:apiserver", &["system:masters"])), request)
+            .await;
+        // 409: it is there since an earlier start. 404: the registry has no
+        // such row.
+        if response.status().is_success() || matches!(response.status(), http::StatusCode::CONFLICT | http::StatusCode::NOT_FOUND) {
+            return Ok(());
+        }
+        let why = body::read(response.into_body(), 1 << 16).await;
+        Err(failed(why.map_or_else(
+            |status| status.message,
+            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+        )))
     }
 
     /// Ends all watches and followed logs and stops following the store. For a
@@ -312,8 +340,11 @@ impl ApiServer {
         } else {
             // Boxed: the state of the largest verb would be part of every
             // caller's future.
+            let limit = match request::proxied(request.uri().path()) {
+                Some(_) => core.limits.proxy_timeout,
+                None => core.limits.request_timeout,
+            };
             let answering = Box::pin(self.answer(identity, request, &mut labels));
-            let limit = core.limits.request_timeout;
             tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| {
                 Err(Status::timeout(format!(
                     "the request was not finished within {} seconds",
@@ -326,7 +357,7 @@ impl ApiServer {
         if head { response.map(|_| body::empty()) } else { response }
     }
 
-    async fn answer(&self, identity: Option<Identity>, request: Request<Body>, labels: &mut Labels) -> Result<Response<Body>, Status> {
+    async fn answer(&self, identity: Option<Identity>, mut request: Request<Body>, labels: &mut Labels) -> Result<Response<Body>, Status> {
         let asked = Query::parse(request.uri().query().unwrap_or_default())
             .and_then(|query| Ok((request::target(request.method(), request.uri().path(), &query)?, query)));
         if let Ok((Target::Resource(asked), query)) = &asked {
@@ -337,6 +368,12 @@ impl ApiServer {
         {
             return Ok(response);
         }
+        // Credentials end here: nothing behind this may pass them on.
+        let shown = request.headers_mut().remove(header::AUTHORIZATION);
+        let identity = match identity {
+            Some(identity) => Some(identity),
+            None => authn::bearer::of_request(&self.core, shown.as_ref()).await,
+        };
         // Nobody learns from us what is served here, or what is wrong with
         // their request.
         let identity = identity.ok_or_else(Status::unauthorized)?;
@@ -359,6 +396,8 @@ impl ApiServer {
             "/metrics" => Ok(core.metrics.render(core)),
             "/openapi/v2" => openapi::v2::document(core, accept),
             "/openapi/v3" => Ok(openapi::index(core)),
+            tokens::DISCOVERY_PATH => Ok(respond::public_json(&core.tokens.discovery(), "application/json")),
+            tokens::JWKS_PATH => Ok(respond::public_json(&core.tokens.jwks(), "application/jwk-set+json")),
             _ => match path.strip_prefix("/openapi/v3/") {
                 Some(group_version) => openapi::document(core, group_version),
                 None => discovery::answer(core, path, accept),
@@ -381,7 +420,10 @@ impl ApiServer {
             .registry
             .find(&asked.group, &asked.version, plural)
             .ok_or_else(Status::no_such_path)?;
-        let follows = asked.verb == Verb::Watch || (asked.subresource == "log" && query.boolean("follow")?.unwrap_or(false));
+        let follows = match asked.subresource.as_str() {
+            "log" => query.boolean("follow")?.unwrap_or(false),
+            subresource => subresource == Subresource::Proxy.name() || asked.verb == Verb::Watch,
+        };
         let permit = core.metrics.admit(&core.limits, asked.verb, follows)?;
         let mut call = Call::new(Arc::clone(core), identity, Arc::clone(row), asked, query, request)?;
         call.permit = Some(permit);
@@ -393,6 +435,13 @@ impl ApiServer {
 }
 
 async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
+    if let Some(review) = call.row.review {
+        return match (call.asked.verb, call.asked.name.is_empty()) {
+            (Verb::Create, true) => reviews::create(call, review).await,
+            (_, true) => Err(call.wrong_method()),
+            (_, false) => Err(Status::no_such_path()),
+        };
+    }
     if call.asked.subresource.is_empty() {
         return match (call.asked.verb, call.asked.name.is_empty()) {
             (Verb::Get, false) => verbs::get::get(call).await,
@@ -418,6 +467,8 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         (Subresource::Status, Verb::Patch) => verbs::patch::patch(call).await,
         (Subresource::Binding, Verb::Create) => subresources::binding::create(call).await,
         (Subresource::Log, Verb::Get) => subresources::log::get(call).await,
+        (Subresource::Proxy, _) => subresources::proxy::connect(call).await,
+        (Subresource::Token, Verb::Create) => subresources::token::create(call).await,
         _ => Err(call.wrong_method()),
     }
 }

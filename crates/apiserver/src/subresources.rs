@@ -3,6 +3,8 @@
 
 pub(crate) mod binding;
 pub(crate) mod log;
+pub(crate) mod proxy;
+pub(crate) mod token;
 
 #[cfg(test)]
 mod tests;

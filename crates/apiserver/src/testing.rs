@@ -114,6 +114,16 @@ impl Watching {
     }
 }
 
+/// Tokens signed with a key of their own.
+pub(crate) fn tokens() -> Arc<crate::tokens::Tokens> {
+    let key = crate::tokens::key::SigningKey::ephemeral().unwrap();
+    Arc::new(crate::tokens::Tokens::new(
+        crate::tokens::DEFAULT_ISSUER,
+        "https://127.0.0.1/openid/v1/jwks",
+        key,
+    ))
+}
+
 pub(crate) const NOW_S: i64 = 1_800_000_000;
 
 impl Rig {
@@ -135,18 +145,24 @@ impl Rig {
             registry: kinds::builtin(),
             nodes: Arc::new(EchoNode),
             authorizer: Arc::new(authz::Builtin),
+            tokens: crate::testing::tokens(),
             limits,
             ranges,
             version: Version::default(),
             clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
         };
         let server = ApiServer::start(config).await.unwrap();
-        Self {
+        let rig = Self {
             server,
             store,
             now_s,
             _directory: directory,
-        }
+        };
+        // What a controller does in every namespace.
+        let account = json!({"metadata": {"name": "default"}});
+        let made = rig.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        assert_eq!(made.code, 201, "{:?}", made.text);
+        rig
     }
 
     /// Another server over the same store.
@@ -157,6 +173,7 @@ impl Rig {
             registry: kinds::builtin(),
             nodes: Arc::new(EchoNode),
             authorizer: Arc::new(authz::Builtin),
+            tokens: crate::testing::tokens(),
             limits: Limits::default(),
             ranges,
             version: Version::default(),

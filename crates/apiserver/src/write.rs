@@ -7,6 +7,7 @@ use api::{Object, Status};
 use bytes::Bytes;
 use store::{Compare, Op, StoreError, Txn};
 
+use crate::admission::{self, Attributes};
 use crate::allocate::{self, Claim};
 use crate::call::{Call, Part, served};
 use crate::hub::Entry;
@@ -143,6 +144,7 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
         let mut warnings = Vec::new();
         let mut new = make(&current.object, &mut warnings)?;
         let old = current.object.as_ref();
+        admission::admit(&Attributes::update(call, old), &mut new).await?;
         let pinned = check_revision(call, &new, old)?;
         take_over(&mut new, old);
         restrict(&call.row, part, &mut new, old);
@@ -160,6 +162,7 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
             // A pod's update rules forbid exactly what a binding does.
             Part::Binding => {}
         }
+        admission::validate(&Attributes::update(call, old), &new, &mut warnings).await?;
         new.meta.resource_version.clone_from(&old.meta.resource_version);
         // Nothing to write: the same object with the same revision.
         let outcome = if new == *old {

@@ -55,6 +55,11 @@ struct Cluster {
     _dir: tempfile::TempDir,
 }
 
+fn tokens() -> Arc<apiserver::tokens::Tokens> {
+    use apiserver::tokens::{DEFAULT_ISSUER, Tokens, key::SigningKey};
+    Arc::new(Tokens::new(DEFAULT_ISSUER, "", SigningKey::ephemeral().unwrap()))
+}
+
 impl Cluster {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -63,6 +68,7 @@ impl Cluster {
             registry: kinds::builtin(),
             nodes: Arc::new(NoNodes),
             authorizer: Arc::new(authz::Builtin),
+            tokens: tokens(),
             ranges: apiserver::Ranges::default(),
             limits: Limits::default(),
             version: Version::default(),

@@ -62,6 +62,10 @@ impl Layout {
         self.root.join("pki")
     }
 
+    pub(crate) fn service_account_key(&self) -> PathBuf {
+        self.pki().join("sa.key")
+    }
+
     pub(crate) fn images(&self) -> PathBuf {
         self.root.join("images")
     }

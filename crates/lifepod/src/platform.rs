@@ -11,6 +11,8 @@ use apiserver::body::Body;
 use apiserver::pki::Authority;
 use apiserver::serve::{ConnectionLimits, serve};
 use apiserver::server::{ApiServer, Config, Limits, NodeProxy, Version};
+use apiserver::tokens::Tokens;
+use apiserver::tokens::key::SigningKey;
 use async_trait::async_trait;
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -68,6 +70,7 @@ pub(crate) fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Cl
             let identity = Identity {
                 user: identity.user,
                 groups: identity.groups,
+                ..Identity::default()
             };
             let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
             api.handle(Some(identity), request).await
@@ -119,7 +122,8 @@ impl Platform {
         let pods = Arc::new(Pods::default());
         let node_api = NodeApi::new(pods.clone(), layout.pod_logs(), clock.clone(), shutdown.clone());
         let version = Version::default();
-        let api = start_api(store.clone(), &identity.name, node_api, &version, clock.clone(), up).await?;
+        let tokens = tokens(&layout, listen)?;
+        let api = start_api(store.clone(), &identity.name, node_api, &version, tokens, clock.clone(), up).await?;
 
         let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
         let tls = front(&authority, &layout, &identity, listen, clock.now())?;
@@ -228,6 +232,7 @@ async fn start_api(
     node: &str,
     node_api: NodeApi,
     version: &Version,
+    tokens: Arc<Tokens>,
     clock: Arc<SystemClock>,
     up: &Up,
 ) -> Result<ApiServer> {
@@ -240,12 +245,21 @@ async fn start_api(
             api: node_api,
         }),
         authorizer: Arc::new(apiserver::authz::Builtin),
+        tokens,
         limits: Limits::default(),
         ranges,
         version: version.clone(),
         clock: Arc::new(move || clock.now()),
     };
     ApiServer::start(config).await.context("starting the API server")
+}
+
+/// ServiceAccount tokens, signed with the key in the data directory.
+fn tokens(layout: &Layout, listen: std::net::SocketAddr) -> Result<Arc<Tokens>> {
+    std::fs::create_dir_all(layout.pki()).with_context(|| format!("cannot make {}", layout.pki().display()))?;
+    let key = SigningKey::open_or_create(&layout.service_account_key())?;
+    let jwks_uri = format!("{}{}", server_url(listen), apiserver::tokens::JWKS_PATH);
+    Ok(Arc::new(Tokens::new(apiserver::tokens::DEFAULT_ISSUER, &jwks_uri, key)))
 }
 
 fn server_url(listen: std::net::SocketAddr) -> String {

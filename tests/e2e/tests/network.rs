@@ -25,6 +25,15 @@ fn root_pods_reach_each_other_and_are_reached() {
     .unwrap();
     assert!(String::from_utf8_lossy(&page.stdout).contains("Welcome to nginx!"));
 
+    let proxied = |path: &str| platform.kubectl(&["get", "--raw", path]).unwrap();
+    assert_eq!(proxied("/api/v1/nodes/node1/proxy/healthz").stdout, b"ok");
+    let page = proxied("/api/v1/namespaces/default/pods/web:80/proxy/");
+    assert!(String::from_utf8_lossy(&page.stdout).contains("Welcome to nginx!"), "{page:?}");
+    let closed = proxied("/api/v1/namespaces/default/pods/web:81/proxy/");
+    let said = String::from_utf8_lossy(&closed.stderr).into_owned();
+    let refused = format!("error trying to reach service: dial tcp {web}:81: connect: connection refused");
+    assert!(said.contains(&refused), "{said}");
+
     let client = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: client}}\nspec:\n  restartPolicy: Never\n  hostAliases: [{{ip: {web}, hostnames: [web.example]}}]\n  containers:\n  - name: c\n    image: busybox:1.30\n    command: ['sh', '-c', 'wget -q -O - http://web.example/ && wget -q -O /dev/null http://127.0.0.1/ ; hostname; cat /etc/hosts /etc/hostname']\n"
     );

@@ -222,8 +222,8 @@ fn bytes_that_are_no_object_are_refused() {
     );
     assert_eq!(refused(b"k8s\0"), "the kind \"\" of \"\" has no protobuf form here; send JSON");
     assert_eq!(
-        refused(&sealed("autoscaling/v1", "Scale", b"")),
-        "the kind \"Scale\" of \"autoscaling/v1\" has no protobuf form here; send JSON"
+        refused(&sealed("metrics.k8s.io/v1beta1", "PodMetrics", b"")),
+        "the kind \"PodMetrics\" of \"metrics.k8s.io/v1beta1\" has no protobuf form here; send JSON"
     );
     let mut zipped = sealed("v1", "Pod", b"");
     wire::bytes(&mut zipped, 3, b"gzip");

@@ -16,6 +16,10 @@ use crate::validate::{invalid_each, names};
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// Finalizer that holds a namespace until its content is gone.
 const FINALIZER: &str = "kubernetes";
+/// Namespaces that cannot be deleted.
+///
+/// Source: upstream `plugin/namespace/lifecycle/admission.go`.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
 pub(super) fn row() -> Resource {
     Resource {
@@ -87,6 +91,10 @@ impl Strategy for Namespace {
                 .collect(),
             Rules::UpdateStatus => phase_rules(new),
         }
+    }
+
+    fn keeps(&self, name: &str) -> Option<&'static str> {
+        IMMORTAL.contains(&name).then_some("this namespace may not be deleted")
     }
 
     fn check_name(&self, name: &str) -> Result<(), Vec<String>> {

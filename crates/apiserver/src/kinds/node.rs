@@ -27,7 +27,7 @@ pub(super) fn row() -> Resource {
         strategy: &Node,
         fields: vec![flag_field!("spec.unschedulable")],
         columns: columns(),
-        subresources: vec![Subresource::Status],
+        subresources: vec![Subresource::Status, Subresource::Proxy],
         ..plain("", "Node", "nodes", "minions")
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn row() -> Resource {
         ],
         columns: table::pod::columns(),
         row_conditions: table::pod::row_conditions,
-        subresources: vec![Subresource::Status, Subresource::Binding, Subresource::Log],
+        subresources: vec![Subresource::Status, Subresource::Binding, Subresource::Log, Subresource::Proxy],
         ..plain("", "Pod", "pods", "pods")
     }
 }

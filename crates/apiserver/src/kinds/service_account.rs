@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{plain, short};
-use crate::registry::{Cell, Column, Resource};
+use crate::registry::{Cell, Column, Resource, Subresource};
 use crate::table;
 
 pub(super) fn row() -> Resource {
@@ -14,6 +14,7 @@ pub(super) fn row() -> Resource {
             Column::computed("Secrets", Cell::Text, |account, _| Value::from(table::count(account, "secrets"))),
             table::age_column(),
         ],
+        subresources: vec![Subresource::Token],
         ..plain("", "ServiceAccount", "serviceaccounts", "serviceaccounts")
     }
 }

@@ -51,9 +51,11 @@ fn every_row_is_there_once() {
             "v1 secrets ",
             "v1 serviceaccounts sa",
             "v1 services svc",
+            "authentication.k8s.io/v1 tokenreviews.authentication.k8s.io ",
             "coordination.k8s.io/v1 leases.coordination.k8s.io ",
             "discovery.k8s.io/v1 endpointslices.discovery.k8s.io ",
             "events.k8s.io/v1 events.events.k8s.io ev",
+            "scheduling.k8s.io/v1 priorityclasses.scheduling.k8s.io pc",
         ]
     );
     for row in registry.rows() {

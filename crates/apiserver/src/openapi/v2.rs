@@ -34,7 +34,7 @@ pub(crate) fn document(core: &Core, accept: Option<&str>) -> Result<Response<Bod
         )));
     }
     let mut paths = Message::default();
-    for row in core.registry.rows() {
+    for row in core.registry.stored() {
         if let Some(path) = super::object_paths(row) {
             paths = paths.message(2, Message::default().text(1, &path).message(2, path_item(row)));
         }

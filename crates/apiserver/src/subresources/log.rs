@@ -56,7 +56,7 @@ pub(crate) async fn get(call: Call) -> Result<Response<Body>, Status> {
 
 /// The node's body, until the server or the client's front ends. The request
 /// counts as being answered until then.
-fn through(call: Call, body: Body) -> Body {
+pub(super) fn through(call: Call, body: Body) -> Body {
     let chunks = body.into_data_stream();
     let closing = call.core.closing.clone();
     let ends = call.ends.clone().unwrap_or_default();

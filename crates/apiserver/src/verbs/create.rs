@@ -10,6 +10,7 @@ use api::{Object, Scope, Status};
 use http::{Response, StatusCode};
 use store::{Compare, Op, Revision, StoreError, Txn};
 
+use crate::admission::{self, Attributes};
 use crate::allocate::{self, Claim};
 use crate::body::Body;
 use crate::call::Call;
@@ -59,6 +60,9 @@ async fn store(call: &mut Call, mut object: Object) -> Result<Arc<Entry>, Status
     let dry_run = call.dry_run()?;
     let generated = object.name().is_empty() && object.meta.generate_name.as_deref().is_some_and(|prefix| !prefix.is_empty());
     own(&mut object, call);
+    // What is wrong with the place comes before what is wrong with the object.
+    namespace(call, &object).await?;
+    admission::admit(&Attributes::create(call), &mut object).await?;
     let mut attempts = if generated { NAME_ATTEMPTS } else { 1 };
     loop {
         attempts -= 1;
@@ -67,9 +71,11 @@ async fn store(call: &mut Call, mut object: Object) -> Result<Arc<Entry>, Status
             new.meta.name = Some(entropy::name(new.meta.generate_name.as_deref().unwrap_or_default()));
         }
         call.row.strategy.prepare(Change::Create { new: &mut new }, call.now);
-        match commit(call, &new, dry_run).await? {
+        let mut warnings = Vec::new();
+        match commit(call, &new, dry_run, &mut warnings).await? {
             Some(entry) => {
                 call.warnings.extend(call.row.strategy.warnings(&entry.object, None));
+                call.warnings.append(&mut warnings);
                 return Ok(entry);
             }
             None if attempts == 0 => return Err(Status::already_exists(&call.row.id, new.name())),
@@ -92,15 +98,13 @@ fn own(object: &mut Object, call: &Call) {
 }
 
 /// Validates and commits; `None` when the name is taken.
-async fn commit(call: &Call, new: &Object, dry_run: bool) -> Result<Option<Arc<Entry>>, Status> {
+async fn commit(call: &Call, new: &Object, dry_run: bool, warnings: &mut Vec<String>) -> Result<Option<Arc<Entry>>, Status> {
     call.core.authorizer.object(&call.identity, &call.asked, new)?;
     let key = call.row.key(new.namespace(), new.name());
-    for attempt in 0..allocate::ATTEMPTS {
+    write::validate(&call.row, new, None, Rules::Create)?;
+    admission::validate(&Attributes::create(call), new, warnings).await?;
+    for _ in 0..allocate::ATTEMPTS {
         let namespace = namespace(call, new).await?;
-        if attempt == 0 {
-            // After the namespace: what is wrong with the place comes first.
-            write::validate(&call.row, new, None, Rules::Create)?;
-        }
         let claim = call.core.allocate(&call.row, new, None).await?;
         let (object, encoded) = write::encode(&call.row, claim.as_ref().map_or(new, |claim| &claim.object))?;
         if dry_run {

@@ -21,10 +21,6 @@ use crate::{codec, respond, write};
 
 /// How often a delete is tried again when the object changed meanwhile.
 const ATTEMPTS: u32 = 10;
-/// Namespaces that cannot be deleted.
-///
-/// Source: upstream `plugin/namespace/lifecycle/admission.go`.
-const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
 /// `metav1.DeleteOptions`, from the query and the body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -188,8 +184,8 @@ pub(crate) async fn delete(mut call: Call) -> Result<Response<Body>, Status> {
 /// Deletes one object of the row.
 pub(crate) async fn delete_one(call: &Call, name: &str, key: &str, options: &Options) -> Result<Deleted, Status> {
     let row = &call.row;
-    if row.has(Subresource::Finalize) && IMMORTAL.contains(&name) {
-        return Err(Status::forbidden(&row.id, name, "this namespace may not be deleted"));
+    if let Some(why) = row.strategy.keeps(name) {
+        return Err(Status::forbidden(&row.id, name, why));
     }
     for _ in 0..ATTEMPTS {
         let current = call.core.current(row, key).await?.ok_or_else(|| Status::not_found(&row.id, name))?;

@@ -4,16 +4,15 @@
 //! and empty text are the same, as they are upstream. Filling twice changes
 //! nothing.
 //!
-//! Source: upstream `pkg/apis/core/v1/defaults.go`, `SetDefaults_Pod*`; the
-//! admission plugins `ServiceAccount`, `Priority`, `DefaultTolerationSeconds`.
+//! What depends on other objects is filled by [`crate::admission`].
+//!
+//! Source: upstream `pkg/apis/core/v1/defaults.go`, `SetDefaults_Pod*`, and
+//! `conversion.go` for `serviceAccount`.
 
 use api::Object;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::values::{drop_zero, object, objects, set_absent, text};
-
-/// How long a Pod stays on a node that is not ready or not reachable, seconds.
-const NODE_GONE_TOLERATION_S: i64 = 300;
 
 /// Fills the spec of a Pod.
 pub(super) fn fill(pod: &mut Object) {
@@ -21,7 +20,7 @@ pub(super) fn fill(pod: &mut Object) {
         return;
     };
     fill_spec(spec);
-    fill_admission(spec);
+    fill_account(spec);
 }
 
 fn fill_spec(spec: &mut Map<String, Value>) {
@@ -179,49 +178,15 @@ fn fill_downward(downward: &mut Map<String, Value>) {
     }
 }
 
-/// What admission plugins fill upstream. The volume with a service account's
-/// token is not among it: there are no tokens yet.
-fn fill_admission(spec: &mut Map<String, Value>) {
+/// The two names of the field that names the account are one.
+fn fill_account(spec: &mut Map<String, Value>) {
     let account = match (text(spec, "serviceAccountName"), text(spec, "serviceAccount")) {
-        ("", "") => "default".to_owned(),
         ("", old_name) => old_name.to_owned(),
         (name, _) => name.to_owned(),
     };
-    spec.insert("serviceAccountName".to_owned(), Value::from(account.as_str()));
-    spec.insert("serviceAccount".to_owned(), Value::from(account));
-    if let Some(priority) = priority_of_class(text(spec, "priorityClassName")) {
-        set_absent(spec, "priority", priority);
-    }
-    set_absent(spec, "preemptionPolicy", "PreemptLowerPriority");
-    fill_tolerations(spec);
-}
-
-/// The priority of a class every cluster has; `None` for others.
-pub(super) fn priority_of_class(class: &str) -> Option<i64> {
-    match class {
-        "" => Some(0),
-        "system-cluster-critical" => Some(2_000_000_000),
-        "system-node-critical" => Some(2_000_001_000),
-        _ => None,
-    }
-}
-
-fn fill_tolerations(spec: &mut Map<String, Value>) {
-    if !matches!(spec.get("tolerations"), Some(Value::Array(_))) {
-        spec.insert("tolerations".to_owned(), json!([]));
-    }
-    let Some(Value::Array(tolerations)) = spec.get_mut("tolerations") else {
-        return;
-    };
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let is = |toleration: &Value, field: &str, wanted: &str| matches!(toleration[field].as_str().unwrap_or_default(), found if found.is_empty() || found == wanted);
-        if !tolerations
-            .iter()
-            .any(|toleration| is(toleration, "key", key) && is(toleration, "effect", "NoExecute"))
-        {
-            tolerations
-                .push(json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_GONE_TOLERATION_S }));
-        }
+    if !account.is_empty() {
+        spec.insert("serviceAccountName".to_owned(), Value::from(account.as_str()));
+        spec.insert("serviceAccount".to_owned(), Value::from(account));
     }
 }
 
@@ -241,7 +206,6 @@ mod tests {
     #[test]
     fn the_smallest_pod() {
         let spec = filled(json!({ "containers": [{ "name": "a", "image": "busybox:1.30" }] }));
-        let tolerate = |key: &str| json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300 });
         assert_eq!(
             spec,
             json!({
@@ -251,9 +215,6 @@ mod tests {
                 }],
                 "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler",
                 "terminationGracePeriodSeconds": 30, "securityContext": {}, "enableServiceLinks": true,
-                "serviceAccountName": "default", "serviceAccount": "default",
-                "priority": 0, "preemptionPolicy": "PreemptLowerPriority",
-                "tolerations": [tolerate("node.kubernetes.io/not-ready"), tolerate("node.kubernetes.io/unreachable")],
             })
         );
     }
@@ -348,20 +309,14 @@ mod tests {
     }
 
     #[test]
-    fn a_toleration_of_one_node_condition_leaves_the_other() {
-        let spec = filled(
-            json!({ "tolerations": [{ "key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 5, "effect": "NoExecute" }] }),
-        );
-        assert_eq!(spec["tolerations"].as_array().unwrap().len(), 2);
-        assert_eq!(spec["tolerations"][0]["tolerationSeconds"], 5);
-    }
-
-    #[test]
-    fn the_priority_of_a_class_every_cluster_has() {
-        assert_eq!(
-            filled(json!({ "priorityClassName": "system-node-critical" }))["priority"],
-            2_000_001_000
-        );
-        assert_eq!(filled(json!({ "priorityClassName": "mine" })).get("priority"), None);
+    fn the_account_has_two_names() {
+        for given in [
+            json!({ "serviceAccount": "sa" }),
+            json!({ "serviceAccountName": "sa", "serviceAccount": "other" }),
+        ] {
+            let spec = filled(given);
+            assert_eq!((&spec["serviceAccountName"], &spec["serviceAccount"]), (&json!("sa"), &json!("sa")));
+        }
+        assert_eq!(filled(json!({})).get("serviceAccountName"), None);
     }
 }

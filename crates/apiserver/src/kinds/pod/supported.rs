@@ -146,13 +146,6 @@ const POD: &[Missing<OfPod>] = &[
         at: |spec| many("topologySpreadConstraints", &spec.topology_spread_constraints),
     },
     Missing {
-        what: "know priority classes but the built-in ones",
-        at: |spec| {
-            let class = spec.priority_class_name.as_deref().unwrap_or_default();
-            given("priorityClassName", super::default::priority_of_class(class).is_none())
-        },
-    },
-    Missing {
         what: "score preferred node affinity",
         at: |spec| {
             let node = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());

@@ -22,7 +22,6 @@ use api::status::Violation;
 use api::typed::{Container, Pod, PodDNSConfig, PodSpec, Volume};
 use serde_json::{Value, json};
 
-use super::default::priority_of_class;
 use crate::validate::{invalid_each, labels, names, values};
 
 /// What the rules of a container need to know of its Pod.
@@ -58,7 +57,6 @@ pub(super) fn create(pod: &Pod) -> Vec<Violation> {
             "cannot be set until all schedulingGates have been cleared",
         ));
     }
-    broken.extend(priority(spec));
     broken
 }
 
@@ -275,17 +273,4 @@ fn classes(spec: &PodSpec) -> Vec<Violation> {
         broken.extend(values::one_of("spec.os.name", &os.name, &["linux", "windows"]));
     }
     broken
-}
-
-/// The number follows from the class and is not for clients to choose.
-/// Source: upstream `plugin/pkg/admission/priority/admission.go`.
-fn priority(spec: &PodSpec) -> Option<Violation> {
-    let computed = priority_of_class(text(&spec.priority_class_name))?;
-    let given = i64::from(spec.priority?);
-    (given != computed).then(|| {
-        let rule = format!(
-            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {computed} from the given PriorityClass name"
-        );
-        Violation::forbidden("spec.priority", &rule)
-    })
 }

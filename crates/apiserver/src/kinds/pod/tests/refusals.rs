@@ -83,7 +83,6 @@ fn parts_of_a_pod() {
         (json!({ "os": { "name": "windows" } }), "os.name"),
         (json!({ "runtimeClassName": "r" }), "runtimeClassName"),
         (json!({ "overhead": { "cpu": "1" } }), "overhead"),
-        (json!({ "priorityClassName": "mine" }), "priorityClassName"),
         (
             json!({ "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule" }] }),
             "topologySpreadConstraints",

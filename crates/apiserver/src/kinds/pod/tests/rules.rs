@@ -410,12 +410,6 @@ fn gates_dns_and_names() {
         json!({ "hostAliases": [{ "ip": "x", "hostnames": ["a"] }] }),
         &[r#"spec.hostAliases[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"#],
     );
-    pod_says(
-        json!({ "priority": 5 }),
-        &[
-            "spec.priority: Forbidden: the integer value of priority (5) must not be provided in pod spec; priority admission controller computed 0 from the given PriorityClass name",
-        ],
-    );
 }
 
 #[test]

@@ -24,7 +24,10 @@ fn change(old: &Object, field: &str, value: Value) -> Vec<String> {
 
 #[test]
 fn what_may_change() {
-    let old = stored(json!({ "activeDeadlineSeconds": 20 }));
+    let old = stored(json!({
+        "activeDeadlineSeconds": 20,
+        "tolerations": [{ "key": "b", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300 }],
+    }));
     assert_eq!(updated(&old, &old), Vec::<String>::new());
     assert_eq!(change(&old, "activeDeadlineSeconds", json!(10)), Vec::<String>::new());
     let mut image = old.clone();

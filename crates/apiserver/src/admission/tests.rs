@@ -1,0 +1,4 @@
+//! What each plugin says and does, through the whole write path.
+
+mod accounts;
+mod priorities;

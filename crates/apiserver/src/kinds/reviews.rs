@@ -1,0 +1,50 @@
+//! Kinds that are questions: created, answered, never stored; and
+//! `TokenRequest`, the kind of a subresource.
+
+use super::plain;
+use crate::registry::{Resource, Review};
+use api::{Object, Scope};
+use serde_json::Value;
+
+use crate::registry::Strategy;
+
+/// Source: upstream `pkg/apis/authentication/v1/defaults.go`.
+const EXPIRATION_S: u64 = 3_600;
+
+fn review(group: &str, kind: &str, plural: &str, scope: Scope, review: Review) -> Resource {
+    Resource {
+        scope,
+        review: Some(review),
+        ..plain(group, kind, plural, "")
+    }
+}
+
+pub(super) fn token_review() -> Resource {
+    review(
+        "authentication.k8s.io",
+        "TokenReview",
+        "tokenreviews",
+        Scope::Cluster,
+        Review::Token,
+    )
+}
+
+/// What the subresource `token` of service accounts takes. Not a row of the
+/// registry: it has no collection.
+pub(crate) fn token_request() -> Resource {
+    Resource {
+        strategy: &TokenRequest,
+        ..plain("authentication.k8s.io", "TokenRequest", "tokenrequests", "")
+    }
+}
+
+struct TokenRequest;
+
+impl Strategy for TokenRequest {
+    fn default(&self, request: &mut Object) {
+        let spec = request.body.entry("spec").or_insert_with(|| Value::Object(serde_json::Map::new()));
+        if let Some(spec) = spec.as_object_mut() {
+            spec.entry("expirationSeconds").or_insert_with(|| Value::from(EXPIRATION_S));
+        }
+    }
+}
