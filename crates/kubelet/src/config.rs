@@ -6,7 +6,7 @@ use std::path::Path;
 
 use api::Uid;
 use api::typed::{Container, Pod, PodDNSConfig, PodSpec, ResourceRequirements, WireQuantity};
-use runtime::{ContainerConfig, Resources, RunAs, SandboxConfig};
+use runtime::{ContainerConfig, LogLimits, Resources, RunAs, SandboxConfig};
 
 use crate::pods::log_dir;
 
@@ -187,6 +187,8 @@ pub fn container(pod: &Pod, name: &str, attempt: u32) -> Result<ContainerConfig,
             .unwrap_or_else(|| "/dev/termination-log".to_owned()),
         termination_message_from_log: wire.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
         stdin: wire.stdin.unwrap_or(false),
+        stdin_once: wire.stdin_once.unwrap_or(false),
+        log_limits: LogLimits::default(),
         tty: wire.tty.unwrap_or(false),
         resources: resources(wire.resources.as_ref())?,
     })

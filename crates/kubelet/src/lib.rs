@@ -4,7 +4,8 @@
 //! Reading order: [`kubelet`] (which pods there are), [`pod_worker`] (the
 //! driver around the state machine of one pod), [`execute`] (effects),
 //! [`config`] (what a pod spec means to the runtime), [`status_writer`],
-//! [`node_status`], [`server`] (the node API).
+//! [`node_status`], [`server`] (the node API), [`streams`] (exec, attach,
+//! port-forward).
 //!
 //! This crate deliberately does not know the store, how a network is made, or
 //! which runtime runs the containers. It decides nothing about a pod's life:
@@ -24,6 +25,7 @@ pub mod pods;
 mod prober;
 pub mod server;
 pub mod status_writer;
+pub mod streams;
 
 pub use clock::{Clock, SystemClock};
 pub use kubelet::{Kubelet, KubeletError, Options};

@@ -1,11 +1,14 @@
 //! The node API, with upstream's paths: what the API server asks a node.
 //!
-//! `GET /healthz`, `GET /pods`, `GET /containerLogs/NAMESPACE/POD/CONTAINER`.
+//! `GET /healthz`, `GET /pods`, `GET /containerLogs/NAMESPACE/POD/CONTAINER`;
+//! `/exec`, `/attach`, `/portForward` and `/run` of the same form.
 //! Who may ask is decided before a request gets here.
+
+mod streams;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::node::{ContainerView, RunState};
@@ -16,6 +19,8 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use percent_encoding::percent_decode_str;
+use runtime::Runtime;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -34,49 +39,75 @@ const CHUNK_BYTES: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct NodeApi {
     pods: Arc<Pods>,
+    runtime: Arc<dyn Runtime>,
     log_root: PathBuf,
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
+    /// Streams that run; they end with the last clone.
+    sessions: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl NodeApi {
-    /// A node API over the pods of this node. Followed logs end on `shutdown`.
+    /// A node API over the pods of this node. Followed logs and streams end on
+    /// `shutdown`.
     #[must_use]
-    pub fn new(pods: Arc<Pods>, log_root: PathBuf, clock: Arc<dyn Clock>, shutdown: CancellationToken) -> Self {
+    pub fn new(pods: Arc<Pods>, runtime: Arc<dyn Runtime>, log_root: PathBuf, clock: Arc<dyn Clock>, shutdown: CancellationToken) -> Self {
         Self {
             pods,
+            runtime,
             log_root,
             clock,
             shutdown,
+            sessions: Arc::default(),
         }
     }
 
-    /// Answers one request. Errors are `metav1.Status` bodies.
+    /// Waits until every stream has told its client the end. For after
+    /// `shutdown`; bounded by what a stream may take to say farewell.
+    pub async fn drain(&self) {
+        let mut sessions = std::mem::take(&mut *self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        while sessions.join_next().await.is_some() {}
+    }
+
+    /// Answers one request. Errors are `metav1.Status` bodies, but text where
+    /// a request would have become a stream, as upstream.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
-        match self.answer(request).await {
-            Ok(response) => response,
-            Err(status) => json(
-                StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-                &*status,
-            ),
+        let mut path = Vec::new();
+        for segment in request.uri().path().trim_matches('/').split('/') {
+            match percent_decode_str(segment).decode_utf8() {
+                Ok(text) => path.push(text.into_owned()),
+                Err(_) => return refused(&Status::bad_request("the path is not UTF-8")),
+            }
         }
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        let streamed = match path.as_slice() {
+            ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
+                self.remote(request, [namespace, pod, container], true)
+            }
+            ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
+                self.remote(request, [namespace, pod, container], false)
+            }
+            ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => self.forward(request, namespace, pod),
+            ["run", namespace, pod, container] | ["run", namespace, pod, _, container] => {
+                self.run(request, [namespace, pod, container]).await
+            }
+            _ => {
+                let answer = self.answer(&request, &path).await;
+                return answer.unwrap_or_else(|status| refused(&status));
+            }
+        };
+        streamed.unwrap_or_else(|refusal| text(refusal.code, refusal.message))
     }
 
-    async fn answer<B>(&self, request: Request<B>) -> Result<Response<Body>, Box<Status>> {
+    async fn answer<B>(&self, request: &Request<B>, path: &[&str]) -> Result<Response<Body>, Box<Status>> {
         if request.method() != Method::GET {
             return Err(Box::new(Status::method_not_allowed(format!(
-                "the node API does not take {}",
+                "the node API does not take {} here",
                 request.method()
             ))));
         }
-        let mut path = Vec::new();
-        for segment in request.uri().path().trim_matches('/').split('/') {
-            let text = percent_decode_str(segment).decode_utf8();
-            path.push(text.map_err(|_| Box::new(Status::bad_request("the path is not UTF-8")))?);
-        }
-        let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
-        match path.as_slice() {
-            ["healthz"] => Ok(plain("ok")),
+        match path {
+            ["healthz"] => Ok(text(StatusCode::OK, "ok".to_owned())),
             ["pods"] => {
                 let items: Vec<_> = self.pods.all().into_iter().map(|(_, known)| known.pod).collect();
                 let items: Vec<_> = items.iter().map(AsRef::as_ref).collect();
@@ -254,12 +285,36 @@ impl Follower {
     }
 }
 
-fn plain(text: &'static str) -> Response<Body> {
-    Response::new(
-        Full::new(Bytes::from_static(text.as_bytes()))
-            .map_err(|never| match never {})
-            .boxed_unsync(),
+/// A request that does not become a stream: a code and a text.
+#[derive(Debug)]
+struct Refusal {
+    code: StatusCode,
+    message: String,
+}
+
+impl Refusal {
+    fn new(code: StatusCode, message: &str) -> Self {
+        Self {
+            code,
+            message: message.to_owned(),
+        }
+    }
+}
+
+fn refused(status: &Status) -> Response<Body> {
+    json(
+        StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        status,
     )
+}
+
+fn text(code: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = code;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
 fn json<T: serde::Serialize>(code: StatusCode, value: &T) -> Response<Body> {

@@ -164,7 +164,10 @@ impl Ours {
 
     fn terminal(&mut self, terminal: OwnedFd, stdin: bool, stdout: bool) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&terminal, true)?;
-        let terminal = Console(Arc::new(AsyncFd::register(terminal)?));
+        // Its successor is unsafe, for descriptors that may change their number;
+        // an owned one does not.
+        #[allow(deprecated)]
+        let terminal = Console(Arc::new(AsyncFd::new(terminal)?));
         if stdin {
             self.stdin = Some(Box::pin(terminal.clone()));
         }
