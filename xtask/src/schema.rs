@@ -24,6 +24,8 @@ use serde_json::{Map, Value, json};
 
 use crate::protobuf;
 
+mod describe;
+
 /// The package, its version and the hash `pip` must find.
 const PACKAGE: &str = "kubernetes-validate==1.37.0 --hash=sha256:85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9";
 /// The schema set of the pinned Kubernetes version inside the package.
@@ -32,6 +34,8 @@ const MEMBER: &str = "kubernetes_validate/kubernetes-json-schema/v1.33.0-local/_
 const OUTPUT: &str = "crates/api/src/schema/v1_33.jsonl";
 /// The generated field numbers, relative to the workspace.
 const NUMBERS: &str = "crates/api/src/schema/v1_33.numbers";
+/// The generated descriptions, relative to the workspace.
+const DESCRIPTIONS: &str = "crates/api/src/schema/v1_33.descriptions";
 
 /// Every kind of these packages is in the table, and what it refers to.
 const ROOTS: &[&str] = &[
@@ -72,7 +76,7 @@ const SCALARS: &[(&str, &str)] = &[
     ("io.k8s.apimachinery.pkg.util.intstr.IntOrString", "int-or-string"),
 ];
 
-/// Writes the table and the field numbers of its protobuf messages, or with
+/// Writes the table, its descriptions and the field numbers of its messages, or with
 /// `check` fails when the committed ones differ. `pip` and `cargo` fetch the
 /// sources; without a network, point `PIP_FIND_LINKS` at a directory that
 /// holds the package and set `PIP_NO_INDEX`.
@@ -80,9 +84,9 @@ const SCALARS: &[(&str, &str)] = &[
 /// # Errors
 /// When a source cannot be had or read, and when `check` finds a difference.
 pub(crate) fn run(check: bool) -> Result<()> {
-    let table = generate(&fetch()?, METRICS)?;
+    let Generated { table, descriptions } = generate(&fetch()?, METRICS, describe::ENUMS)?;
     let numbers = protobuf::generate(&table).context("generating the field numbers")?;
-    for (output, text) in [(OUTPUT, table), (NUMBERS, numbers)] {
+    for (output, text) in [(OUTPUT, table), (NUMBERS, numbers), (DESCRIPTIONS, descriptions)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(output);
         if check {
             let committed = std::fs::read_to_string(&path).with_context(|| format!("reading {output}"))?;
@@ -140,8 +144,15 @@ fn unpack(wheel: &Path) -> Result<String> {
     String::from_utf8(done.stdout).context("the schema set is not UTF-8")
 }
 
+/// What is made of a schema set.
+#[derive(Debug)]
+struct Generated {
+    table: String,
+    descriptions: String,
+}
+
 /// The table of a schema set and of the definitions it lacks.
-fn generate(source: &str, lacking: &str) -> Result<String> {
+fn generate(source: &str, lacking: &str, enums: &str) -> Result<Generated> {
     let document: Value = serde_json::from_str(source).context("the schema set is not JSON")?;
     let mut definitions = document["$defs"].as_object().context("the schema set has no $defs")?.clone();
     definitions.extend(serde_json::from_str::<Map<String, Value>>(lacking).context("the definitions the schema set lacks are not JSON")?);
@@ -170,7 +181,10 @@ fn generate(source: &str, lacking: &str) -> Result<String> {
         text.push_str(&line.to_string());
         text.push('\n');
     }
-    Ok(text)
+    Ok(Generated {
+        table: text,
+        descriptions: describe::generate(seen.into_iter(), &definitions, enums)?,
+    })
 }
 
 /// Appends the definitions `node` refers to.
@@ -277,7 +291,7 @@ mod tests {
             "io.k8s.apimachinery.pkg.api.resource.Quantity": { "oneOf": [] },
             "io.k8s.api.core.v1.Unused": { "properties": {} },
         }});
-        let table = generate(&source.to_string(), "{}").unwrap();
+        let table = generate(&source.to_string(), "{}", "").unwrap().table;
         let lines: Vec<Value> = table.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(
             lines,
@@ -303,7 +317,7 @@ mod tests {
             "properties": { "x": { "type": "integer", "format": "uint8" } },
             "x-kubernetes-group-version-kind": [{ "group": "", "version": "v1", "kind": "Thing" }],
         }}});
-        let error = format!("{:#}", generate(&source.to_string(), "{}").unwrap_err());
+        let error = format!("{:#}", generate(&source.to_string(), "{}", "").unwrap_err());
         assert!(
             error.contains("io.k8s.api.core.v1.Thing: field x: type \"integer\" with format \"uint8\""),
             "{error}"

@@ -16,6 +16,7 @@ pub mod quantity;
 pub mod resource;
 pub mod schema;
 pub mod selector;
+pub mod signal;
 pub mod status;
 pub mod time;
 pub mod typed;

@@ -108,6 +108,10 @@ pub struct ContainerView {
     pub image: String,
     /// `<repository>@sha256:<digest>` of the image, or `sha256:<id>`.
     pub image_id: String,
+    /// Name of the signal that stops it, such as `SIGTERM`; empty when the
+    /// runtime does not tell.
+    #[serde(default)]
+    pub stop_signal: String,
     /// When it was created.
     pub created_at: Time,
     /// What it is doing.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::Quantity;
-use crate::typed::{Container, Pod, PodCondition, PodSpec, WireQuantity};
+use crate::typed::{Container, EphemeralContainer, Pod, PodCondition, PodSpec, WireQuantity};
 
 /// Amounts by resource name, such as `cpu`.
 pub type Resources = BTreeMap<String, Quantity>;
@@ -49,6 +49,65 @@ pub fn condition<'p>(pod: &'p Pod, condition_type: &str) -> Option<&'p PodCondit
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|c| c.status == "True")
+}
+
+/// An ephemeral container in the form of the others; its target apart, they
+/// have the same fields.
+#[must_use]
+pub fn as_container(ephemeral: &EphemeralContainer) -> Container {
+    let EphemeralContainer {
+        args,
+        command,
+        env,
+        env_from,
+        image,
+        image_pull_policy,
+        lifecycle,
+        liveness_probe,
+        name,
+        ports,
+        readiness_probe,
+        resize_policy,
+        resources,
+        restart_policy,
+        security_context,
+        startup_probe,
+        stdin,
+        stdin_once,
+        target_container_name: _,
+        termination_message_path,
+        termination_message_policy,
+        tty,
+        volume_devices,
+        volume_mounts,
+        working_dir,
+    } = ephemeral.clone();
+    Container {
+        args,
+        command,
+        env,
+        env_from,
+        image,
+        image_pull_policy,
+        lifecycle,
+        liveness_probe,
+        name,
+        ports,
+        readiness_probe,
+        resize_policy,
+        resources,
+        restart_policy,
+        security_context,
+        startup_probe,
+        stdin,
+        stdin_once,
+        termination_message_path,
+        termination_message_policy,
+        tty,
+        volume_devices,
+        volume_mounts,
+        working_dir,
+    }
 }
 
 /// Whether an init container is a sidecar: it runs beside the others.

@@ -8,19 +8,22 @@
 //!
 //! Reading order: [`Schema`], [`Field`], then `walk.rs` (unknown fields and
 //! normal form), `check.rs` (type errors in Go's words), `parse.rs` (JSON with
-//! duplicate keys reported), `table.rs` (the arena).
+//! duplicate keys reported), `table.rs` (the arena), `describe.rs` (what
+//! people read of it).
 //!
 //! The table is decoded at first use. Names stay in the program image; a
 //! field costs 24 bytes.
 
 mod check;
 mod defaults;
+mod describe;
 mod parse;
 mod table;
 mod walk;
 
 pub use check::{ShapeError, check};
 pub use defaults::{FieldDefault, apply_defaults};
+pub use describe::{Described, Descriptions, scalar_name};
 pub use parse::{ParseError, parse_strict};
 pub use walk::{normalize, prune, unknown_fields};
 

@@ -28,6 +28,8 @@ pub(crate) enum Part {
     Status,
     /// `spec.finalizers` of a namespace.
     Finalize,
+    /// `spec.ephemeralContainers` of a pod.
+    Ephemeral,
     /// What a binding sets; the subresource itself sees to that.
     Binding,
 }
@@ -140,6 +142,7 @@ impl Call {
         match self.asked.subresource.as_str() {
             "status" => Part::Status,
             "finalize" => Part::Finalize,
+            "ephemeralcontainers" => Part::Ephemeral,
             "binding" => Part::Binding,
             _ => Part::Main,
         }

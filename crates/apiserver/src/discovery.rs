@@ -19,7 +19,7 @@ use crate::server::Core;
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// Verbs of a row.
-fn row_verbs(row: &Resource) -> &'static [&'static str] {
+pub(crate) fn row_verbs(row: &Resource) -> &'static [&'static str] {
     if row.review.is_some() { &["create"] } else { &VERBS }
 }
 
@@ -94,6 +94,7 @@ fn paths(groups: &Groups<'_>) -> Vec<String> {
             "/healthz",
             "/livez",
             "/metrics",
+            "/openapi/v2",
             "/openapi/v3",
             "/readyz",
             "/version",
@@ -161,7 +162,8 @@ fn resources(group: &str, version: &str, groups: &Groups<'_>) -> Result<Value, S
     Ok(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list}))
 }
 
-fn kind(row: &Resource, subresource: Subresource) -> &str {
+/// Kind of what a subresource is sent or answers.
+pub(crate) fn kind(row: &Resource, subresource: Subresource) -> &str {
     match subresource {
         Subresource::Binding => "Binding",
         Subresource::Proxy if row.id.kind == "Node" => "NodeProxyOptions",
@@ -172,16 +174,17 @@ fn kind(row: &Resource, subresource: Subresource) -> &str {
 }
 
 /// Group and version of a subresource's own kind, where they are not the row's.
-const fn foreign(subresource: Subresource) -> Option<(&'static str, &'static str)> {
+pub(crate) const fn foreign(subresource: Subresource) -> Option<(&'static str, &'static str)> {
     match subresource {
         Subresource::Token => Some(("authentication.k8s.io", "v1")),
         _ => None,
     }
 }
 
-const fn verbs(subresource: Subresource) -> &'static [&'static str] {
+/// Verbs of a subresource.
+pub(crate) const fn verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status => &["get", "patch", "update"],
+        Subresource::Status | Subresource::EphemeralContainers => &["get", "patch", "update"],
         Subresource::Binding | Subresource::Token => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],

@@ -32,6 +32,7 @@ pub mod kinds;
 mod metrics;
 pub mod negotiate;
 mod openapi;
+pub mod own_service;
 mod patch;
 pub mod pki;
 pub mod registry;

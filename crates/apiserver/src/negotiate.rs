@@ -4,6 +4,7 @@
 //! "Receiving resources as Tables"; RFC 9110, section 12.5.1.
 
 use api::Status;
+use http::{HeaderMap, header};
 
 /// The form of an answer that shows objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,22 @@ fn range(text: &str) -> Range<'_> {
         parameters,
         quality_milli,
     }
+}
+
+/// The media types of an `Accept` header, most wanted first.
+pub(crate) fn media_types(accept: &str) -> Vec<String> {
+    ranges(accept).into_iter().map(|range| range.media).collect()
+}
+
+/// Whether JSON is among what a client takes. No header means anything.
+pub(crate) fn accepts_json(headers: &HeaderMap) -> bool {
+    accept(headers).is_none_or(|accept| ranges(accept).iter().any(Range::is_json))
+}
+
+/// The `Accept` header; an empty one counts as none.
+pub(crate) fn accept(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::ACCEPT)?.to_str().ok()?;
+    Some(value).filter(|value| !value.trim().is_empty())
 }
 
 fn not_acceptable(produced: &str) -> Status {

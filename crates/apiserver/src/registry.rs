@@ -80,6 +80,9 @@ pub enum Subresource {
     Log,
     /// `finalize` of namespaces: update.
     Finalize,
+    /// `ephemeralcontainers` of pods: get, update, patch of
+    /// `spec.ephemeralContainers` alone.
+    EphemeralContainers,
     /// `proxy` of nodes and pods: any method, passed on.
     Proxy,
     /// `token` of service accounts: create.
@@ -95,6 +98,7 @@ impl Subresource {
             Self::Binding => "binding",
             Self::Log => "log",
             Self::Finalize => "finalize",
+            Self::EphemeralContainers => "ephemeralcontainers",
             Self::Proxy => "proxy",
             Self::Token => "token",
         }
@@ -208,6 +212,8 @@ pub enum Rules {
     Update,
     /// A change of the status alone.
     UpdateStatus,
+    /// A change of a pod's ephemeral containers alone.
+    UpdateEphemeral,
 }
 
 /// Why [`Strategy::allocate`] gave nothing.

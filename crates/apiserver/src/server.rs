@@ -183,6 +183,8 @@ pub(crate) struct Core {
     /// The turn to give away what must be unique. One for all rows: it is
     /// rarely asked for, and held for one commit.
     pub(crate) allocating: Semaphore,
+    /// Hashes of the OpenAPI documents.
+    pub(crate) openapi: openapi::Hashes,
     /// The server's own tasks; they end with it.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -246,6 +248,7 @@ impl ApiServer {
                 hubs,
                 ranges: config.ranges,
                 allocating: Semaphore::new(1),
+                openapi: openapi::Hashes::default(),
                 tasks: Mutex::new(tasks),
             }),
         };
@@ -268,7 +271,6 @@ impl ApiServer {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
@@ -378,12 +380,12 @@ impl ApiServer {
         // their request.
         let identity = identity.ok_or_else(Status::unauthorized)?;
         match asked? {
-            (Target::Path(path), _) => self.path(&identity, &path, &request),
+            (Target::Path(path), query) => self.path(&identity, &path, &query, &request),
             (Target::Resource(asked), query) => self.resource(identity, asked, query, request).await,
         }
     }
 
-    fn path(&self, identity: &Identity, path: &str, request: &Request<Body>) -> Result<Response<Body>, Status> {
+    fn path(&self, identity: &Identity, path: &str, query: &Query, request: &Request<Body>) -> Result<Response<Body>, Status> {
         let core = &self.core;
         core.authorizer.path(identity, path, request.method())?;
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -394,12 +396,12 @@ impl ApiServer {
         let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
         match path {
             "/metrics" => Ok(core.metrics.render(core)),
-            "/openapi/v2" => openapi::v2::document(core, accept),
-            "/openapi/v3" => Ok(openapi::index(core)),
+            "/openapi/v2" => openapi::v2::document(core, request.headers()),
+            "/openapi/v3" => Ok(openapi::index(core, request.headers())),
             tokens::DISCOVERY_PATH => Ok(respond::public_json(&core.tokens.discovery(), "application/json")),
             tokens::JWKS_PATH => Ok(respond::public_json(&core.tokens.jwks(), "application/jwk-set+json")),
             _ => match path.strip_prefix("/openapi/v3/") {
-                Some(group_version) => openapi::document(core, group_version),
+                Some(group_version) => openapi::document(core, group_version, query, request.headers()),
                 None => discovery::answer(core, path, accept),
             },
         }
@@ -462,9 +464,9 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         .copied()
         .find(|subresource| subresource.name() == call.asked.subresource);
     match (subresource.ok_or_else(Status::no_such_path)?, call.asked.verb) {
-        (Subresource::Status, Verb::Get) => verbs::get::get(call).await,
-        (Subresource::Status | Subresource::Finalize, Verb::Update) => verbs::update::update(call).await,
-        (Subresource::Status, Verb::Patch) => verbs::patch::patch(call).await,
+        (Subresource::Status | Subresource::EphemeralContainers, Verb::Get) => verbs::get::get(call).await,
+        (Subresource::Status | Subresource::Finalize | Subresource::EphemeralContainers, Verb::Update) => verbs::update::update(call).await,
+        (Subresource::Status | Subresource::EphemeralContainers, Verb::Patch) => verbs::patch::patch(call).await,
         (Subresource::Binding, Verb::Create) => subresources::binding::create(call).await,
         (Subresource::Log, Verb::Get) => subresources::log::get(call).await,
         (Subresource::Proxy, _) => subresources::proxy::connect(call).await,

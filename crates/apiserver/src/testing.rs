@@ -212,8 +212,14 @@ impl Rig {
     }
 
     pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Answer {
-        let request = Request::get(path).header(header::ACCEPT, accept).body(body::empty()).unwrap();
-        self.request(Some(Self::admin()), request).await
+        self.get_with(path, &[("accept", accept)]).await
+    }
+
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let request = headers
+            .iter()
+            .fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
+        self.request(Some(Self::admin()), request.body(body::empty()).unwrap()).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {

@@ -158,6 +158,10 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
                 call.row.strategy.prepare(Change::UpdateStatus { new: &mut new, old }, call.now);
                 validate(&call.row, &new, Some(old), Rules::UpdateStatus)?;
             }
+            Part::Ephemeral => {
+                call.row.strategy.prepare(Change::Update { new: &mut new, old }, call.now);
+                validate(&call.row, &new, Some(old), Rules::UpdateEphemeral)?;
+            }
             Part::Finalize => validate(&call.row, &new, Some(old), Rules::Update)?,
             // A pod's update rules forbid exactly what a binding does.
             Part::Binding => {}
@@ -189,7 +193,7 @@ async fn replace(call: &Call, key: &str, new: &Object, current: &Entry, part: Pa
     for _ in 0..allocate::ATTEMPTS {
         let claim = match part {
             Part::Main if !removes => call.core.allocate(&call.row, new, Some(&current.object)).await?,
-            Part::Main | Part::Status | Part::Finalize | Part::Binding => None,
+            Part::Main | Part::Status | Part::Finalize | Part::Ephemeral | Part::Binding => None,
         };
         let (stored, bytes) = encode(&call.row, claim.as_ref().map_or(new, |claim| &claim.object))?;
         if dry_run {
@@ -288,21 +292,28 @@ fn restrict(row: &Resource, part: Part, new: &mut Object, old: &Object) {
                 None => new.body.remove("status"),
             };
         }
-        Part::Finalize => {
-            let finalizers = new
-                .body
-                .get_mut("spec")
-                .and_then(|spec| spec.as_object_mut())
-                .and_then(|spec| spec.remove("finalizers"));
-            new.body.clone_from(&old.body);
-            new.meta.clone_from(&old.meta);
-            if let Some(spec) = new.body.get_mut("spec").and_then(|spec| spec.as_object_mut()) {
-                match finalizers {
-                    Some(finalizers) => spec.insert("finalizers".to_owned(), finalizers),
-                    None => spec.remove("finalizers"),
-                };
-            }
-        }
+        Part::Finalize => only(new, old, "finalizers"),
+        Part::Ephemeral => only(new, old, "ephemeralContainers"),
+    }
+}
+
+/// Everything but one field of the spec stays.
+fn only(new: &mut Object, old: &Object, field: &str) {
+    let spec_of = |object: &mut Object| {
+        object
+            .body
+            .get_mut("spec")
+            .and_then(serde_json::Value::as_object_mut)
+            .map(std::mem::take)
+    };
+    let value = spec_of(new).and_then(|mut spec| spec.remove(field));
+    new.body.clone_from(&old.body);
+    new.meta.clone_from(&old.meta);
+    if let Some(spec) = new.body.get_mut("spec").and_then(|spec| spec.as_object_mut()) {
+        match value {
+            Some(value) => spec.insert(field.to_owned(), value),
+            None => spec.remove(field),
+        };
     }
 }
 

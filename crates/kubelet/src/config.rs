@@ -1,13 +1,15 @@
 //! What a pod spec means to the runtime. Pure: wire types in, port types out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use api::Uid;
-use api::typed::{Container, Pod, PodDNSConfig, PodSpec, ResourceRequirements, WireQuantity};
+use api::typed::{Container, EphemeralContainer, Pod, PodDNSConfig, PodSpec, ResourceRequirements, WireQuantity};
+use api::{Uid, pods};
 use runtime::{ContainerConfig, LogLimits, Resources, RunAs, SandboxConfig};
 
+use crate::environment::expand;
 use crate::pods::log_dir;
 
 /// Fewest CPU shares the kernel takes. Source: upstream `cm/helpers_linux.go`.
@@ -130,17 +132,26 @@ fn dedup(list: &mut Vec<String>, max: usize) {
     *list = kept;
 }
 
-/// One container of a pod.
+/// A container of a pod by its name, ephemeral ones too.
+///
+/// # Errors
+/// When the spec has none of that name.
+pub fn wire<'a>(pod: &'a Pod, name: &str) -> Result<Cow<'a, Container>, ConfigError> {
+    let spec = pod.spec.as_ref().ok_or(ConfigError::Missing("spec"))?;
+    find(spec, name).ok_or_else(|| ConfigError::Invalid {
+        field: "container".to_owned(),
+        value: name.to_owned(),
+    })
+}
+
+/// One container of a pod, with the variables it was found to have.
 ///
 /// # Errors
 /// When the spec has no container of that name, or a value of it cannot be
 /// used.
-pub fn container(pod: &Pod, name: &str, attempt: u32) -> Result<ContainerConfig, ConfigError> {
+pub fn container(pod: &Pod, name: &str, attempt: u32, env: Vec<(String, String)>) -> Result<ContainerConfig, ConfigError> {
     let spec = pod.spec.as_ref().ok_or(ConfigError::Missing("spec"))?;
-    let wire = find(spec, name).ok_or_else(|| ConfigError::Invalid {
-        field: "container".to_owned(),
-        value: name.to_owned(),
-    })?;
+    let wire = &wire(pod, name)?;
     let pod_security = spec.security_context.clone().unwrap_or_default();
     let security = wire.security_context.clone().unwrap_or_default();
     let capabilities = security.capabilities.unwrap_or_default();
@@ -158,9 +169,11 @@ pub fn container(pod: &Pod, name: &str, attempt: u32) -> Result<ContainerConfig,
     for gid in pod_security.supplemental_groups.iter().flatten() {
         supplemental_gids.extend(id("spec.securityContext.supplementalGroups", Some(*gid))?);
     }
-    let env = environment(wire);
-    let known: BTreeMap<String, String> = env.iter().cloned().collect();
-    let expand_all = |words: &Option<Vec<String>>| words.iter().flatten().map(|word| expand(word, &known)).collect();
+    let known: BTreeMap<&str, &str> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let expand_all = |words: &Option<Vec<String>>| {
+        let words = words.iter().flatten();
+        words.map(|word| expand(word, |name| known.get(name).copied())).collect()
+    };
     Ok(ContainerConfig {
         name: name.to_owned(),
         attempt,
@@ -191,63 +204,31 @@ pub fn container(pod: &Pod, name: &str, attempt: u32) -> Result<ContainerConfig,
         log_limits: LogLimits::default(),
         tty: wire.tty.unwrap_or(false),
         resources: resources(wire.resources.as_ref())?,
+        stop_signal: wire.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
+        target: ephemeral(spec, name).and_then(|own| own.target_container_name.clone().filter(|target| !target.is_empty())),
     })
 }
 
-fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
-    spec.init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .find(|container| container.name == name)
+fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<Cow<'a, Container>> {
+    let mut others = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let found = others.find(|container| container.name == name).map(Cow::Borrowed);
+    found.or_else(|| ephemeral(spec, name).map(|own| Cow::Owned(pods::as_container(own))))
 }
 
-/// The container's own environment, in order, each value expanded with what
-/// came before it.
-fn environment(wire: &Container) -> Vec<(String, String)> {
-    let mut known: BTreeMap<String, String> = BTreeMap::new();
-    let mut env = Vec::new();
-    for variable in wire.env.iter().flatten() {
-        let value = expand(variable.value.as_deref().unwrap_or_default(), &known);
-        known.insert(variable.name.clone(), value.clone());
-        env.push((variable.name.clone(), value));
-    }
-    env
+fn ephemeral<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a EphemeralContainer> {
+    spec.ephemeral_containers.iter().flatten().find(|container| container.name == name)
 }
 
-/// A command to run in a container, with the container's own variables.
+/// A command to run in a container, with the variables its spec gives a value.
+/// Source: upstream `container/helpers.go`, `ExpandContainerCommandOnlyStatic`.
 #[must_use]
 pub fn expand_in(pod: &Pod, container: &str, command: &[String]) -> Vec<String> {
     let wire = pod.spec.as_ref().and_then(|spec| find(spec, container));
-    let known = wire.map(|wire| environment(wire).into_iter().collect()).unwrap_or_default();
-    command.iter().map(|word| expand(word, &known)).collect()
-}
-
-/// Replaces `$(NAME)` by its value where it is known, and `$$` by `$`. What is
-/// not known stays as it is. Source: Pod API reference, `command`; upstream
-/// `third_party/forked/golang/expansion`.
-fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
-        let after = &rest[at + 1..];
-        if let Some(tail) = after.strip_prefix('$') {
-            out.push('$');
-            rest = tail;
-        } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
-            match known.get(name) {
-                Some(value) => out.push_str(value),
-                None => out.push_str(&rest[at..rest.len() - tail.len()]),
-            }
-            rest = tail;
-        } else {
-            out.push('$');
-            rest = after;
-        }
-    }
-    out.push_str(rest);
-    out
+    let variables = wire.iter().flat_map(|wire| wire.env.iter().flatten());
+    let known: BTreeMap<&str, &str> = variables
+        .map(|variable| (variable.name.as_str(), variable.value.as_deref().unwrap_or_default()))
+        .collect();
+    command.iter().map(|word| expand(word, |name| known.get(name).copied())).collect()
 }
 
 /// Cgroup settings of a container. Source: upstream
@@ -289,23 +270,6 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_expanded_as_upstream_does() {
-        let known = BTreeMap::from([("A".to_owned(), "1".to_owned())]);
-        let cases = [
-            ("$(A)", "1"),
-            ("x$(A)y$(B)", "x1y$(B)"),
-            ("$$(A)", "$(A)"),
-            ("$A", "$A"),
-            ("$(A", "$(A"),
-            ("a$", "a$"),
-            ("$$$(A)", "$1"),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(expand(text, &known), expected, "{text}");
-        }
-    }
-
-    #[test]
     fn a_container_takes_what_the_pod_sets_unless_it_says_otherwise() {
         let pod = pod(&serde_json::json!({
             "securityContext": { "runAsUser": 7, "runAsGroup": 8, "supplementalGroups": [9] },
@@ -316,7 +280,8 @@ mod tests {
                 "resources": { "limits": { "cpu": "500m", "memory": "64Mi" }, "requests": { "cpu": "250m" } }
             }]
         }));
-        let config = container(&pod, "c", 3).unwrap();
+        let env = vec![("A".to_owned(), "1".to_owned()), ("B".to_owned(), "12".to_owned())];
+        let config = container(&pod, "c", 3, env).unwrap();
         assert_eq!(
             config.run_as,
             RunAs {
@@ -332,7 +297,7 @@ mod tests {
             memory_limit_bytes: Some(64 << 20),
         };
         assert_eq!(config.resources, expected);
-        assert!(container(&pod, "d", 0).is_err());
+        assert!(container(&pod, "d", 0, Vec::new()).is_err());
     }
 
     #[test]

@@ -2,24 +2,27 @@
 //! and what to make of the result, is decided there.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Uid;
 use api::node::Observation;
-use api::typed::Pod;
+use api::typed::{Node, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use lifecycle::{Action, Failure, FailureClass, Input, Outcome, Progress, PullPolicy, Pulled, Target, Verb};
 use runtime::{Runtime, RuntimeError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
 use crate::config;
+use crate::create;
 use crate::hook;
 use crate::pods::{Pods, log_dir};
 use crate::prober;
+use crate::sources::Sources;
 use crate::status_writer::StatusWriter;
 
 /// Everything an action may act on.
@@ -37,6 +40,12 @@ pub struct Ports {
     pub log_root: PathBuf,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: Arc<str>,
+    /// What pods take their content from.
+    pub sources: Sources,
+    /// The Node object, as last seen.
+    pub node: watch::Receiver<Node>,
+    /// The node's addresses, primary first.
+    pub host_ips: Arc<[IpAddr]>,
 }
 
 /// The pod an action belongs to.
@@ -122,16 +131,7 @@ async fn perform(
         Verb::Pull { image, policy } => pull(ports, image, *policy, action, progress).await,
         Verb::Create { attempt } => {
             let name = container_name(&action.target)?;
-            let container = config::container(wanted(subject)?, name, *attempt)
-                .map_err(|error| Failure::new(FailureClass::CreateContainerConfigError, error.to_string()))?;
-            let created = runtime.create(uid, &container).await;
-            created.map(|_| Outcome::Done).map_err(|error| {
-                let class = match error {
-                    RuntimeError::Config(_) => FailureClass::CreateContainerConfigError,
-                    _ => FailureClass::CreateContainerError,
-                };
-                failure(&error, class)
-            })
+            create::container(ports, uid, wanted(subject)?, name, *attempt).await
         }
         Verb::Start { id } => done(runtime.start(uid, id).await, FailureClass::RunContainerError),
         Verb::Note { id, key, value } => done(runtime.note(uid, id, key, value).await, FailureClass::Unavailable),
@@ -167,7 +167,7 @@ fn container_name(target: &Target) -> Result<&str, Failure> {
 }
 
 /// The runtime's own words, with the chain of causes.
-fn failure(error: &RuntimeError, class: FailureClass) -> Failure {
+pub(crate) fn failure(error: &RuntimeError, class: FailureClass) -> Failure {
     let class = match error {
         RuntimeError::Network(_) => FailureClass::Network,
         RuntimeError::Shim { .. } => FailureClass::Unavailable,

@@ -26,6 +26,7 @@ use crate::execute::Ports;
 use crate::node_status::{self, Machine, NodeIdentity};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
+use crate::sources::{self, Sources};
 
 /// What a kubelet needs.
 pub struct Options {
@@ -70,6 +71,8 @@ pub enum KubeletError {
 struct Worker {
     wanted: watch::Sender<Wanted>,
     hints: watch::Sender<u64>,
+    /// Counts changes of what the pod takes its content from.
+    sources: watch::Sender<u64>,
 }
 
 /// The node agent.
@@ -129,13 +132,17 @@ impl Kubelet {
         ));
 
         let ports = Ports {
-            client,
             runtime,
             clock,
             pods,
             log_root,
             node_resolv_conf: node_resolv_conf.into(),
+            sources: Sources::new(client.clone()),
+            node: node_object.clone(),
+            host_ips: Arc::from([node.ip]),
+            client,
         };
+        side.spawn(ports.sources.clone().run(shutdown.clone()));
         let kubelet = Self {
             ports,
             facts: NodeFacts { host_ips: vec![node.ip] },
@@ -213,6 +220,7 @@ impl Kubelet {
         self.ports.pods.set_desired(&uid, pod.clone());
         match self.workers.get(&uid) {
             Some(worker) => {
+                self.hold_sources(&uid, &pod, &worker.sources);
                 worker.wanted.send_modify(|wanted| {
                     // A refusal stands, whatever changes about the pod.
                     let rejection = wanted.desired.rejection.take();
@@ -251,10 +259,15 @@ impl Kubelet {
     fn start(&mut self, uid: Uid, wanted: Wanted) {
         let (wanted, wanted_rx) = watch::channel(wanted);
         let (hints, hints_rx) = watch::channel(0);
+        let (sources, sources_rx) = watch::channel(0);
         let mailbox = Mailbox {
             wanted: wanted_rx,
             hints: hints_rx,
+            sources: sources_rx,
         };
+        if let Some(pod) = &wanted.borrow().pod {
+            self.hold_sources(&uid, pod, &sources);
+        }
         self.tasks.spawn(PodWorker::run(
             uid.clone(),
             self.ports.clone(),
@@ -262,7 +275,13 @@ impl Kubelet {
             mailbox,
             self.shutdown.clone(),
         ));
-        self.workers.insert(uid, Worker { wanted, hints });
+        self.workers.insert(uid, Worker { wanted, hints, sources });
+    }
+
+    /// What the pod refers to is watched from now on.
+    fn hold_sources(&self, uid: &Uid, pod: &Pod, tell: &watch::Sender<u64>) {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        self.ports.sources.hold(uid, namespace, &sources::of_environment(pod), tell);
     }
 
     /// The API no longer knows a pod: its worker stops and forgets it.
@@ -305,6 +324,7 @@ impl Kubelet {
             Ok(uid) => {
                 self.workers.remove(&uid);
                 self.ports.pods.remove(&uid);
+                self.ports.sources.release(&uid);
             }
             // Its pod stays as it is until the next start of the agent.
             Err(error) => tracing::error!(node = self.name, error = %error, "a pod's worker failed"),

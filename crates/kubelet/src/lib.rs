@@ -3,9 +3,10 @@
 //!
 //! Reading order: [`kubelet`] (which pods there are), [`pod_worker`] (the
 //! driver around the state machine of one pod), [`execute`] (effects),
-//! [`config`] (what a pod spec means to the runtime), [`status_writer`],
-//! [`node_status`], [`server`] (the node API), [`streams`] (exec, attach,
-//! port-forward).
+//! [`config`] (what a pod spec means to the runtime), [`sources`] (the objects
+//! pods take content from), [`environment`] (a container's variables),
+//! [`status_writer`], [`node_status`], [`server`] (the node API), [`streams`]
+//! (exec, attach, port-forward).
 //!
 //! This crate deliberately does not know the store, how a network is made, or
 //! which runtime runs the containers. It decides nothing about a pod's life:
@@ -13,6 +14,8 @@
 
 pub mod clock;
 pub mod config;
+mod create;
+pub mod environment;
 pub mod execute;
 mod grpc;
 mod handler;
@@ -24,6 +27,7 @@ pub mod pod_worker;
 pub mod pods;
 mod prober;
 pub mod server;
+pub mod sources;
 pub mod status_writer;
 pub mod streams;
 

@@ -40,6 +40,8 @@ pub struct Mailbox {
     pub wanted: watch::Receiver<Wanted>,
     /// The pod changed in the runtime.
     pub hints: watch::Receiver<u64>,
+    /// Something the pod takes its content from changed.
+    pub sources: watch::Receiver<u64>,
 }
 
 enum Ended {
@@ -115,6 +117,10 @@ impl PodWorker {
                     mailbox.hints.borrow_and_update();
                     self.observe();
                     continue;
+                }
+                Ok(()) = mailbox.sources.changed() => {
+                    mailbox.sources.borrow_and_update();
+                    Input::SourcesChanged
                 }
                 _ = look.tick() => {
                     self.observe();

@@ -48,6 +48,9 @@ pub enum Input {
         /// needed for `Pull`, `MountVolumes`, `UnmountVolumes`, `ConfirmDeletion`.
         after: Option<Observation>,
     },
+    /// Something the pod takes its content from changed, such as a ConfigMap:
+    /// what failed for want of it is worth another try at once.
+    SourcesChanged,
     /// The requested wake-up arrived.
     Tick,
 }
@@ -184,6 +187,8 @@ pub enum Role {
     Sidecar,
     /// `containers`.
     Regular,
+    /// `ephemeralContainers`: started once, when asked for, in a pod that runs.
+    Ephemeral,
 }
 
 /// A container as it should be.
@@ -212,6 +217,7 @@ impl Container {
         match self.role {
             Role::Init | Role::Sidecar => format!("spec.initContainers{{{}}}", self.name),
             Role::Regular => format!("spec.containers{{{}}}", self.name),
+            Role::Ephemeral => format!("spec.ephemeralContainers{{{}}}", self.name),
         }
     }
 }
@@ -275,6 +281,8 @@ pub struct Desired {
     pub init: Vec<Container>,
     /// `spec.containers`, in order.
     pub containers: Vec<Container>,
+    /// `spec.ephemeralContainers`, in order.
+    pub ephemeral: Vec<Container>,
     /// It has volumes to set up.
     pub has_volumes: bool,
     /// `spec.readinessGates[].conditionType`.
@@ -348,6 +356,7 @@ impl Desired {
             active_deadline: None,
             init: Vec::new(),
             containers: Vec::new(),
+            ephemeral: Vec::new(),
             has_volumes: true,
             readiness_gates: Vec::new(),
             foreign_conditions: Vec::new(),
@@ -366,8 +375,8 @@ impl Desired {
         format!("{}_{}({})", self.name, self.namespace, self.uid)
     }
 
-    /// Every container with an ordered start or a restart policy, init first.
+    /// Every container: init, regular, ephemeral.
     pub fn all(&self) -> impl Iterator<Item = &Container> {
-        self.init.iter().chain(&self.containers)
+        self.init.iter().chain(&self.containers).chain(&self.ephemeral)
     }
 }

@@ -147,6 +147,7 @@ impl Machine {
                     self.ended(now, flight, result, events);
                 }
             }
+            Input::SourcesChanged => self.memory.sources_changed(now),
             Input::Tick => {}
         }
     }

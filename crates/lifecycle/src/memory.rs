@@ -163,6 +163,15 @@ impl Memory {
         self.retries.insert(target.clone(), Retry { failure, next_at, count });
     }
 
+    /// What failed for want of a source is due now.
+    pub(crate) fn sources_changed(&mut self, now: Time) {
+        for retry in self.retries.values_mut() {
+            if matches!(retry.failure.class, FailureClass::Mount | FailureClass::CreateContainerConfigError) {
+                retry.next_at = retry.next_at.min(now);
+            }
+        }
+    }
+
     /// Takes note of a failed pull.
     pub(crate) fn pull_failed(&mut self, container: &str, image: &str, failure: Failure, now: Time) {
         let before = self
@@ -223,6 +232,19 @@ mod tests {
         assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
         memory.pull_failed("a", "x:2", Failure::new(FailureClass::ErrImagePull, "no"), now);
         assert_eq!(memory.pulls["a"].result.as_ref().unwrap_err().count, 1, "another image starts anew");
+    }
+
+    #[test]
+    fn a_changed_source_makes_only_what_waits_for_sources_due() {
+        let (mut memory, now) = (Memory::default(), Time::from_secs(1_000));
+        let config = Target::Container("a".to_owned());
+        memory.failed(&Target::Volumes, Failure::new(FailureClass::Mount, "no"), now, 1);
+        memory.failed(&config, Failure::new(FailureClass::CreateContainerConfigError, "no"), now, 1);
+        memory.failed(&Target::Sandbox, Failure::new(FailureClass::Sandbox, "no"), now, 1);
+        memory.sources_changed(now);
+        assert_eq!(memory.retries[&Target::Volumes].next_at, now);
+        assert_eq!(memory.retries[&config].next_at, now);
+        assert!(memory.retries[&Target::Sandbox].next_at > now);
     }
 
     #[test]

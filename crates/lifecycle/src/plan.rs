@@ -4,6 +4,7 @@
 //! target is free and whose retry is due.
 
 pub(crate) mod containers;
+pub(crate) mod ephemeral;
 pub(crate) mod hooks;
 pub(crate) mod init;
 pub(crate) mod probes;
@@ -126,6 +127,7 @@ pub(crate) fn sync(w: World<'_>) -> Plan {
             return plan;
         }
     };
+    ephemeral::plan(w, &mut plan, ready && mounted);
     let mut line = containers::Line::new(ready && mounted && !hooks::any_pending(w));
     match init::plan(w, &mut plan, &mut line) {
         init::Init::Done => {

@@ -34,7 +34,7 @@ pub fn wanted(policy: RestartPolicy, role: Role, exit: &Exit) -> bool {
     match (role, policy) {
         (Role::Sidecar, _) => true,
         (Role::Init, RestartPolicy::Always | RestartPolicy::OnFailure) | (Role::Regular, RestartPolicy::OnFailure) => exit.code != 0,
-        (Role::Init | Role::Regular, RestartPolicy::Never) => false,
+        (Role::Init | Role::Regular, RestartPolicy::Never) | (Role::Ephemeral, _) => false,
         (Role::Regular, RestartPolicy::Always) => true,
     }
 }
@@ -128,6 +128,7 @@ mod tests {
             attempt: number,
             image: "x:1".into(),
             image_id: String::new(),
+            stop_signal: String::new(),
             created_at: Time::from_secs(created_s),
             state: RunState::Exited(exit(finished_s)),
             notes: BTreeMap::new(),
@@ -201,6 +202,7 @@ mod tests {
             (Role::Init, RestartPolicy::OnFailure, false, true),
             (Role::Init, RestartPolicy::Never, false, false),
             (Role::Sidecar, RestartPolicy::Never, true, true),
+            (Role::Ephemeral, RestartPolicy::Always, false, false),
         ];
         for (role, policy, on_good, on_bad) in table {
             assert_eq!(

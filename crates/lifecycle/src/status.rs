@@ -48,6 +48,9 @@ pub(crate) fn generate(w: World<'_>, stage: Stage) -> PodStatus {
     }
     let phase = phase::phase(w, stage, &init, &regular);
     regular.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut ephemeral: Vec<_> = w.desired.ephemeral.iter().map(|c| container::status(w, stage, c)).collect();
+    ephemeral.sort_by(|a, b| a.name.cmp(&b.name));
+    status.ephemeral_container_statuses = some_list(ephemeral);
     status.init_container_statuses = some_list(init);
     status.container_statuses = some_list(regular);
     decide_phase(w, &mut status, phase);
@@ -173,13 +176,17 @@ pub(crate) fn same(a: &PodStatus, b: &PodStatus) -> bool {
 
 /// The reason a container waits for, if it waits.
 pub(crate) fn waiting_reason<'a>(status: &'a PodStatus, name: &str) -> Option<&'a str> {
-    let all = status
-        .init_container_statuses
-        .iter()
-        .flatten()
-        .chain(status.container_statuses.iter().flatten());
-    all.filter(|c| c.name == name)
-        .find_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
+    of(status, name)?.state.as_ref()?.waiting.as_ref()?.reason.as_deref()
+}
+
+/// The status of the container of this name; names are unique in a pod.
+pub(crate) fn of<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
+    let lists = [
+        &status.init_container_statuses,
+        &status.container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
+    lists.into_iter().flatten().flatten().find(|c| c.name == name)
 }
 
 fn some_list<T>(list: Vec<T>) -> Option<Vec<T>> {

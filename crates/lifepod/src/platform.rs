@@ -1,6 +1,7 @@
 //! Wires every part together in one process: the roles of `lifepod up`.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,6 +125,13 @@ impl Platform {
         let version = Version::default();
         let tokens = tokens(&layout, listen)?;
         let api = start_api(store.clone(), &identity.name, node_api, &version, tokens, clock.clone(), up).await?;
+
+        let reached = if listen.ip().is_unspecified() {
+            SocketAddr::new(identity.ip, listen.port())
+        } else {
+            listen
+        };
+        api.publish_own_service(reached).await.context("starting the API server")?;
 
         let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
         let tls = front(&authority, &layout, &identity, listen, clock.now())?;

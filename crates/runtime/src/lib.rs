@@ -133,6 +133,10 @@ pub struct ContainerConfig {
     pub log_limits: LogLimits,
     /// Cgroup limits.
     pub resources: Resources,
+    /// Name of the signal that stops it, instead of the image's.
+    pub stop_signal: Option<String>,
+    /// Name of a running container of the pod whose process ids it shares.
+    pub target: Option<String>,
 }
 
 /// How to authenticate at a registry.

@@ -54,7 +54,7 @@ pub(crate) struct Work<'a> {
     pub(crate) trees: &'a Trees,
     /// The container's cgroup.
     pub(crate) group: &'a Path,
-    /// First process of a shared process-id namespace.
+    /// First process of the process-id namespace it is to share.
     pub(crate) reaper: Option<i32>,
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,

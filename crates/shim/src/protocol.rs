@@ -203,6 +203,10 @@ pub struct CreateSpec {
     /// It may use every device of the node.
     #[serde(default)]
     pub all_devices: bool,
+    /// Identity of the running attempt whose process-id namespace it joins,
+    /// instead of having one of its own.
+    #[serde(default)]
+    pub pid_namespace_of: Option<String>,
 }
 
 /// Who a container runs as, before names are looked up in its files.

@@ -202,6 +202,10 @@ impl Checker {
         let Some(spec) = pod.and_then(|p| p.spec.as_ref()) else {
             return Ok(());
         };
+        if spec.ephemeral_containers.iter().flatten().any(|c| c.name == started.name) {
+            // It waits for nobody, and is started once.
+            return ensure(started.attempt == 0, || format!("the ephemeral container {} was restarted", started.name));
+        }
         let newest = |name: &str| {
             held.attempts
                 .iter()

@@ -180,6 +180,7 @@ impl FakeRuntime {
             attempt,
             image: image.to_owned(),
             image_id: format!("sha256:{image}"),
+            stop_signal: String::new(),
             created_at: now,
             state: RunState::Created,
             notes: BTreeMap::new(),

@@ -80,7 +80,8 @@ pub fn status(status: &PodStatus) -> String {
         .init_container_statuses
         .iter()
         .flatten()
-        .chain(status.container_statuses.iter().flatten());
+        .chain(status.container_statuses.iter().flatten())
+        .chain(status.ephemeral_container_statuses.iter().flatten());
     parts.extend(containers.map(container));
     parts.join(" ")
 }

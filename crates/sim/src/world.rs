@@ -268,7 +268,7 @@ impl World {
         match &input {
             Input::Observed(seen) | Input::Done { after: Some(seen), .. } => worker.last_seen = Some(seen.clone()),
             Input::Done { after: None, .. } => worker.last_seen = None,
-            Input::Desired(_) | Input::Progress { .. } | Input::Tick => {}
+            Input::Desired(_) | Input::Progress { .. } | Input::SourcesChanged | Input::Tick => {}
         }
         let before = worker.machine.stage();
         let step = worker.machine.step(self.now, input);

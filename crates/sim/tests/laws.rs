@@ -130,7 +130,12 @@ fn disturbed(seed: u64) -> World {
     for _ in 0..rng.below(12) {
         world.run_to(world.now + rng.within(Duration::from_secs(80)));
         let uid = uids[usize::try_from(rng.below(uids.len() as u64)).unwrap()].clone();
-        match rng.below(6) {
+        match rng.below(7) {
+            5 => world.change(&uid, |pod| {
+                let added = pod.spec.as_mut().unwrap().ephemeral_containers.get_or_insert_default();
+                let name = format!("debug-{}", added.len());
+                added.push(serde_json::from_value(json!({"name": name, "image": "x:1"})).unwrap());
+            }),
             0 => world.delete(&uid, Some(rng.below(40))),
             1 => world.delete(&uid, None),
             2 => world.sandbox_dies(&uid),

@@ -90,6 +90,7 @@ impl Strategy for Namespace {
                 })
                 .collect(),
             Rules::UpdateStatus => phase_rules(new),
+            Rules::UpdateEphemeral => Vec::new(),
         }
     }
 

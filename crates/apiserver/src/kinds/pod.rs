@@ -40,7 +40,13 @@ pub(super) fn row() -> Resource {
         ],
         columns: table::pod::columns(),
         row_conditions: table::pod::row_conditions,
-        subresources: vec![Subresource::Status, Subresource::Binding, Subresource::Log, Subresource::Proxy],
+        subresources: vec![
+            Subresource::Status,
+            Subresource::Binding,
+            Subresource::Log,
+            Subresource::EphemeralContainers,
+            Subresource::Proxy,
+        ],
         ..plain("", "Pod", "pods", "pods")
     }
 }
@@ -69,6 +75,17 @@ impl Strategy for Pod {
             }
             (Rules::Update, Some(old)) => match view::<Typed>(old) {
                 Ok(before) => validate::update(&pod, &before, new, old),
+                Err(broken) => broken,
+            },
+            (Rules::UpdateEphemeral, Some(old)) => match view::<Typed>(old) {
+                Ok(before) => {
+                    let broken = validate::ephemeral(&pod, &before);
+                    if broken.is_empty() {
+                        supported::added(&pod, &before)
+                    } else {
+                        broken
+                    }
+                }
                 Err(broken) => broken,
             },
             (Rules::UpdateStatus, Some(old)) => match view::<Typed>(old) {

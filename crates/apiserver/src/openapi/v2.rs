@@ -1,108 +1,80 @@
-//! `/openapi/v2`, in the protobuf encoding clients ask for and no other.
+//! `/openapi/v2`: one document of everything, as JSON or in gnostic's protobuf
+//! encoding, which is what kubectl asks for.
 //!
-//! kubectl 1.27 and 1.28 look here, not in v3, for the query parameter
-//! `fieldValidation`. The document holds the paths with their patch
-//! operations, which is what they read; shapes are served in v3.
-//!
-//! Source: gnostic `openapiv2/OpenAPIv2.proto`; Protocol Buffers "Encoding".
+//! Source: upstream `kube-openapi/pkg/handler/handler.go`.
 
 use api::Status;
-use http::{HeaderValue, Response, StatusCode, header};
-use serde_json::json;
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, Response};
+use serde_json::{Value, json};
 
-use super::PATCH;
+use super::gnostic::{self, Message};
+use super::paths;
+use super::shapes::{Dialect, Shapes};
+use super::{add_shapes, hash, info, members, tagged};
 use crate::body::Body;
-use crate::registry::Resource;
-use crate::respond;
+use crate::negotiate;
 use crate::server::Core;
 
-const MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const JSON: &str = "application/json";
 
-/// The document, if the client accepts its encoding.
+/// The document in the encoding the client accepts.
 ///
 /// # Errors
-/// 406 otherwise.
-pub(crate) fn document(core: &Core, accept: Option<&str>) -> Result<Response<Body>, Status> {
-    let accepts = accept.unwrap_or_default().split(',').any(|range| {
-        let media = crate::negotiate::media_type(range);
-        // Upstream's clients still write the name with an at sign.
-        media.replace('@', ".") == MEDIA_TYPE || media == "*/*"
+/// 406 when it accepts neither.
+pub(crate) fn document(core: &Core, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    let accept = negotiate::accept(headers).unwrap_or("*/*");
+    let encoding = negotiate::media_types(accept).into_iter().find_map(|media| match media.as_str() {
+        // Older clients write the name with an at sign.
+        name if name.replace('@', ".") == PROTOBUF => Some(PROTOBUF),
+        JSON | "application/*" | "*/*" => Some(JSON),
+        _ => None,
     });
-    if !accepts {
-        return Err(Status::not_acceptable(format!(
-            "only the following media types are accepted: {MEDIA_TYPE}; JSON is served at /openapi/v3"
-        )));
+    let encoding =
+        encoding.ok_or_else(|| Status::not_acceptable(format!("only the following media types are accepted: {JSON}, {PROTOBUF}")))?;
+    let mut shapes = Shapes::new(Dialect::V2);
+    for row in core.registry.rows() {
+        add_shapes(row, &mut shapes);
     }
-    let mut paths = Message::default();
-    for row in core.registry.stored() {
-        if let Some(path) = super::object_paths(row) {
-            paths = paths.message(2, Message::default().text(1, &path).message(2, path_item(row)));
-        }
-    }
-    let info = Message::default().text(1, "Kubernetes").text(2, &core.version.git_version);
-    let document = Message::default().text(1, "2.0").message(2, info).message(8, paths);
-    let mut response = respond::bytes(StatusCode::OK, document.0);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-    Ok(response)
+    let written = if encoding == PROTOBUF {
+        protobuf(core, &shapes).0.into()
+    } else {
+        json_text(core, &shapes)
+    };
+    let etag = hash(&written);
+    Ok(tagged(headers, &etag, encoding, || written))
 }
 
-/// A `PathItem` with its patch operation.
-fn path_item(row: &Resource) -> Message {
-    let kind = json!({"group": row.id.group, "version": row.id.version, "kind": row.id.kind});
-    let mut operation = Message::default();
-    for name in PATCH {
-        let query = Message::default().text(2, "query").text(4, name).text(6, "string");
-        let parameter = Message::default().message(2, Message::default().message(3, query));
-        operation = operation.message(8, Message::default().message(1, parameter));
-    }
-    // JSON is valid YAML, which the extension is read as.
-    let value = Message::default().text(2, &kind.to_string());
-    operation = operation.message(13, Message::default().text(1, "x-kubernetes-group-version-kind").message(2, value));
-    Message::default().message(8, operation)
+fn all_paths(core: &Core) -> impl Iterator<Item = (String, Value)> {
+    core.registry.rows().flat_map(|row| paths::of_row(row, Dialect::V2))
 }
 
-/// A protobuf message: length-delimited fields in the order they are added.
-#[derive(Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn text(self, field: u8, text: &str) -> Self {
-        self.bytes(field, text.as_bytes())
-    }
-
-    fn message(self, field: u8, message: Self) -> Self {
-        self.bytes(field, &message.0)
-    }
-
-    fn bytes(mut self, field: u8, bytes: &[u8]) -> Self {
-        const LENGTH_DELIMITED: u8 = 2;
-        // Field numbers here are below 16, so that the tag is one byte.
-        self.0.push(field << 3 | LENGTH_DELIMITED);
-        let mut length = bytes.len();
-        while length >= 0x80 {
-            self.0.push(u8::try_from(length & 0x7f).unwrap_or_default() | 0x80);
-            length >>= 7;
-        }
-        self.0.push(u8::try_from(length).unwrap_or_default());
-        self.0.extend_from_slice(bytes);
-        self
-    }
+fn protobuf(core: &Core, shapes: &Shapes) -> Message {
+    let paths = all_paths(core).fold(Message::default(), |paths, (path, item)| {
+        paths.message(2, gnostic::named(&path, gnostic::path_item(&item)))
+    });
+    let definitions = shapes.each().fold(Message::default(), |all, (name, shape)| {
+        all.message(1, gnostic::named(name, gnostic::schema(&shape)))
+    });
+    let about = Message::default().text(1, "Kubernetes").text(2, &core.version.git_version);
+    Message::default()
+        .text(1, "2.0")
+        .message(2, about)
+        .message(8, paths)
+        .message(9, definitions)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_encoded_as_protobuf() {
-        let message = Message::default()
-            .text(1, "ab")
-            .message(8, Message::default().text(2, &"x".repeat(200)));
-        assert_eq!(message.0[..4], [0x0a, 2, b'a', b'b']);
-        // 203 bytes inside: the field's tag, a length of two bytes, 200 bytes.
-        assert_eq!(message.0[4..10], [0x42, 0xcb, 0x01, 0x12, 0xc8, 0x01]);
-        assert_eq!(message.0.len(), 7 + 203);
-    }
+fn json_text(core: &Core, shapes: &Shapes) -> bytes::Bytes {
+    let mut out = BytesMut::new();
+    out.put_slice(b"{\"swagger\":\"2.0\",\"info\":");
+    out.put_slice(info(core).to_string().as_bytes());
+    out.put_slice(b",\"paths\":{");
+    members(&mut out, all_paths(core));
+    out.put_slice(b"},\"definitions\":{");
+    members(&mut out, shapes.each());
+    let token =
+        json!({"BearerToken": {"description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"}});
+    out.put_slice(format!("}},\"securityDefinitions\":{token},\"security\":[{{\"BearerToken\":[]}}]}}").as_bytes());
+    out.freeze()
 }

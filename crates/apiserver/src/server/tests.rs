@@ -184,50 +184,6 @@ async fn discovery_names_every_row() {
 }
 
 #[tokio::test]
-async fn openapi_says_what_kubectl_asks_for() {
-    let rig = Rig::new().await;
-    let index = rig.get("/openapi/v3").await.json();
-    let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
-    let document = rig.get(&url).await.json();
-    let patch = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
-    assert_eq!(
-        patch["x-kubernetes-group-version-kind"],
-        json!({"group": "", "version": "v1", "kind": "Pod"})
-    );
-    assert!(
-        patch["parameters"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|parameter| parameter["name"] == "fieldValidation" && parameter["in"] == "query")
-    );
-    let schemas = document["components"]["schemas"].as_object().unwrap();
-    let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
-    assert_eq!(
-        (
-            &containers["x-kubernetes-patch-merge-key"],
-            &containers["x-kubernetes-patch-strategy"]
-        ),
-        (&json!("name"), &json!("merge"))
-    );
-    // Every reference has its shape.
-    let text = document.to_string();
-    for reference in text.split("\"#/components/schemas/").skip(1) {
-        let name = reference.split('"').next().unwrap();
-        assert!(schemas.contains_key(name), "{name}");
-    }
-    assert_eq!(rig.get("/openapi/v3/apis/x.io/v1").await.code, 404);
-    assert_eq!(rig.get_as("/openapi/v2", "application/json").await.code, 406);
-    let v2 = rig
-        .get_as("/openapi/v2", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
-        .await;
-    assert_eq!(
-        (v2.code, v2.headers["content-type"].to_str().unwrap()),
-        (200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
-    );
-}
-
-#[tokio::test]
 async fn too_many_at_a_time_are_told_to_wait() {
     let rig = Rig::with(Limits {
         streams: 1,

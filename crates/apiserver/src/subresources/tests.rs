@@ -112,3 +112,92 @@ async fn the_container_of_a_log_must_be_clear() {
         "400 container \"failing\" in pod \"p\" is waiting to start: ContainerCreating"
     );
 }
+
+#[tokio::test]
+async fn ephemeral_containers_are_added_and_stay() {
+    let rig = Rig::new().await;
+    rig.pod("a", Some("n1")).await;
+    let path = format!("{PODS}/a/ephemeralcontainers");
+    let add =
+        |name: &str, image: &str| json!({"spec": {"ephemeralContainers": [{"name": name, "image": image, "targetContainerName": "c"}]}});
+    let patch = "strategic-merge-patch";
+    let mut first = add("debugger", "busybox:1.30");
+    first["metadata"] = json!({"labels": {"not": "taken"}});
+    first["spec"]["activeDeadlineSeconds"] = json!(5);
+    let pod = rig.patch(&path, patch, &first).await;
+    assert_eq!(pod.code, 200, "{}", pod.brief());
+    let spec = pod.json()["spec"].clone();
+    let expected = json!([{
+        "name": "debugger", "image": "busybox:1.30", "targetContainerName": "c", "imagePullPolicy": "IfNotPresent", "resources": {},
+        "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+    }]);
+    assert_eq!(
+        (&spec["ephemeralContainers"], &spec["activeDeadlineSeconds"]),
+        (&expected, &json!(null))
+    );
+    assert_eq!(
+        (&pod.json()["metadata"]["generation"], &pod.json()["metadata"]["labels"]),
+        (&json!(2), &json!(null))
+    );
+    assert_eq!(
+        rig.patch(&path, patch, &add("second", "busybox:1.30")).await.json()["spec"]["ephemeralContainers"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+
+    let refused = [
+        (
+            json!({"spec": {"ephemeralContainers": [{"name": "x", "image": "i", "ports": [{"containerPort": 1}]}]}}),
+            "spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an Ephemeral Container",
+        ),
+        (
+            json!({"spec": {"ephemeralContainers": [{"name": "x", "image": "i", "restartPolicy": "Always"}]}}),
+            "spec.ephemeralContainers[0].restartPolicy: Forbidden: cannot be set for an Ephemeral Container",
+        ),
+        (
+            json!({"spec": {"ephemeralContainers": [{"name": "x", "image": "i", "targetContainerName": "nobody"}]}}),
+            "spec.ephemeralContainers[0].targetContainerName: Not found: \"nobody\"",
+        ),
+        (
+            add("debugger", "other:1"),
+            "existing ephemeral containers \"debugger\" may not be changed\n- spec.ephemeralContainers.image: \"busybox:1.30\"\n+ spec.ephemeralContainers.image: \"other:1\"",
+        ),
+        (
+            json!({"spec": {"ephemeralContainers": [{"name": "debugger", "$patch": "delete"}]}}),
+            "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"debugger\" may not be removed\n",
+        ),
+    ];
+    for (body, words) in refused {
+        let answer = rig.patch(&path, patch, &body).await;
+        assert!(
+            answer.code == 422 && answer.json()["message"].as_str().unwrap().contains(words),
+            "{words} in {}",
+            answer.brief()
+        );
+    }
+    // Through the pod itself they cannot be touched.
+    let answer = rig.patch(&format!("{PODS}/a"), patch, &add("third", "busybox:1.30")).await;
+    assert!(
+        answer.code == 422 && answer.brief().contains("pod updates may not change fields other than"),
+        "{}",
+        answer.brief()
+    );
+    let whole = rig.get(&path).await.json();
+    assert_eq!(whole["spec"]["ephemeralContainers"].as_array().unwrap().len(), 2);
+    let mut put = whole.clone();
+    put["spec"]["ephemeralContainers"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "third", "image": "busybox:1.30"}));
+    put["spec"]["hostname"] = json!("ignored");
+    let answer = rig.put(&path, &put).await.json();
+    assert_eq!(
+        (
+            answer["spec"]["ephemeralContainers"].as_array().unwrap().len(),
+            &answer["spec"]["hostname"]
+        ),
+        (3, &json!(null))
+    );
+}

@@ -30,9 +30,6 @@ impl Desired {
             value: uid.to_owned(),
         })?;
         let spec = pod.spec.as_ref().ok_or_else(|| missing("spec"))?;
-        if spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()) {
-            return Err(ParseError::NotHonoured("spec.ephemeralContainers".to_owned()));
-        }
         let init = containers(
             spec.init_containers.as_deref().unwrap_or_default(),
             "spec.initContainers",
@@ -42,6 +39,8 @@ impl Desired {
         if regular.is_empty() {
             return Err(missing("spec.containers"));
         }
+        let ephemeral: Vec<_> = spec.ephemeral_containers.iter().flatten().map(api::pods::as_container).collect();
+        let ephemeral = containers(&ephemeral, "spec.ephemeralContainers", Role::Ephemeral)?;
         let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
         Ok(Self {
             uid,
@@ -54,6 +53,7 @@ impl Desired {
             active_deadline: spec.active_deadline_seconds.map(seconds),
             init,
             containers: regular,
+            ephemeral,
             has_volumes: spec.volumes.as_ref().is_some_and(|list| !list.is_empty()),
             readiness_gates: spec
                 .readiness_gates
@@ -116,7 +116,10 @@ fn container(wire: &typed::Container, path: &str, role: Role) -> Result<Containe
         (wire.startup_probe.is_some(), "startupProbe"),
         (wire.lifecycle.is_some(), "lifecycle"),
     ];
-    if let Some((_, field)) = asked.iter().find(|(there, _)| *there && role == Role::Init) {
+    if let Some((_, field)) = asked
+        .iter()
+        .find(|(there, _)| *there && matches!(role, Role::Init | Role::Ephemeral))
+    {
         return Err(ParseError::NotHonoured(format!("{path}.{field}")));
     }
     let image = wire

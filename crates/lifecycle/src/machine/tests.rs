@@ -80,6 +80,7 @@ fn view() -> impl Strategy<Value = ContainerView> {
             attempt,
             image: "x:1".to_owned(),
             image_id: String::new(),
+            stop_signal: String::new(),
             created_at: Time::from_secs(0),
             state,
             notes,

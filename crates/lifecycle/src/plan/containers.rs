@@ -67,7 +67,7 @@ pub(crate) fn keep(w: World<'_>, plan: &mut Plan, container: &Container, view: &
     }
     if view.notes.contains_key(NOTE_REPLACED) {
         let text = match container.role {
-            Role::Regular => format!("Container {} definition changed, will be restarted", container.name),
+            Role::Regular | Role::Ephemeral => format!("Container {} definition changed, will be restarted", container.name),
             Role::Init | Role::Sidecar => format!("Init container {} definition changed", container.name),
         };
         let ending = Ending {
@@ -174,13 +174,7 @@ pub(crate) fn next_attempt(w: World<'_>, name: &str) -> u32 {
     if let Some(view) = w.newest(name) {
         return view.attempt.saturating_add(1);
     }
-    let lists = w.last.map(|s| {
-        s.init_container_statuses
-            .iter()
-            .flatten()
-            .chain(s.container_statuses.iter().flatten())
-    });
-    let Some(last) = lists.into_iter().flatten().find(|c| c.name == name) else {
+    let Some(last) = w.last.and_then(|last| crate::status::of(last, name)) else {
         return 0;
     };
     let count = u32::try_from(last.restart_count).unwrap_or(0);

@@ -98,14 +98,8 @@ fn record<'a>(w: World<'a>, view: &ContainerView, kind: ProbeKind) -> Option<&'a
 
 /// What the API shows of this very attempt.
 fn shown<'a>(w: World<'a>, view: &ContainerView) -> Option<&'a ContainerStatus> {
-    let status = w.last?;
-    let mut all = status
-        .init_container_statuses
-        .iter()
-        .flatten()
-        .chain(status.container_statuses.iter().flatten());
     let id = crate::status::wire_id(view);
-    all.find(|c| c.name == view.name && c.container_id.as_ref() == Some(&id))
+    crate::status::of(w.last?, &view.name).filter(|c| c.container_id.as_ref() == Some(&id))
 }
 
 /// `started`: it runs, its `postStart` hook has ended, its startup probe has
@@ -157,7 +151,7 @@ pub(crate) fn kill(w: World<'_>, plan: &mut Plan, container: &Container, view: &
     let (name, kind_name) = (&container.name, kind.as_str());
     let text = match (container.role, w.desired.restart_policy) {
         (Role::Init | Role::Sidecar, _) => format!("Init container {name} failed {kind_name} probe"),
-        (Role::Regular, RestartPolicy::Never) => format!("Container {name} failed {kind_name} probe"),
+        (Role::Ephemeral, _) | (Role::Regular, RestartPolicy::Never) => format!("Container {name} failed {kind_name} probe"),
         (Role::Regular, RestartPolicy::Always | RestartPolicy::OnFailure) => {
             format!("Container {name} failed {kind_name} probe, will be restarted")
         }

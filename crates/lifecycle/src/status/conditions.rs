@@ -5,6 +5,7 @@ use api::typed::{ContainerStatus, PodCondition, PodStatus};
 use crate::input::{OWNED_CONDITIONS, Role};
 use crate::memory::Ending;
 use crate::plan::{World, sandbox};
+use crate::status;
 
 const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
@@ -81,23 +82,14 @@ fn condition(w: World<'_>, condition_type: &str, verdict: Verdict) -> PodConditi
     }
 }
 
-fn status_of<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
-    status
-        .init_container_statuses
-        .iter()
-        .flatten()
-        .chain(status.container_statuses.iter().flatten())
-        .find(|c| c.name == name)
-}
-
 fn initialized(w: World<'_>, status: &PodStatus) -> Verdict {
     let (mut unknown, mut incomplete) = (Vec::new(), Vec::new());
     for container in &w.desired.init {
-        match (status_of(status, &container.name), container.role) {
+        match (status::of(status, &container.name), container.role) {
             (None, _) => unknown.push(container.name.as_str()),
             (Some(s), Role::Sidecar) if s.started != Some(true) => incomplete.push(container.name.as_str()),
             (Some(s), Role::Init) if !s.ready => incomplete.push(container.name.as_str()),
-            (Some(_), Role::Init | Role::Sidecar | Role::Regular) => {}
+            (Some(_), Role::Init | Role::Sidecar | Role::Regular | Role::Ephemeral) => {}
         }
     }
     if status.phase.as_deref() == Some("Succeeded") && unknown.is_empty() {
@@ -112,8 +104,8 @@ fn initialized(w: World<'_>, status: &PodStatus) -> Verdict {
 
 fn containers_ready(w: World<'_>, status: &PodStatus) -> Verdict {
     let (mut unknown, mut unready) = (Vec::new(), Vec::new());
-    for container in w.desired.all().filter(|c| c.role != Role::Init) {
-        match status_of(status, &container.name) {
+    for container in w.desired.all().filter(|c| matches!(c.role, Role::Sidecar | Role::Regular)) {
+        match status::of(status, &container.name) {
             None => unknown.push(container.name.as_str()),
             Some(s) if !s.ready => unready.push(container.name.as_str()),
             Some(_) => {}

@@ -40,7 +40,7 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
             if shown.is_empty() {
                 // Only the API remembers the attempt; what waits is the next.
                 status.restart_count = status.restart_count.saturating_add(1);
-                (status.container_id, status.image_id) = (None, String::new());
+                (status.container_id, status.image_id, status.stop_signal) = (None, String::new(), None);
                 status.image.clone_from(&container.image);
             }
         }
@@ -57,11 +57,11 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
     let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
     let newest = shown.last().filter(|_| running);
     let started = newest.is_some_and(|view| probes::started(w, container, view));
-    status.started = Some(started);
-    status.ready = if container.role == Role::Init {
-        ended_well
-    } else {
-        newest.is_some_and(|view| probes::ready(w, container, view))
+    status.started = Some(started).filter(|_| container.role != Role::Ephemeral);
+    status.ready = match container.role {
+        Role::Init => ended_well,
+        Role::Sidecar | Role::Regular => newest.is_some_and(|view| probes::ready(w, container, view)),
+        Role::Ephemeral => false, // nobody asks it anything
     };
     status.volume_mounts = (!container.volume_mounts.is_empty()).then(|| container.volume_mounts.clone());
     status
@@ -86,6 +86,7 @@ fn of_attempt(w: World<'_>, newest: &ContainerView, previous: Option<&ContainerV
         name: newest.name.clone(),
         image: newest.image.clone(),
         image_id: newest.image_id.clone(),
+        stop_signal: Some(newest.stop_signal.clone()).filter(|signal| !signal.is_empty()),
         container_id: Some(wire_id(newest)),
         restart_count: i32::try_from(newest.attempt).unwrap_or(i32::MAX),
         state: Some(state),
@@ -116,13 +117,7 @@ fn without_attempt(w: World<'_>, stage: Stage, container: &Container) -> Contain
         last_state: Some(ContainerState::default()),
         ..ContainerStatus::default()
     };
-    let lists = w.last.map(|s| {
-        s.init_container_statuses
-            .iter()
-            .flatten()
-            .chain(s.container_statuses.iter().flatten())
-    });
-    let Some(old) = lists.into_iter().flatten().find(|c| c.name == container.name) else {
+    let Some(old) = w.last.and_then(|last| crate::status::of(last, &container.name)) else {
         return status;
     };
     if old.state.as_ref().is_some_and(|s| s.terminated.is_some()) {

@@ -61,8 +61,9 @@ impl Embedded {
         }
         let attempt = attempt_record(pod, config, &stored, sandbox.config.attempt).map_err(RuntimeError::Config)?;
         let id = attempt.id.clone();
+        let target = config.target.as_deref().map(|name| newest(pod, name)).transpose()?;
         let request = self
-            .create_request(pod, &sandbox.config, config, &stored, &id)
+            .create_request(pod, &sandbox.config, config, &stored, (&id, target))
             .map_err(RuntimeError::Config)?;
         pod.known().attempts.push(Attempt {
             record: attempt.clone(),
@@ -97,7 +98,7 @@ impl Embedded {
         sandbox: &SandboxConfig,
         config: &ContainerConfig,
         stored: &StoredImage,
-        id: &str,
+        (id, target): (&str, Option<String>),
     ) -> Result<Request, String> {
         let (dir, group) = (pod.dir.attempt_dir(id), pod.group.join(id));
         let parts = Parts {
@@ -124,6 +125,7 @@ impl Embedded {
             message_from_log: config.termination_message_from_log,
             message_file: !config.termination_message_path.is_empty(),
             all_devices: config.privileged,
+            pid_namespace_of: target,
         })))
     }
 
@@ -332,6 +334,15 @@ impl Drop for CancelExec<'_> {
     }
 }
 
+/// Identity of the newest attempt of a container.
+fn newest(pod: &Pod, name: &str) -> Result<String, RuntimeError> {
+    let known = pod.known();
+    let attempts = known.attempts.iter().filter(|a| a.record.name == name && !a.making);
+    let newest = attempts.max_by_key(|a| a.record.attempt).map(|a| a.record.id.clone());
+    // Source of the text: upstream `getTargetID`.
+    newest.ok_or_else(|| RuntimeError::Config(format!("unable to find target container {name}")))
+}
+
 fn attempt_record(pod: &Pod, config: &ContainerConfig, stored: &StoredImage, sandbox_attempt: u32) -> Result<AttemptRecord, String> {
     let created_at_ns = now_ns();
     let mut digest = Sha256::new();
@@ -353,7 +364,7 @@ fn attempt_record(pod: &Pod, config: &ContainerConfig, stored: &StoredImage, san
         image_id: image_id(&config.image, &stored.image),
         created_at_ns,
         sandbox_attempt,
-        stop_signal: spec::stop_signal(&stored.config)?,
+        stop_signal: spec::stop_signal(config, &stored.config)?,
     })
 }
 

@@ -245,6 +245,7 @@ fn view(attempt: &mut Attempt, told: Option<&State>, dir: &PodDir) -> Option<Con
         attempt: record.attempt,
         image: record.image.clone(),
         image_id: record.image_id.clone(),
+        stop_signal: api::signal::name(record.stop_signal).unwrap_or_default(),
         created_at: Time(record.created_at_ns),
         state,
         notes: attempt.notes.clone(),

@@ -46,36 +46,6 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 /// Version 1 controllers a container sees its own group of.
 const CGROUPS_SEEN: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
 
-/// Signals by the names images use. Numbers are those of Linux on x86-64 and arm64.
-const SIGNALS: [(&str, i32); 24] = [
-    ("HUP", 1),
-    ("INT", 2),
-    ("QUIT", 3),
-    ("ILL", 4),
-    ("TRAP", 5),
-    ("ABRT", 6),
-    ("BUS", 7),
-    ("FPE", 8),
-    ("KILL", 9),
-    ("USR1", 10),
-    ("SEGV", 11),
-    ("USR2", 12),
-    ("PIPE", 13),
-    ("ALRM", 14),
-    ("TERM", 15),
-    ("STKFLT", 16),
-    ("CHLD", 17),
-    ("CONT", 18),
-    ("STOP", 19),
-    ("TSTP", 20),
-    ("WINCH", 28),
-    ("IO", 29),
-    ("PWR", 30),
-    ("SYS", 31),
-];
-const SIGTERM: i32 = 15;
-const SIGNAL_MAX: i32 = 64;
-
 /// All that decides what a container is.
 pub(super) struct Parts<'a> {
     pub(super) sandbox: &'a SandboxConfig,
@@ -183,20 +153,18 @@ pub(super) fn user(sandbox: &SandboxConfig, container: &ContainerConfig, image: 
     })
 }
 
-/// Number of an image's `STOPSIGNAL`.
+/// Number of the signal that stops it: the pod's, else the image's `STOPSIGNAL`.
 ///
 /// # Errors
 /// A word that is no signal.
-pub(super) fn stop_signal(image: &ImageConfig) -> Result<i32, String> {
+pub(super) fn stop_signal(container: &ContainerConfig, image: &ImageConfig) -> Result<i32, String> {
+    if let Some(name) = &container.stop_signal {
+        return api::signal::number(name).ok_or_else(|| format!("the stop signal {name:?} is not a signal"));
+    }
     let Some(word) = image.stop_signal.as_deref().map(str::trim).filter(|w| !w.is_empty()) else {
-        return Ok(SIGTERM);
+        return Ok(api::signal::TERM);
     };
-    let upper = word.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let by_name = SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
-    by_name
-        .or_else(|| name.parse().ok().filter(|n| (1..=SIGNAL_MAX).contains(n)))
-        .ok_or_else(|| format!("the image's stop signal {word:?} is not a signal"))
+    api::signal::of_image(word).ok_or_else(|| format!("the image's stop signal {word:?} is not a signal"))
 }
 
 /// Source: pod API reference, `command` and `args`.

@@ -111,7 +111,19 @@ impl Shim {
             self.dir.join(CONTAINERS_DIR).join(&spec.id),
             self.group.join(&spec.id),
         );
-        match Container::create(spec, dir, &self.trees, group, sandbox.reaper) {
+        let host = match &spec.pid_namespace_of {
+            // They share one already.
+            Some(_) | None if sandbox.reaper.is_some() => sandbox.reaper,
+            None => None,
+            Some(target) => match self.containers.iter().find(|c| c.id == *target).map(|c| (c.pid, &c.phase)) {
+                Some((Some(pid), Phase::Running { .. })) => Some(pid),
+                _ => {
+                    let message = format!("container {target}, whose processes are to be seen, does not run");
+                    return self.refuse(asker, Refusal::Start, message);
+                }
+            },
+        };
+        match Container::create(spec, dir, &self.trees, group, host) {
             Ok(container) => {
                 self.containers.push(container);
                 self.waiting.push((id, asker));

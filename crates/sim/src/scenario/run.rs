@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::node::{ExitCause, Uid};
-use api::typed::{Pod, PodCondition};
+use api::typed::{EphemeralContainer, Pod, PodCondition};
 use lifecycle::{Eviction, Failure, FailureClass, ProbeKind, Probed, Rejection};
 use serde_json::{Value, json};
 
@@ -174,6 +174,18 @@ impl Run {
                 });
                 self.settle();
             }
+            ["debug", name, image] => {
+                let container = EphemeralContainer {
+                    name: (*name).to_owned(),
+                    image: Some((*image).to_owned()),
+                    ..EphemeralContainer::default()
+                };
+                self.world.change(&uid, |pod| {
+                    let spec = pod.spec.get_or_insert_default();
+                    spec.ephemeral_containers.get_or_insert_default().push(container);
+                });
+                self.settle();
+            }
             ["condition", text] => {
                 let (condition_type, value) = text.split_once('=').ok_or_else(unknown)?;
                 let condition = PodCondition {
@@ -248,7 +260,8 @@ impl Run {
             .init_container_statuses
             .into_iter()
             .flatten()
-            .chain(status.container_statuses.into_iter().flatten());
+            .chain(status.container_statuses.into_iter().flatten())
+            .chain(status.ephemeral_container_statuses.into_iter().flatten());
         let found = all.filter(|c| c.name == name).filter_map(|c| serde_json::to_value(c).ok());
         found.flat_map(|v| fields(&v)).collect()
     }

@@ -142,8 +142,9 @@ impl World {
             self.broken("an attempt is created for something else than a container")
         };
         let spec = self.api.get(uid).and_then(|p| p.spec.clone()).unwrap_or_default();
-        let all = spec.init_containers.iter().flatten().chain(&spec.containers);
-        let image = all.filter(|c| c.name == *name).find_map(|c| c.image.clone()).unwrap_or_default();
+        let added: Vec<_> = spec.ephemeral_containers.iter().flatten().map(api::pods::as_container).collect();
+        let mut all = spec.init_containers.iter().flatten().chain(&spec.containers).chain(&added);
+        let image = all.find(|c| c.name == *name).and_then(|c| c.image.clone()).unwrap_or_default();
         let lives = self.lives.get(&(uid.clone(), name.clone()));
         let life = lives
             .and_then(|l| l.get(attempt as usize).or(l.last()))

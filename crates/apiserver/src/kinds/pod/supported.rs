@@ -46,17 +46,39 @@ pub(super) fn refusals(pod: &Pod) -> Vec<Violation> {
     let init = spec.init_containers.as_deref().unwrap_or_default();
     for (list, containers) in [("initContainers", init), ("containers", spec.containers.as_slice())] {
         for (index, container) in containers.iter().enumerate() {
-            for missing in CONTAINER {
-                let found = (missing.at)(&InPod { container, spec });
-                refused.extend(
-                    found
-                        .iter()
-                        .map(|path| not_yet(&format!("spec.{list}[{index}].{path}"), missing.what)),
-                );
-            }
+            refused.extend(of_container(&format!("spec.{list}[{index}]"), &InPod { container, spec }));
         }
     }
     refused
+}
+
+/// Every part of the ephemeral containers that `before` has not that could
+/// only be ignored.
+pub(super) fn added(pod: &Pod, before: &Pod) -> Vec<Violation> {
+    let list = |pod: &Pod| {
+        pod.spec
+            .as_ref()
+            .and_then(|spec| spec.ephemeral_containers.clone())
+            .unwrap_or_default()
+    };
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let old = list(before);
+    let mut refused = Vec::new();
+    for (index, container) in list(pod).iter().enumerate().filter(|(_, new)| !old.contains(new)) {
+        let container = &api::pods::as_container(container);
+        refused.extend(of_container(
+            &format!("spec.ephemeralContainers[{index}]"),
+            &InPod { container, spec },
+        ));
+    }
+    refused
+}
+
+fn of_container(field: &str, of: &InPod<'_>) -> Vec<Violation> {
+    let found = CONTAINER
+        .iter()
+        .flat_map(|missing| (missing.at)(of).into_iter().map(move |path| (path, missing.what)));
+    found.map(|(path, what)| not_yet(&format!("{field}.{path}"), what)).collect()
 }
 
 fn set<T>(path: &str, value: &Option<T>) -> Vec<String> {
@@ -240,33 +262,12 @@ const POD: &[Missing<OfPod>] = &[
 /// Asked of one container; paths below it.
 const CONTAINER: &[Missing<OfContainer>] = &[
     Missing {
-        what: "send another stop signal than the image's",
-        at: |of| {
-            let signal = of.container.lifecycle.as_ref().and_then(|hooks| hooks.stop_signal.as_ref());
-            given("lifecycle.stopSignal", signal.is_some())
-        },
-    },
-    Missing {
         what: "mount volumes",
         at: |of| items(&of.container.volume_mounts, |index| format!("volumeMounts[{index}]"), |_| true),
     },
     Missing {
         what: "attach volume devices",
         at: |of| items(&of.container.volume_devices, |index| format!("volumeDevices[{index}]"), |_| true),
-    },
-    Missing {
-        what: "fill variables from other objects",
-        at: |of| {
-            items(
-                &of.container.env,
-                |index| format!("env[{index}].valueFrom"),
-                |variable| variable.value_from.is_some(),
-            )
-        },
-    },
-    Missing {
-        what: "fill variables from other objects",
-        at: |of| items(&of.container.env_from, |index| format!("envFrom[{index}]"), |_| true),
     },
     Missing {
         what: "forward host ports",

@@ -16,7 +16,7 @@ mod update;
 mod volume;
 
 pub(in crate::kinds) use self::placement::taint_effect;
-pub(super) use self::update::{status, update};
+pub(super) use self::update::{ephemeral, status, update};
 
 use api::status::Violation;
 use api::typed::{Container, Pod, PodDNSConfig, PodSpec, Volume};
@@ -29,6 +29,8 @@ struct Around<'a> {
     volumes: &'a [Volume],
     grace_s: Option<i64>,
     restart_policy: &'a str,
+    /// `spec.os.name`.
+    os: Option<&'a str>,
     /// The Pod has no user namespace of its own.
     host_users: bool,
 }
@@ -70,6 +72,7 @@ fn any(spec: &PodSpec) -> Vec<Violation> {
         volumes: each(&spec.volumes),
         grace_s: spec.termination_grace_period_seconds,
         restart_policy: text(&spec.restart_policy),
+        os: spec.os.as_ref().map(|os| os.name.as_str()),
         host_users: spec.host_users.unwrap_or(true),
     };
     broken.extend(volume::volumes(around.volumes));

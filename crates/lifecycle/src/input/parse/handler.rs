@@ -11,14 +11,11 @@ pub(super) fn hooks(wire: &Container, path: &str) -> Result<Hooks, ParseError> {
     let Some(Lifecycle {
         post_start,
         pre_stop,
-        stop_signal,
+        stop_signal: _, // the runtime's: it is the attempt's from its making
     }) = &wire.lifecycle
     else {
         return Ok(Hooks::default());
     };
-    if stop_signal.is_some() {
-        return Err(ParseError::NotHonoured(format!("{path}.lifecycle.stopSignal")));
-    }
     let parse = |hook: &Option<LifecycleHandler>, name: &str| {
         hook.as_ref()
             .map(|hook| of_hook(wire, hook, &format!("{path}.lifecycle.{name}")))

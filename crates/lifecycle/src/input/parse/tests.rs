@@ -23,11 +23,6 @@ fn defaults_are_the_api_references() {
 
 #[test]
 fn what_is_not_honoured_is_refused_by_name() {
-    let refused = parse(json!({"containers": [{"name": "a", "image": "x:1", "lifecycle": {"stopSignal": "SIGUSR1"}}]}));
-    assert_eq!(
-        refused,
-        Err(ParseError::NotHonoured("spec.containers[0].lifecycle.stopSignal".to_owned()))
-    );
     let refused = parse(json!({"containers": [{"name": "a", "image": "x:1", "restartPolicy": "Never"}]}));
     assert_eq!(refused, Err(ParseError::NotHonoured("spec.containers[0].restartPolicy".to_owned())));
     let refused = parse(json!({"restartPolicy": "Sometimes", "containers": [{"name": "a", "image": "x:1"}]}));

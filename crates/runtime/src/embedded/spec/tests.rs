@@ -333,13 +333,13 @@ fn stop_signals_are_names_or_numbers() {
             stop_signal: word.map(str::to_owned),
             ..image()
         };
-        assert_eq!(stop_signal(&image), want, "{word:?}");
+        assert_eq!(stop_signal(&ContainerConfig::default(), &image), want, "{word:?}");
     }
     for bad in ["SIGFLY", "0", "65", "-1"] {
         let image = ImageConfig {
             stop_signal: Some(bad.into()),
             ..image()
         };
-        assert!(stop_signal(&image).is_err(), "{bad}");
+        assert!(stop_signal(&ContainerConfig::default(), &image).is_err(), "{bad}");
     }
 }

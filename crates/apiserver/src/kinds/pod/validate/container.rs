@@ -14,13 +14,14 @@ use super::{Around, each, handler, resources, security, text, volume};
 use crate::validate::{invalid_each, names, values};
 
 /// Fields of a container that an ephemeral one may not have.
-const NOT_EPHEMERAL: [&str; 7] = [
+const NOT_EPHEMERAL: [&str; 8] = [
     "lifecycle",
     "livenessProbe",
     "ports",
     "readinessProbe",
     "resizePolicy",
     "resources",
+    "restartPolicy",
     "startupProbe",
 ];
 
@@ -36,7 +37,7 @@ pub(super) fn regular(containers: &[Container], around: &Around<'_>) -> Vec<Viol
         if containers[..index].iter().any(|other| other.name == container.name) {
             broken.push(Violation::duplicate(format!("{field}.name"), &container.name));
         }
-        broken.extend(handlers(&field, container, around.grace_s));
+        broken.extend(handlers(&field, container, around));
         if container.restart_policy.is_some() {
             broken.push(Violation::forbidden(
                 format!("{field}.restartPolicy"),
@@ -69,7 +70,7 @@ pub(super) fn init(containers: &[Container], regular: &[Container], around: &Aro
         // They run one after the other, so each is looked at alone.
         broken.extend(host_ports(&field, container, &mut Vec::new()));
         if container.restart_policy.as_deref() == Some("Always") {
-            broken.extend(handlers(&field, container, around.grace_s));
+            broken.extend(handlers(&field, container, around));
         } else {
             let given = [
                 ("lifecycle", container.lifecycle.is_some()),
@@ -100,15 +101,10 @@ pub(super) fn ephemeral(containers: &[api::typed::EphemeralContainer], spec: &Po
         .collect();
     for (index, container) in containers.iter().enumerate() {
         let field = format!("spec.ephemeralContainers[{index}]");
-        // Both forms share their fields, but for the target.
-        let Ok(Value::Object(mut common)) = serde_json::to_value(container) else {
+        let Ok(Value::Object(common)) = serde_json::to_value(container) else {
             continue;
         };
-        common.remove("targetContainerName");
-        let Ok(as_container) = serde_json::from_value::<Container>(Value::Object(common.clone())) else {
-            continue;
-        };
-        broken.extend(any(&field, &as_container, around));
+        broken.extend(any(&field, &api::pods::as_container(container), around));
         if others.contains(&container.name.as_str()) || containers[..index].iter().any(|other| other.name == container.name) {
             broken.push(Violation::duplicate(format!("{field}.name"), &container.name));
         }
@@ -127,12 +123,20 @@ pub(super) fn ephemeral(containers: &[api::typed::EphemeralContainer], spec: &Po
                 .filter(set)
                 .map(|name| Violation::forbidden(format!("{field}.{name}"), TEXT)),
         );
+        for (at, mount) in each(&container.volume_mounts).iter().enumerate() {
+            for (name, value) in [("subPath", &mount.sub_path), ("subPathExpr", &mount.sub_path_expr)] {
+                if !text(value).is_empty() {
+                    broken.push(Violation::forbidden(format!("{field}.volumeMounts[{at}].{name}"), TEXT));
+                }
+            }
+        }
     }
     broken
 }
 
-fn handlers(field: &str, container: &Container, grace_s: Option<i64>) -> Vec<Violation> {
-    let mut broken = handler::hooks(&format!("{field}.lifecycle"), container.lifecycle.as_ref(), grace_s);
+fn handlers(field: &str, container: &Container, around: &Around<'_>) -> Vec<Violation> {
+    let grace_s = around.grace_s;
+    let mut broken = handler::hooks(&format!("{field}.lifecycle"), container.lifecycle.as_ref(), grace_s, around.os);
     broken.extend(handler::once(
         &format!("{field}.livenessProbe"),
         container.liveness_probe.as_ref(),

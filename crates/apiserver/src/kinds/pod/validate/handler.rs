@@ -150,7 +150,7 @@ pub(super) fn readiness(field: &str, given: Option<&Probe>, grace_s: Option<i64>
 }
 
 /// Hooks of a container.
-pub(super) fn hooks(field: &str, hooks: Option<&Lifecycle>, grace_s: Option<i64>) -> Vec<Violation> {
+pub(super) fn hooks(field: &str, hooks: Option<&Lifecycle>, grace_s: Option<i64>, os: Option<&str>) -> Vec<Violation> {
     let Some(hooks) = hooks else { return Vec::new() };
     let mut broken = Vec::new();
     for (name, hook) in [("postStart", &hooks.post_start), ("preStop", &hooks.pre_stop)] {
@@ -165,5 +165,29 @@ pub(super) fn hooks(field: &str, hooks: Option<&Lifecycle>, grace_s: Option<i64>
             broken.extend(handler(&format!("{field}.{name}"), &kinds, grace_s));
         }
     }
+    broken.extend(
+        hooks
+            .stop_signal
+            .as_deref()
+            .and_then(|signal| stop_signal(&format!("{field}.stopSignal"), signal, os)),
+    );
     broken
+}
+
+/// Which signals there are depends on the system, so that must be named.
+///
+/// Source: upstream `validateStopSignal`; KEP-4960.
+fn stop_signal(field: &str, signal: &str, os: Option<&str>) -> Option<Violation> {
+    let supported = match os {
+        None => {
+            return Some(Violation::forbidden(
+                field,
+                "may not be set for containers with empty `spec.os.name`",
+            ));
+        }
+        Some("windows") => vec!["SIGKILL".to_owned(), "SIGTERM".to_owned()],
+        Some(_) => api::signal::names(),
+    };
+    let supported: Vec<&str> = supported.iter().map(String::as_str).collect();
+    (!supported.contains(&signal)).then(|| Violation::not_supported(field, signal, &supported))
 }

@@ -54,6 +54,34 @@ pub(in crate::kinds::pod) fn update(pod: &Pod, before: &Pod, new: &Object, old: 
     broken
 }
 
+/// Every broken rule of a Pod whose ephemeral containers are changed: those
+/// there are stay as they are.
+///
+/// Source: upstream `ValidatePodEphemeralContainersUpdate`.
+pub(in crate::kinds::pod) fn ephemeral(pod: &Pod, before: &Pod) -> Vec<Violation> {
+    const FIELD: &str = "spec.ephemeralContainers";
+    let none = PodSpec::default();
+    let (spec, old_spec) = (pod.spec.as_ref().unwrap_or(&none), before.spec.as_ref().unwrap_or(&none));
+    let mut broken = any(spec);
+    for old in each(&old_spec.ephemeral_containers) {
+        match each(&spec.ephemeral_containers).iter().find(|new| new.name == old.name) {
+            None => {
+                let rule = format!("existing ephemeral containers {:?} may not be removed\n", old.name);
+                broken.push(Violation::forbidden(FIELD, &rule));
+            }
+            Some(new) if new != old => {
+                let value = |container| serde_json::to_value(container).unwrap_or_default();
+                let mut difference = String::new();
+                differ(FIELD, &value(old), &value(new), &mut difference);
+                let rule = format!("existing ephemeral containers {:?} may not be changed\n{difference}", old.name);
+                broken.push(Violation::forbidden(FIELD, &rule));
+            }
+            Some(_) => {}
+        }
+    }
+    broken
+}
+
 fn images(list: &str, containers: &[Container]) -> Vec<Violation> {
     let mut broken = Vec::new();
     for (index, container) in containers.iter().enumerate() {

@@ -1,0 +1,105 @@
+//! The Service under which a pod finds the API server: `kubernetes` in
+//! `default`, with the first address of the range of Services.
+//!
+//! Source: upstream `pkg/controlplane/controller/kubernetesservice` and
+//! `pkg/controlplane/reconcilers`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use http::{Request, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::authn::Identity;
+use crate::body::{self, Body};
+use crate::server::ApiServer;
+
+/// Its name, and that of its Endpoints and EndpointSlice.
+const NAME: &str = "kubernetes";
+/// The port every client of a cluster knows.
+const PORT: u16 = 443;
+
+/// The Service could not be made or brought up to date.
+#[derive(Debug, thiserror::Error)]
+#[error("making {path}: {message}")]
+pub struct OwnServiceError {
+    path: String,
+    message: String,
+}
+
+impl ApiServer {
+    /// Makes the Service, and says in its Endpoints that this server answers
+    /// at `reached`; a loopback address is reached from no pod and not told.
+    ///
+    /// # Errors
+    /// When a write is refused.
+    pub async fn publish_own_service(&self, reached: SocketAddr) -> Result<(), OwnServiceError> {
+        let network = self.core().ranges.service_network();
+        let address = Ipv4Addr::from(u32::from(network).saturating_add(1));
+        let port = reached.port();
+        let spec = json!({
+            "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "sessionAffinity": "None", "ports": [{ "name": "https", "protocol": "TCP", "port": PORT, "targetPort": port }],
+        });
+        let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
+        self.put_own(
+            "/api/v1/namespaces/default/services",
+            "v1",
+            "Service",
+            labels,
+            json!({ "spec": spec }),
+        )
+        .await?;
+        let (IpAddr::V4(ip), false) = (reached.ip(), reached.ip().is_loopback() || reached.ip().is_unspecified()) else {
+            return Ok(());
+        };
+        let subsets = json!([{ "addresses": [{ "ip": ip }], "ports": [{ "name": "https", "port": port, "protocol": "TCP" }] }]);
+        let mirrored = json!({ "endpointslice.kubernetes.io/skip-mirror": "true" });
+        let endpoints = "/api/v1/namespaces/default/endpoints";
+        self.put_own(endpoints, "v1", "Endpoints", mirrored, json!({ "subsets": subsets }))
+            .await?;
+        let slice = json!({
+            "addressType": "IPv4", "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
+            "endpoints": [{ "addresses": [ip], "conditions": { "ready": true } }],
+        });
+        let labels = json!({ "kubernetes.io/service-name": NAME });
+        let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+        self.put_own(slices, "discovery.k8s.io/v1", "EndpointSlice", labels, slice).await
+    }
+
+    /// Makes an object, or brings the one an earlier start made up to date.
+    async fn put_own(&self, path: &str, version: &str, kind: &str, labels: Value, content: Value) -> Result<(), OwnServiceError> {
+        let mut object = content.clone();
+        object["apiVersion"] = json!(version);
+        object["kind"] = json!(kind);
+        object["metadata"] = json!({ "name": NAME, "labels": labels });
+        let made = self.ask_self(Request::post(path), "application/json", &object).await?;
+        if made.status() != StatusCode::CONFLICT {
+            return accepted(path, made).await;
+        }
+        let path = format!("{path}/{NAME}");
+        let patch = Request::patch(path.as_str());
+        let patched = self.ask_self(patch, "application/merge-patch+json", &content).await?;
+        accepted(&path, patched).await
+    }
+
+    async fn ask_self(&self, request: http::request::Builder, kind: &str, content: &Value) -> Result<Response<Body>, OwnServiceError> {
+        let request = request.header(header::CONTENT_TYPE, kind).body(body::full(content.to_string()));
+        let request = request.map_err(|error| OwnServiceError {
+            path: NAME.to_owned(),
+            message: error.to_string(),
+        })?;
+        let identity = Identity::new("system:apiserver", &["system:masters"]);
+        Ok(self.handle(Some(identity), request).await)
+    }
+}
+
+async fn accepted(path: &str, response: Response<Body>) -> Result<(), OwnServiceError> {
+    if response.status().is_success() {
+        return Ok(());
+    }
+    let why = body::read(response.into_body(), 1 << 16).await;
+    Err(OwnServiceError {
+        path: path.to_owned(),
+        message: why.map_or_else(|status| status.message, |bytes| String::from_utf8_lossy(&bytes).into_owned()),
+    })
+}

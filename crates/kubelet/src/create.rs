@@ -1,0 +1,58 @@
+//! Making one attempt of a container: what it is to be, then the runtime.
+
+use std::net::IpAddr;
+
+use api::Uid;
+use api::typed::Pod;
+use lifecycle::{Failure, FailureClass, Outcome};
+use runtime::RuntimeError;
+
+use crate::config;
+use crate::environment::{self, Surroundings};
+use crate::execute::{Ports, failure};
+
+/// Makes an attempt, with its variables resolved now.
+///
+/// # Errors
+/// `CreateContainerConfigError` for what the pod's author can mend.
+pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, attempt: u32) -> Result<Outcome, Failure> {
+    let unusable = |error: &dyn std::error::Error| Failure::new(FailureClass::CreateContainerConfigError, error.to_string());
+    let variables = variables(ports, uid, pod, name).await?;
+    let config = config::container(pod, name, attempt, variables).map_err(|error| unusable(&error))?;
+    let created = ports.runtime.create(uid, &config).await;
+    created.map(|_| Outcome::Done).map_err(|error| {
+        let class = match error {
+            RuntimeError::Config(_) => FailureClass::CreateContainerConfigError,
+            _ => FailureClass::CreateContainerError,
+        };
+        failure(&error, class)
+    })
+}
+
+async fn variables(ports: &Ports, uid: &Uid, pod: &Pod, name: &str) -> Result<Vec<(String, String)>, Failure> {
+    let unusable = |error: String| Failure::new(FailureClass::CreateContainerConfigError, error);
+    let wire = config::wire(pod, name).map_err(|error| unusable(error.to_string()))?;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+    let services = ports.sources.services(namespace, links).await;
+    let found = ports.sources.find(namespace, environment::references(&wire)).await;
+    let pod_ips: Vec<IpAddr> = ports
+        .pods
+        .get(uid)
+        .and_then(|known| known.observed.sandbox.as_ref().map(|sandbox| sandbox.ips.clone()))
+        .unwrap_or_default();
+    let allocatable = {
+        let node = ports.node.borrow();
+        let status = node.status.as_ref();
+        status.and_then(|status| status.allocatable.clone()).unwrap_or_default()
+    };
+    let around = Surroundings {
+        pod,
+        pod_ips: &pod_ips,
+        host_ips: &ports.host_ips,
+        allocatable: &allocatable,
+        services: &services.map_err(|error| unusable(error.to_string()))?,
+        found: &found,
+    };
+    environment::resolve(&wire, &around).map_err(|error| unusable(error.to_string()))
+}
