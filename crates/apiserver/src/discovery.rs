@@ -169,6 +169,9 @@ pub(crate) fn kind(row: &Resource, subresource: Subresource) -> &str {
         Subresource::Proxy if row.id.kind == "Node" => "NodeProxyOptions",
         Subresource::Proxy => "PodProxyOptions",
         Subresource::Token => "TokenRequest",
+        Subresource::Exec => "PodExecOptions",
+        Subresource::Attach => "PodAttachOptions",
+        Subresource::PortForward => "PodPortForwardOptions",
         _ => &row.id.kind,
     }
 }
@@ -188,6 +191,7 @@ pub(crate) const fn verbs(subresource: Subresource) -> &'static [&'static str] {
         Subresource::Binding | Subresource::Token => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],
+        Subresource::Exec | Subresource::Attach | Subresource::PortForward => &["create", "get"],
         Subresource::Proxy => &["create", "delete", "get", "patch", "update"],
     }
 }

@@ -31,6 +31,7 @@ mod hub;
 pub mod kinds;
 mod metrics;
 pub mod negotiate;
+mod nodes;
 mod openapi;
 pub mod own_service;
 mod patch;
@@ -53,5 +54,6 @@ mod write;
 
 pub use authn::Identity;
 pub use body::Body;
+pub use nodes::{Kubelets, NodeAddress};
 pub use registry::{RangeError, Ranges};
 pub use server::{ApiServer, Clock, Config, Limits, NodeProxy, StartError, Version};

@@ -87,9 +87,21 @@ pub enum Subresource {
     Proxy,
     /// `token` of service accounts: create.
     Token,
+    /// `exec` of pods: a stream to a command.
+    Exec,
+    /// `attach` of pods: a stream to a container.
+    Attach,
+    /// `portforward` of pods: streams to ports.
+    PortForward,
 }
 
 impl Subresource {
+    /// Whether its requests become streams.
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        matches!(self, Self::Exec | Self::Attach | Self::PortForward)
+    }
+
     /// The last part of its path.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -101,6 +113,9 @@ impl Subresource {
             Self::EphemeralContainers => "ephemeralcontainers",
             Self::Proxy => "proxy",
             Self::Token => "token",
+            Self::Exec => "exec",
+            Self::Attach => "attach",
+            Self::PortForward => "portforward",
         }
     }
 }

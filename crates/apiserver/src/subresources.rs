@@ -2,9 +2,11 @@
 //! `finalize` are: see [`crate::call::Part`].
 
 pub(crate) mod binding;
+pub(crate) mod connect;
 pub(crate) mod log;
 pub(crate) mod proxy;
 pub(crate) mod token;
+pub(crate) mod upgrade;
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ mod handler;
 mod hook;
 pub mod kubelet;
 pub mod logs;
+pub mod machine_usage;
 pub mod node_status;
 pub mod pod_worker;
 pub mod pods;
@@ -30,6 +31,7 @@ pub mod server;
 pub mod sources;
 pub mod status_writer;
 pub mod streams;
+pub mod usage;
 
 pub use clock::{Clock, SystemClock};
 pub use kubelet::{Kubelet, KubeletError, Options};

@@ -4,6 +4,8 @@
 //! `/exec`, `/attach`, `/portForward` and `/run` of the same form.
 //! Who may ask is decided before a request gets here.
 
+pub mod access;
+mod stats;
 mod streams;
 
 use std::io;
@@ -12,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::node::{ContainerView, RunState};
-use api::{Status, Uid};
+use api::{Status, Time, Uid};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode, header};
@@ -24,16 +26,31 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::logs::{LogFile, LogOptions, Renderer};
+use crate::logs::{LogFile, LogOptions, LogWatch, Renderer};
 use crate::pods::{Known, Pods, log_dir};
+use crate::usage::Samples;
 
 /// The body of an answer.
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// How often a followed log is looked at.
-const FOLLOW_POLL: Duration = Duration::from_millis(100);
+/// A followed log is looked at at least this often, should news be lost.
+const FOLLOW_POLL: Duration = Duration::from_secs(5);
 /// How much of a log is read before it is sent on.
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// What a node API is made of.
+pub struct Parts {
+    /// The pods of this node, shared with the kubelet.
+    pub pods: Arc<Pods>,
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// Directory of all pods' logs.
+    pub log_root: PathBuf,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Name of the node.
+    pub node: String,
+}
 
 /// Answers the node API.
 #[derive(Clone)]
@@ -42,6 +59,9 @@ pub struct NodeApi {
     runtime: Arc<dyn Runtime>,
     log_root: PathBuf,
     clock: Arc<dyn Clock>,
+    node: String,
+    started: Time,
+    samples: Arc<Samples>,
     shutdown: CancellationToken,
     /// Streams that run; they end with the last clone.
     sessions: Arc<Mutex<JoinSet<()>>>,
@@ -51,15 +71,39 @@ impl NodeApi {
     /// A node API over the pods of this node. Followed logs and streams end on
     /// `shutdown`.
     #[must_use]
-    pub fn new(pods: Arc<Pods>, runtime: Arc<dyn Runtime>, log_root: PathBuf, clock: Arc<dyn Clock>, shutdown: CancellationToken) -> Self {
+    pub fn new(parts: Parts, shutdown: CancellationToken) -> Self {
         Self {
-            pods,
-            runtime,
-            log_root,
-            clock,
+            started: parts.clock.now(),
+            pods: parts.pods,
+            runtime: parts.runtime,
+            log_root: parts.log_root,
+            clock: parts.clock,
+            node: parts.node,
+            samples: Arc::default(),
             shutdown,
             sessions: Arc::default(),
         }
+    }
+
+    /// Reads the counters that rates are made of, until the shutdown.
+    pub async fn sample(&self) {
+        self.samples
+            .collect(&self.pods, &self.runtime, &self.clock, self.shutdown.clone())
+            .await;
+    }
+
+    /// `/configz`: the settings in force, under upstream's names.
+    fn configuration(&self) -> serde_json::Value {
+        let limits = runtime::LogLimits::default();
+        serde_json::json!({ "kubeletconfig": {
+            "kind": "KubeletConfiguration",
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "authentication": { "anonymous": { "enabled": false }, "webhook": { "enabled": true } },
+            "authorization": { "mode": "Webhook" },
+            "containerLogMaxSize": limits.file_bytes_max.to_string(),
+            "containerLogMaxFiles": limits.files_max,
+            "streamingConnectionIdleTimeout": format!("{}h0m0s", crate::streams::IDLE.as_secs() / 3600),
+        }})
     }
 
     /// Waits until every stream has told its client the end. For after
@@ -72,6 +116,8 @@ impl NodeApi {
     /// Answers one request. Errors are `metav1.Status` bodies, but text where
     /// a request would have become a stream, as upstream.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
+        // Nothing here is asked with a body.
+        let request = Request::from_parts(request.into_parts().0, ());
         let mut path = Vec::new();
         for segment in request.uri().path().trim_matches('/').split('/') {
             match percent_decode_str(segment).decode_utf8() {
@@ -99,7 +145,7 @@ impl NodeApi {
         streamed.unwrap_or_else(|refusal| text(refusal.code, refusal.message))
     }
 
-    async fn answer<B>(&self, request: &Request<B>, path: &[&str]) -> Result<Response<Body>, Box<Status>> {
+    async fn answer(&self, request: &Request<()>, path: &[&str]) -> Result<Response<Body>, Box<Status>> {
         if request.method() != Method::GET {
             return Err(Box::new(Status::method_not_allowed(format!(
                 "the node API does not take {} here",
@@ -107,6 +153,11 @@ impl NodeApi {
             ))));
         }
         match path {
+            ["stats", "summary"] => Ok(self.summary(request.uri().query().unwrap_or_default()).await),
+            ["stats", "usage"] => Ok(self.usage().await),
+            ["metrics"] => Ok(self.metrics()),
+            ["metrics", "resource"] => Ok(self.resource_metrics().await),
+            ["configz"] => Ok(json(StatusCode::OK, &self.configuration())),
             ["healthz"] => Ok(text(StatusCode::OK, "ok".to_owned())),
             ["pods"] => {
                 let items: Vec<_> = self.pods.all().into_iter().map(|(_, known)| known.pod).collect();
@@ -135,8 +186,10 @@ impl NodeApi {
             .join(container)
             .join(format!("{attempt}.log"));
         // Finding the tail of a long log takes long.
-        let tail_lines = options.tail_lines;
-        let opening = tokio::task::spawn_blocking(move || LogFile::open(&path, tail_lines));
+        let (tail_lines, follow) = (options.tail_lines, options.follow);
+        // Before it is read: what is written from now on is news.
+        let watch = follow.then(|| LogWatch::new(path.parent().unwrap_or(&path)));
+        let opening = tokio::task::spawn_blocking(move || LogFile::open(&path, tail_lines, follow));
         let file = match opening.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -157,7 +210,9 @@ impl NodeApi {
             uid,
             container: container.to_owned(),
             attempt,
-            follow: options.follow,
+            follow,
+            watch,
+            changes: self.pods.changes(),
             shutdown: self.shutdown.clone(),
         };
         let frames = futures::stream::unfold(follower, |mut follower| async {
@@ -230,6 +285,9 @@ struct Follower {
     container: String,
     attempt: u32,
     follow: bool,
+    watch: Option<LogWatch>,
+    /// Tells that a pod was observed anew: its container may have ended.
+    changes: tokio::sync::watch::Receiver<u64>,
     shutdown: CancellationToken,
 }
 
@@ -240,16 +298,33 @@ impl Follower {
         loop {
             // Looked at before the read: what a process wrote before it ended
             // is in the log when its end is known.
+            self.changes.mark_unchanged();
             let may_grow = self.follow && self.may_grow() && !self.shutdown.is_cancelled();
             match self.read().await {
                 Ok(chunk) if !chunk.is_empty() => return Some(Ok(chunk)),
                 Ok(_) if !may_grow || self.renderer.is_full() => return None,
-                Ok(_) => tokio::time::sleep(FOLLOW_POLL).await,
+                Ok(_) => self.news().await,
                 Err(error) => {
                     self.follow = false;
                     return Some(Err(error));
                 }
             }
+        }
+    }
+
+    /// Waits until there may be more, or nothing more to wait for.
+    async fn news(&mut self) {
+        let written = async {
+            match &mut self.watch {
+                Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = written => {}
+            _ = self.changes.changed() => {}
+            () = self.shutdown.cancelled() => {}
+            () = tokio::time::sleep(FOLLOW_POLL) => {}
         }
     }
 

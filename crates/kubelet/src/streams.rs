@@ -29,7 +29,7 @@ pub(crate) use remote::{Remote, Wanted};
 
 /// A session on which nothing happens for so long ends. Source: upstream
 /// kubelet, `streamingConnectionIdleTimeout`.
-const IDLE: Duration = Duration::from_secs(4 * 3600);
+pub(crate) const IDLE: Duration = Duration::from_secs(4 * 3600);
 /// For the client to open the streams it asked for. Source: upstream
 /// `remotecommand.DefaultStreamCreationTimeout`.
 const CREATION: Duration = Duration::from_secs(30);

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api::Status;
+use apiserver::Kubelets;
 use apiserver::authn::Identity;
-use apiserver::body::Body;
 use apiserver::pki::Authority;
 use apiserver::serve::{ConnectionLimits, serve};
-use apiserver::server::{ApiServer, Config, Limits, NodeProxy, Version};
+use apiserver::server::{ApiServer, Config, Limits, Version};
 use apiserver::tokens::Tokens;
 use apiserver::tokens::key::SigningKey;
-use async_trait::async_trait;
-use http::{Request, Response};
+use http::Request;
 use http_body_util::BodyExt;
 use kubelet::node_status::{Machine, NodeIdentity};
 use kubelet::pods::Pods;
@@ -28,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::flags::Up;
 use crate::layout::{Layout, Lock};
 use crate::node::Parts;
+use crate::node_api::{self, NodeFront};
 use crate::settings::Settings;
 use crate::{images, node, preflight};
 
@@ -79,22 +78,6 @@ pub(crate) fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Cl
     })
 }
 
-/// The way to the one node of this process.
-struct OwnNode {
-    name: String,
-    api: NodeApi,
-}
-
-#[async_trait]
-impl NodeProxy for OwnNode {
-    async fn call(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Status> {
-        if node != self.name {
-            return Err(Status::unavailable(format!("node {node:?} is not connected to this server")));
-        }
-        Ok(self.api.handle(request).await)
-    }
-}
-
 impl Platform {
     /// Starts every role and returns once `/readyz` would answer. The node
     /// registers in the background.
@@ -111,7 +94,9 @@ impl Platform {
             .await
             .with_context(|| format!("cannot listen on {}; choose another address with --listen", up.listen))?;
         let listen = listener.local_addr().context("the listening socket has no address")?;
-        let identity = node::identity(up)?;
+        let mut identity = node::identity(up)?;
+        let (node_listener, node_listen) = node_api::listen(identity.ip, identity.port).await?;
+        identity.port = node_listen.port();
         let machine = Machine::read(layout.root()).context("cannot read what this machine has")?;
         let shutdown = CancellationToken::new();
 
@@ -121,10 +106,10 @@ impl Platform {
             tokio::task::spawn_blocking(move || store::embedded::Embedded::open(&directory, store::embedded::Options::default())).await??;
         let store = Arc::new(store);
         let pods = Arc::new(Pods::default());
-        let node_api = NodeApi::new(pods.clone(), layout.pod_logs(), clock.clone(), shutdown.clone());
         let version = Version::default();
         let tokens = tokens(&layout, listen)?;
-        let api = start_api(store.clone(), &identity.name, node_api, &version, tokens, clock.clone(), up).await?;
+        let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
+        let api = start_api(store.clone(), &authority, &version, tokens, clock.clone(), up).await?;
 
         let reached = if listen.ip().is_unspecified() {
             SocketAddr::new(identity.ip, listen.port())
@@ -133,7 +118,6 @@ impl Platform {
         };
         api.publish_own_service(reached).await.context("starting the API server")?;
 
-        let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
         let tls = front(&authority, &layout, &identity, listen, clock.now())?;
         let mut tasks = JoinSet::new();
         let serving = serve(listener, tls, api.clone(), ConnectionLimits::default(), shutdown.clone());
@@ -144,6 +128,14 @@ impl Platform {
 
         settings.keep(&layout)?;
         let parts = node::open(&settings, identity.ip, pulls, &layout).await?;
+        let node_parts = kubelet::server::Parts {
+            pods: pods.clone(),
+            runtime: parts.runtime.clone() as Arc<dyn Runtime>,
+            log_root: layout.pod_logs(),
+            clock: clock.clone(),
+            node: identity.name.clone(),
+        };
+        let node_api = NodeApi::new(node_parts, shutdown.clone());
         let report = Report {
             server: server_url(listen),
             node: identity.name.clone(),
@@ -162,9 +154,41 @@ impl Platform {
             shutdown,
             _lock: lock,
         };
+        platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
         platform.start_control(authority.certificate_pem(), clock.now().0.unsigned_abs());
         platform.start_kubelet(identity, machine, pods, clock);
         Ok(platform)
+    }
+
+    /// Serves the node API; its streams are told when the node agent ends.
+    fn start_node_api(
+        &mut self,
+        listener: TcpListener,
+        node_api: NodeApi,
+        authority: &Authority,
+        node: &NodeIdentity,
+        now: api::Time,
+    ) -> Result<()> {
+        let names = [node.name.clone(), node.ip.to_string()];
+        let serving = authority.serving(&format!("system:node:{}", node.name), &names, now)?;
+        let front = NodeFront {
+            node: node.name.clone(),
+            node_api: node_api.clone(),
+            api: self.api.clone(),
+        };
+        let serving = serve(
+            listener,
+            authority.tls(&serving)?,
+            front,
+            ConnectionLimits::default(),
+            self.shutdown.clone(),
+        );
+        self.tasks.spawn(async move {
+            tokio::join!(serving, node_api.sample());
+            node_api.drain().await;
+            Ok(())
+        });
+        Ok(())
     }
 
     fn start_control(&mut self, ca_pem: &str, seed: u64) {
@@ -237,21 +261,19 @@ impl Platform {
 
 async fn start_api(
     store: Arc<store::embedded::Embedded>,
-    node: &str,
-    node_api: NodeApi,
+    authority: &Authority,
     version: &Version,
     tokens: Arc<Tokens>,
     clock: Arc<SystemClock>,
     up: &Up,
 ) -> Result<ApiServer> {
     let ranges = up.service_cidr.parse().context("--service-cidr")?;
+    // As kubeadm's `apiserver-kubelet-client`.
+    let own = authority.client("kube-apiserver-kubelet-client", &["system:masters"], clock.now())?;
     let config = Config {
         store,
         registry: apiserver::kinds::builtin(),
-        nodes: Arc::new(OwnNode {
-            name: node.to_owned(),
-            api: node_api,
-        }),
+        nodes: Arc::new(Kubelets::new(authority, &own)?),
         authorizer: Arc::new(apiserver::authz::Builtin),
         tokens,
         limits: Limits::default(),

@@ -21,6 +21,7 @@ mod sandbox;
 mod session;
 mod shim_exe;
 mod spec;
+mod usage;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -40,7 +41,7 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig, Session,
+    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, PodUsage, Runtime, RuntimeError, SandboxConfig, Session,
     StreamRequest,
 };
 use files::PodDir;
@@ -226,6 +227,10 @@ impl Runtime for Embedded {
 
     async fn dial(&self, uid: &Uid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError> {
         self.dial_in(&*self.pod(uid)?, port).await
+    }
+
+    async fn usage(&self, uid: &Uid, disks: bool) -> Result<PodUsage, RuntimeError> {
+        self.usage_of(self.pod(uid)?, disks).await
     }
 
     async fn note(&self, uid: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError> {

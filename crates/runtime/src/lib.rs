@@ -9,6 +9,7 @@
 pub mod embedded;
 pub mod image;
 mod session;
+mod usage;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use futures::stream::BoxStream;
 pub use session::{AttachRequest, Ended, Input, Output, Session, StreamRequest, Terminal, TerminalSize};
 pub use shim::log_files;
 pub use shim::protocol::LogLimits;
+pub use usage::{ContainerUsage, PodUsage, Usage};
 
 /// Which user, group and further groups a process runs as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -269,6 +271,9 @@ pub trait Runtime: Send + Sync {
     async fn attach(&self, pod: &Uid, id: &ContainerId, request: AttachRequest) -> Result<Session, RuntimeError>;
     /// Connects to a TCP port on the loopback of the pod's network.
     async fn dial(&self, pod: &Uid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError>;
+    /// What the pod and its running containers use; with `disks` also the
+    /// bytes they have written, which takes time.
+    async fn usage(&self, pod: &Uid, disks: bool) -> Result<PodUsage, RuntimeError>;
     /// Notes something on an attempt, durable, seen in later observations.
     async fn note(&self, pod: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError>;
 }

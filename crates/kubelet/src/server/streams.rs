@@ -66,9 +66,7 @@ pub(super) fn running(known: &Known, container: &str) -> Result<ContainerId, Ref
 
 impl NodeApi {
     /// Runs a command in a container, or with none joins its streams.
-    pub(super) fn remote<B>(&self, request: Request<B>, place: [&str; 3], exec: bool) -> Result<Response<Body>, Refusal> {
-        let (head, _) = request.into_parts();
-        let request = Request::from_parts(head, ());
+    pub(super) fn remote(&self, request: Request<()>, place: [&str; 3], exec: bool) -> Result<Response<Body>, Refusal> {
         let [namespace, pod, container] = place;
         let (uid, known) = self.find(namespace, pod)?;
         let query = query(&request);
@@ -95,9 +93,7 @@ impl NodeApi {
     }
 
     /// Forwards ports of a pod.
-    pub(super) fn forward<B>(&self, request: Request<B>, namespace: &str, pod: &str) -> Result<Response<Body>, Refusal> {
-        let (head, _) = request.into_parts();
-        let request = Request::from_parts(head, ());
+    pub(super) fn forward(&self, request: Request<()>, namespace: &str, pod: &str) -> Result<Response<Body>, Refusal> {
         let (uid, known) = self.find(namespace, pod)?;
         if !known.observed.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready) {
             let message = format!("pod {pod}_{namespace}({uid}) is not running; its ports cannot be forwarded");
@@ -151,9 +147,7 @@ impl NodeApi {
 
     /// `POST /run`: runs a command without a stream, and gives what it wrote.
     /// Source: upstream `getRun`.
-    pub(super) async fn run<B>(&self, request: Request<B>, place: [&str; 3]) -> Result<Response<Body>, Refusal> {
-        let (head, _) = request.into_parts();
-        let request = Request::from_parts(head, ());
+    pub(super) async fn run(&self, request: Request<()>, place: [&str; 3]) -> Result<Response<Body>, Refusal> {
         let [namespace, pod, container] = place;
         if request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a command is run by POST"));

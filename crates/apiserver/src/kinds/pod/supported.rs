@@ -309,18 +309,6 @@ const CONTAINER: &[Missing<OfContainer>] = &[
         at: |of| many("resizePolicy", &of.container.resize_policy),
     },
     Missing {
-        what: "keep standard input open",
-        at: |of| given("stdin", of.container.stdin == Some(true)),
-    },
-    Missing {
-        what: "keep standard input open",
-        at: |of| given("stdinOnce", of.container.stdin_once == Some(true)),
-    },
-    Missing {
-        what: "give containers a terminal",
-        at: |of| given("tty", of.container.tty == Some(true)),
-    },
-    Missing {
         what: "apply seccomp profiles",
         at: |of| {
             of.container
