@@ -11,8 +11,10 @@
 //! Source: Kubernetes "Admission Control in Kubernetes"; upstream
 //! `pkg/kubeapiserver/options/plugins.go` `AllOrderedPlugins` for the order.
 
+mod certificates;
 mod default_tolerations;
 mod priority;
+mod runtime_class;
 mod service_account;
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use api::{Object, Status};
 use async_trait::async_trait;
 
+use crate::authn::Identity;
 use crate::call::{Call, served};
 use crate::hub::Entry;
 use crate::registry::Resource;
@@ -31,6 +34,8 @@ const CHAIN: &[&dyn Plugin] = &[
     &service_account::ServiceAccount,
     &priority::Priority,
     &default_tolerations::DefaultTolerations,
+    &runtime_class::RuntimeClass,
+    &certificates::Certificates,
 ];
 
 /// What is done to the object.
@@ -46,6 +51,8 @@ pub(crate) enum Operation {
 pub(crate) struct Attributes<'a> {
     /// What else there is.
     pub(crate) lookup: Lookup<'a>,
+    /// Who writes.
+    pub(crate) identity: &'a Identity,
     /// What is written.
     pub(crate) row: &'a Resource,
     /// Which part of it; empty for the object itself.
@@ -72,6 +79,7 @@ impl<'a> Attributes<'a> {
     fn of(call: &'a Call, operation: Operation, old: Option<&'a Object>) -> Self {
         Self {
             lookup: Lookup { core: &call.core },
+            identity: &call.identity,
             row: &call.row,
             subresource: &call.asked.subresource,
             operation,

@@ -20,7 +20,11 @@ const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list",
 
 /// Verbs of a row.
 pub(crate) fn row_verbs(row: &Resource) -> &'static [&'static str] {
-    if row.review.is_some() { &["create"] } else { &VERBS }
+    match (row.review, row.computed) {
+        (Some(_), _) => &["create"],
+        (None, Some(_)) => &["get", "list"],
+        (None, None) => &VERBS,
+    }
 }
 
 /// Rows by group, then version.
@@ -172,6 +176,8 @@ pub(crate) fn kind(row: &Resource, subresource: Subresource) -> &str {
         Subresource::Exec => "PodExecOptions",
         Subresource::Attach => "PodAttachOptions",
         Subresource::PortForward => "PodPortForwardOptions",
+        Subresource::Scale => "Scale",
+        Subresource::Eviction => "Eviction",
         _ => &row.id.kind,
     }
 }
@@ -180,6 +186,8 @@ pub(crate) fn kind(row: &Resource, subresource: Subresource) -> &str {
 pub(crate) const fn foreign(subresource: Subresource) -> Option<(&'static str, &'static str)> {
     match subresource {
         Subresource::Token => Some(("authentication.k8s.io", "v1")),
+        Subresource::Scale => Some(("autoscaling", "v1")),
+        Subresource::Eviction => Some(("policy", "v1")),
         _ => None,
     }
 }
@@ -187,8 +195,8 @@ pub(crate) const fn foreign(subresource: Subresource) -> Option<(&'static str, &
 /// Verbs of a subresource.
 pub(crate) const fn verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status | Subresource::EphemeralContainers => &["get", "patch", "update"],
-        Subresource::Binding | Subresource::Token => &["create"],
+        Subresource::Status | Subresource::EphemeralContainers | Subresource::Scale | Subresource::Approval => &["get", "patch", "update"],
+        Subresource::Binding | Subresource::Token | Subresource::Eviction => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],
         Subresource::Exec | Subresource::Attach | Subresource::PortForward => &["create", "get"],

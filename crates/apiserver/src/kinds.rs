@@ -5,22 +5,34 @@
 //! `pod.rs`. A kind is its row; a row without a strategy behaves as its schema
 //! says.
 
+mod certificate_signing_request;
 mod config_map;
+mod controller_revision;
 mod endpoint_slice;
 mod endpoints;
 mod event;
 mod lease;
+mod limit_range;
 mod namespace;
 mod node;
 mod pod;
+mod pod_disruption_budget;
+mod pod_template;
 mod priority_class;
+mod rbac;
+mod replication_controller;
+mod resource_quota;
 pub(crate) mod reviews;
+mod usage;
+mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
+mod storage;
 mod values;
 
 pub(crate) use self::priority_class::system as system_priority_classes;
+pub(crate) use self::replication_controller::scale;
 
 use api::schema::{self, Schema};
 use api::{Object, ResourceId};
@@ -77,8 +89,20 @@ pub fn builtin() -> Registry {
         service_account::row(),
         lease::row(),
         priority_class::row(),
-        reviews::token_review(),
+        limit_range::row(),
+        resource_quota::row(),
+        pod_template::row(),
+        replication_controller::row(),
+        controller_revision::row(),
+        pod_disruption_budget::row(),
+        runtime_class::row(),
+        storage::class_row(),
+        storage::node_row(),
+        certificate_signing_request::row(),
     ] {
+        registry.insert(row);
+    }
+    for row in reviews::rows().into_iter().chain(rbac::rows()).chain(usage::rows()) {
         registry.insert(row);
     }
     registry
@@ -118,6 +142,13 @@ fn keep_status_apart(change: Change<'_>) {
             new.meta.owner_references.clone_from(&old.meta.owner_references);
         }
     }
+}
+
+/// The generation of an object whose `field` is counted: one more than that of
+/// what is stored, if the field changed.
+fn count_change(new: &mut Object, old: &Object, field: &str) {
+    let changed = pod::comparable(new.body.get(field)) != pod::comparable(old.body.get(field));
+    new.meta.generation = Some(old.meta.generation.unwrap_or(0).saturating_add(i64::from(changed)));
 }
 
 /// Puts a field of the body back to what is stored.

@@ -29,6 +29,7 @@ mod expiry;
 mod health;
 mod hub;
 pub mod kinds;
+mod managed_fields;
 mod metrics;
 pub mod negotiate;
 mod nodes;
@@ -48,8 +49,10 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod tokens;
+mod usage;
 pub mod validate;
 mod verbs;
+mod wish;
 mod write;
 
 pub use authn::Identity;

@@ -38,6 +38,9 @@ pub struct Resource {
     pub strategy: &'static dyn Strategy,
     /// Selectable fields beside `metadata.name` and `metadata.namespace`.
     pub fields: Vec<Field>,
+    /// A field objects are looked up by inside the server, such as the node of
+    /// a pod; the empty value is not looked up.
+    pub indexed: Option<fn(&Object) -> &str>,
     /// What `kubectl get` prints.
     pub columns: Vec<Column>,
     /// Row conditions of the table form; empty for most kinds.
@@ -50,6 +53,18 @@ pub struct Resource {
     /// Objects of the row are questions: a create answers them, and nothing is
     /// stored. Such a row has no storage and no other verb.
     pub review: Option<Review>,
+    /// Objects of the row are computed when they are asked for, and nothing is
+    /// stored. Such a row has no storage and no other verbs than get and list.
+    pub computed: Option<Computed>,
+}
+
+/// What is computed when it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Computed {
+    /// What nodes use.
+    NodeUsage,
+    /// What pods use.
+    PodUsage,
 }
 
 /// A question the server answers about itself.
@@ -59,6 +74,16 @@ pub struct Resource {
 pub enum Review {
     /// Whose token is this?
     Token,
+    /// May a subject do something?
+    SubjectAccess,
+    /// The same, within one namespace.
+    LocalSubjectAccess,
+    /// May the caller do something?
+    SelfSubjectAccess,
+    /// What may the caller do in a namespace?
+    SelfSubjectRules,
+    /// Who is the caller?
+    SelfSubject,
 }
 
 /// A field a field selector may name.
@@ -93,6 +118,13 @@ pub enum Subresource {
     Attach,
     /// `portforward` of pods: streams to ports.
     PortForward,
+    /// `scale` of what is there in numbers: get, update, patch of how many.
+    Scale,
+    /// `approval` of certificate signing requests: get, update, patch of the
+    /// conditions that decide.
+    Approval,
+    /// `eviction` of pods: create.
+    Eviction,
 }
 
 impl Subresource {
@@ -116,6 +148,9 @@ impl Subresource {
             Self::Exec => "exec",
             Self::Attach => "attach",
             Self::PortForward => "portforward",
+            Self::Scale => "scale",
+            Self::Approval => "approval",
+            Self::Eviction => "eviction",
         }
     }
 }
@@ -229,6 +264,8 @@ pub enum Rules {
     UpdateStatus,
     /// A change of a pod's ephemeral containers alone.
     UpdateEphemeral,
+    /// A decision about a certificate signing request.
+    UpdateApproval,
 }
 
 /// Why [`Strategy::allocate`] gave nothing.
@@ -340,11 +377,13 @@ impl Resource {
             convert: None,
             strategy: &Plain,
             fields: Vec::new(),
+            indexed: None,
             columns: vec![crate::table::name_column(), crate::table::age_column()],
             row_conditions: no_conditions,
             subresources: Vec::new(),
             ttl: None,
             review: None,
+            computed: None,
         }
     }
 
@@ -399,6 +438,6 @@ impl Registry {
 
     /// The rows whose objects are stored.
     pub fn stored(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.rows().filter(|row| row.review.is_none())
+        self.rows().filter(|row| row.review.is_none() && row.computed.is_none())
     }
 }

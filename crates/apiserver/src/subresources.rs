@@ -3,8 +3,10 @@
 
 pub(crate) mod binding;
 pub(crate) mod connect;
+pub(crate) mod eviction;
 pub(crate) mod log;
 pub(crate) mod proxy;
+pub(crate) mod scale;
 pub(crate) mod token;
 pub(crate) mod upgrade;
 

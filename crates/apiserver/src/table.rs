@@ -116,7 +116,7 @@ fn table_row(row: &Resource, object: &Object, include: IncludeObject, now: Time)
     match include {
         IncludeObject::None => {}
         IncludeObject::Metadata => {
-            out["object"] = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.meta });
+            out["object"] = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata() });
         }
         // An object came from JSON, so it goes back into it.
         IncludeObject::Object => out["object"] = serde_json::to_value(object).unwrap_or_default(),
@@ -174,6 +174,16 @@ pub fn count(object: &Object, path: &str) -> u64 {
 #[must_use]
 pub fn time(value: Option<&Value>) -> Option<Time> {
     value?.as_str()?.parse::<jiff::Timestamp>().ok().map(Time::from)
+}
+
+/// Labels, or a selector that asks for equal ones, as `a=b,c=d`.
+#[must_use]
+pub fn labels(map: Option<&Value>) -> String {
+    let pairs = map.and_then(Value::as_object).into_iter().flatten();
+    let texts: Vec<String> = pairs
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    if texts.is_empty() { "<none>".to_owned() } else { texts.join(",") }
 }
 
 /// The first few of a list, and how many more there are.

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::body::{self, Body};
 use crate::registry::Ranges;
-use crate::{ApiServer, Config, Identity, Limits, NodeAddress, NodeProxy, Version, authz, kinds};
+use crate::{ApiServer, Config, Identity, Limits, NodeAddress, NodeProxy, Version, kinds};
 
 /// A node whose API echoes the request's path and query.
 pub(crate) struct EchoNode;
@@ -145,7 +145,6 @@ impl Rig {
             store: Arc::clone(&store),
             registry: kinds::builtin(),
             nodes: Arc::new(EchoNode),
-            authorizer: Arc::new(authz::Builtin),
             tokens: crate::testing::tokens(),
             limits,
             ranges,
@@ -173,7 +172,6 @@ impl Rig {
             store: Arc::clone(&self.store),
             registry: kinds::builtin(),
             nodes: Arc::new(EchoNode),
-            authorizer: Arc::new(authz::Builtin),
             tokens: crate::testing::tokens(),
             limits: Limits::default(),
             ranges,
@@ -244,6 +242,26 @@ impl Rig {
     pub(crate) async fn patch(&self, path: &str, kind: &str, body: &Value) -> Answer {
         self.send(Method::PATCH, path, &format!("application/{kind}+json"), body.to_string())
             .await
+    }
+
+    /// Server-side apply; the body is YAML.
+    pub(crate) async fn apply(&self, path: &str, manager: &str, config: &str) -> Answer {
+        let and = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{and}fieldManager={manager}");
+        self.send(Method::PATCH, &path, "application/apply-patch+yaml", config.to_owned())
+            .await
+    }
+
+    /// A request of a program that names itself.
+    pub(crate) async fn send_as(&self, agent: &str, method: Method, path: &str, content_type: &str, body: &Value) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::CONTENT_TYPE, content_type)
+            .header(header::USER_AGENT, agent)
+            .body(body::full(body.to_string()))
+            .unwrap();
+        self.request(Some(Self::admin()), request).await
     }
 
     pub(crate) async fn watch(&self, path: &str) -> Watching {

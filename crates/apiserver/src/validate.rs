@@ -5,11 +5,13 @@
 //! metadata must keep to). What one kind asks beyond that is its strategy's, in
 //! [`crate::kinds`].
 
-mod metadata;
+pub mod metadata;
 pub mod names;
+mod selector;
 pub mod values;
 
 pub use self::metadata::{labels, metadata};
+pub use self::selector::selector;
 
 use api::status::Violation;
 use serde_json::Value;

@@ -5,8 +5,8 @@
 //! driver around the state machine of one pod), [`execute`] (effects),
 //! [`config`] (what a pod spec means to the runtime), [`sources`] (the objects
 //! pods take content from), [`environment`] (a container's variables),
-//! [`status_writer`], [`node_status`], [`server`] (the node API), [`streams`]
-//! (exec, attach, port-forward).
+//! [`status_writer`], [`node_status`], [`flight`] (what happened and why),
+//! [`server`] (the node API), [`streams`] (exec, attach, port-forward).
 //!
 //! This crate deliberately does not know the store, how a network is made, or
 //! which runtime runs the containers. It decides nothing about a pod's life:
@@ -17,6 +17,7 @@ pub mod config;
 mod create;
 pub mod environment;
 pub mod execute;
+pub mod flight;
 mod grpc;
 mod handler;
 mod hook;

@@ -1,7 +1,12 @@
 //! The node API, with upstream's paths: what the API server asks a node.
 //!
 //! `GET /healthz`, `GET /pods`, `GET /containerLogs/NAMESPACE/POD/CONTAINER`;
-//! `/exec`, `/attach`, `/portForward` and `/run` of the same form.
+//! `/exec`, `/attach`, `/portForward` and `/run` of the same form; `/stats`,
+//! `/metrics` and `/configz`; and of our own `GET /flightRecorder/NAMESPACE/POD`:
+//! a [`FlightList`].
+//!
+//! [`FlightList`]: crate::flight::FlightList
+//!
 //! Who may ask is decided before a request gets here.
 
 pub mod access;
@@ -26,6 +31,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::flight::FlightRecorder;
 use crate::logs::{LogFile, LogOptions, LogWatch, Renderer};
 use crate::pods::{Known, Pods, log_dir};
 use crate::usage::Samples;
@@ -44,6 +50,8 @@ pub struct Parts {
     pub pods: Arc<Pods>,
     /// The container runtime.
     pub runtime: Arc<dyn Runtime>,
+    /// What happened to pods.
+    pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
     /// The clock.
@@ -57,6 +65,7 @@ pub struct Parts {
 pub struct NodeApi {
     pods: Arc<Pods>,
     runtime: Arc<dyn Runtime>,
+    flights: FlightRecorder,
     log_root: PathBuf,
     clock: Arc<dyn Clock>,
     node: String,
@@ -80,6 +89,7 @@ impl NodeApi {
             clock: parts.clock,
             node: parts.node,
             samples: Arc::default(),
+            flights: parts.flights,
             shutdown,
             sessions: Arc::default(),
         }
@@ -167,6 +177,7 @@ impl NodeApi {
                     &serde_json::json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items }),
                 ))
             }
+            ["flightRecorder", namespace, pod] => Ok(json(StatusCode::OK, &self.flights.find(namespace, pod).await)),
             ["containerLogs", namespace, pod, container] => {
                 let options = LogOptions::parse(request.uri().query().unwrap_or_default(), self.clock.now())
                     .map_err(|error| Box::new(Status::bad_request(error.to_string())))?;

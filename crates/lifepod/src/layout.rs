@@ -82,6 +82,16 @@ impl Layout {
         self.root.join("logs")
     }
 
+    /// The flight recorder's log.
+    pub(crate) fn flights(&self) -> PathBuf {
+        self.root.join("flights")
+    }
+
+    /// The operator's own seccomp profiles, named by `localhostProfile`.
+    pub(crate) fn seccomp(&self) -> PathBuf {
+        self.root.join("seccomp")
+    }
+
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.root.join("admin.kubeconfig")
     }

@@ -13,8 +13,9 @@ use apiserver::serve::{ConnectionLimits, serve};
 use apiserver::server::{ApiServer, Config, Limits, Version};
 use apiserver::tokens::Tokens;
 use apiserver::tokens::key::SigningKey;
-use http::Request;
+use http::{HeaderValue, Request, header};
 use http_body_util::BodyExt;
+use kubelet::flight::FlightRecorder;
 use kubelet::node_status::{Machine, NodeIdentity};
 use kubelet::pods::Pods;
 use kubelet::{Clock, Kubelet, NodeApi, SystemClock};
@@ -67,12 +68,16 @@ pub(crate) fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Cl
     client::in_process(move |request: Request<kube::client::Body>| {
         let (api, identity) = (api.clone(), identity.clone());
         async move {
+            let agent = HeaderValue::from_str(&identity.agent);
             let identity = Identity {
                 user: identity.user,
                 groups: identity.groups,
                 ..Identity::default()
             };
-            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            if let Ok(agent) = agent {
+                request.headers_mut().insert(header::USER_AGENT, agent);
+            }
             api.handle(Some(identity), request).await
         }
     })
@@ -106,6 +111,7 @@ impl Platform {
             tokio::task::spawn_blocking(move || store::embedded::Embedded::open(&directory, store::embedded::Options::default())).await??;
         let store = Arc::new(store);
         let pods = Arc::new(Pods::default());
+        let (flights, flight_log) = FlightRecorder::open(layout.flights(), clock.clone(), shutdown.clone());
         let version = Version::default();
         let tokens = tokens(&layout, listen)?;
         let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
@@ -126,11 +132,17 @@ impl Platform {
             Ok(())
         });
 
+        tasks.spawn(async move {
+            flight_log.await;
+            Ok(())
+        });
+
         settings.keep(&layout)?;
         let parts = node::open(&settings, identity.ip, pulls, &layout).await?;
         let node_parts = kubelet::server::Parts {
             pods: pods.clone(),
             runtime: parts.runtime.clone() as Arc<dyn Runtime>,
+            flights: flights.clone(),
             log_root: layout.pod_logs(),
             clock: clock.clone(),
             node: identity.name.clone(),
@@ -156,7 +168,7 @@ impl Platform {
         };
         platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
         platform.start_control(authority.certificate_pem(), clock.now().0.unsigned_abs());
-        platform.start_kubelet(identity, machine, pods, clock);
+        platform.start_kubelet(identity, machine, pods, flights, clock);
         Ok(platform)
     }
 
@@ -194,7 +206,10 @@ impl Platform {
     fn start_control(&mut self, ca_pem: &str, seed: u64) {
         let options = control::Options {
             scheduler_client: client_as(&self.api, client::Identity::scheduler()),
-            controllers_client: client_as(&self.api, client::Identity::controllers()),
+            controllers: control::Controllers::new({
+                let api = self.api.clone();
+                move |identity| client_as(&api, identity)
+            }),
             scheduler: control::scheduler::Options::new(&self.report.node, seed),
             root_ca_pem: Some(ca_pem.to_owned()),
         };
@@ -205,7 +220,7 @@ impl Platform {
         });
     }
 
-    fn start_kubelet(&mut self, node: NodeIdentity, machine: Machine, pods: Arc<Pods>, clock: Arc<SystemClock>) {
+    fn start_kubelet(&mut self, node: NodeIdentity, machine: Machine, pods: Arc<Pods>, flights: FlightRecorder, clock: Arc<SystemClock>) {
         let options = kubelet::Options {
             client: client_as(&self.api, client::Identity::node(&node.name)),
             runtime: self.parts.runtime.clone() as Arc<dyn Runtime>,
@@ -213,7 +228,9 @@ impl Platform {
             node,
             machine,
             pods,
+            flights,
             log_root: self.layout.pod_logs(),
+            seccomp_root: self.layout.seccomp(),
             node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         };
         self.spawn("the node agent", Kubelet::run(options, self.shutdown.clone()));
@@ -274,7 +291,6 @@ async fn start_api(
         store,
         registry: apiserver::kinds::builtin(),
         nodes: Arc::new(Kubelets::new(authority, &own)?),
-        authorizer: Arc::new(apiserver::authz::Builtin),
         tokens,
         limits: Limits::default(),
         ranges,

@@ -18,6 +18,7 @@ mod hosts;
 mod images;
 mod pod;
 mod sandbox;
+mod seccomp;
 mod session;
 mod shim_exe;
 mod spec;

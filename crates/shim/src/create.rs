@@ -22,6 +22,7 @@ use crate::cgroup::Trees;
 use crate::process;
 use crate::protocol::{CreateSpec, Refusal, TerminalSize};
 use crate::rootfs::{self, Root};
+use crate::seccomp::Filters;
 use crate::terminal;
 use crate::users;
 
@@ -107,6 +108,7 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
     trees
         .settle_in(group, &spec.limits, spec.all_devices)
         .map_err(|cause| (Refusal::System, cause.to_string()))?;
+    let filters = Filters::of_attempt(dir).map_err(system("reading the container's seccomp filters"))?;
     // A worker that was killed may have left these.
     let _ = fs::remove_dir_all(dir.join(LIBCONTAINER_DIR));
     let refused = |error: &dyn Error| (Refusal::Start, format!("failed to create container: {}", chain(error)));
@@ -116,6 +118,7 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
         .with_executor(Payload {
             report: work.report,
             terminal: work.terminal,
+            filters,
         })
         .with_stdin(work.stdin)
         .with_stdout(work.stdout)
@@ -175,6 +178,7 @@ fn chain(error: &dyn Error) -> String {
 struct Payload {
     report: RawFd,
     terminal: Option<RawFd>,
+    filters: Filters,
 }
 
 impl Executor for Payload {
@@ -188,7 +192,7 @@ impl Executor for Payload {
             terminal::take(socket, TerminalSize::default())
         });
         let failure = match terminal {
-            Ok(()) => process::exec(args, env),
+            Ok(()) => process::exec(args, env, &self.filters),
             Err(cause) => process::StartFailure {
                 code: process::CODE_NOT_STARTED,
                 message: format!("making its terminal: {cause}"),

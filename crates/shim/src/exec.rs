@@ -24,6 +24,7 @@ use crate::cgroup::Trees;
 use crate::create::CONFIG_FILE;
 use crate::process::{self, CODE_NOT_STARTED, StartFailure};
 use crate::protocol::{EXEC_OUTPUT_BYTES_MAX, TerminalSize};
+use crate::seccomp::Filters;
 use crate::terminal;
 
 /// Most read from its output before others get their turn; a pipe's worth.
@@ -225,8 +226,9 @@ enum Streams {
 }
 
 /// Moves the worker into the container; gives how its processes run.
-fn enter(init: &OwnedFd, place: &Place<'_>) -> io::Result<Process> {
+fn enter(init: &OwnedFd, place: &Place<'_>) -> io::Result<(Process, Filters)> {
     let spec: Spec = serde_json::from_slice(&std::fs::read(place.dir.join(CONFIG_FILE))?)?;
+    let filters = Filters::of_attempt(place.dir)?;
     let process = spec
         .process()
         .clone()
@@ -236,7 +238,7 @@ fn enter(init: &OwnedFd, place: &Place<'_>) -> io::Result<Process> {
     // Network, IPC and UTS namespaces are the shim's own.
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
     nix::sched::setns(init.as_fd(), namespaces)?;
-    Ok(process)
+    Ok((process, filters))
 }
 
 /// What the worker and the command's process tell. Each is one line, short
@@ -261,13 +263,13 @@ fn not_started(message: &str) -> StartFailure {
 }
 
 /// Forks into the process-id namespace; the child becomes the command.
-fn become_command(process: &Process, command: &[String], streams: Streams, report: RawFd) -> i32 {
+fn become_command((process, filters): &(Process, Filters), command: &[String], streams: Streams, report: RawFd) -> i32 {
     // SAFETY: this process has one thread.
     match unsafe { nix::unistd::fork() } {
         Ok(ForkResult::Parent { child }) => tell(report, &Told::Process(child.as_raw())),
         Ok(ForkResult::Child) => {
             let failure = match prepare(process, streams) {
-                Ok(()) => process::exec(command, &environment(process, streams)),
+                Ok(()) => process::exec(command, &environment(process, streams), filters),
                 Err(cause) => not_started(&format!("preparing the command: {cause}")),
             };
             tell(report, &Told::Failed(failure));

@@ -89,7 +89,7 @@ impl Strategy for Namespace {
                     finalizer_rules(&format!("spec.finalizers[{index}]"), finalizer.as_str().unwrap_or_default())
                 })
                 .collect(),
-            Rules::UpdateStatus => phase_rules(new),
+            Rules::UpdateStatus | Rules::UpdateApproval => phase_rules(new),
             Rules::UpdateEphemeral => Vec::new(),
         }
     }

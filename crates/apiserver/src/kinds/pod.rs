@@ -9,10 +9,12 @@
 mod default;
 mod prepare;
 mod supported;
+pub(super) mod template;
 mod validate;
 
+pub(super) use self::prepare::comparable;
 pub(super) use self::supported::not_yet;
-pub(super) use self::validate::taint_effect;
+pub(super) use self::validate::{amount_rules, any_name, parsed, taint_effect, tolerations};
 
 use api::status::Violation;
 use api::typed::Pod as Typed;
@@ -38,11 +40,13 @@ pub(super) fn row() -> Resource {
             text_field!("status.podIP"),
             text_field!("status.nominatedNodeName"),
         ],
+        indexed: Some(|pod| pod.str_at("spec.nodeName")),
         columns: table::pod::columns(),
         row_conditions: table::pod::row_conditions,
         subresources: vec![
             Subresource::Status,
             Subresource::Binding,
+            Subresource::Eviction,
             Subresource::Log,
             Subresource::EphemeralContainers,
             Subresource::Proxy,
@@ -91,7 +95,7 @@ impl Strategy for Pod {
                 }
                 Err(broken) => broken,
             },
-            (Rules::UpdateStatus, Some(old)) => match view::<Typed>(old) {
+            (Rules::UpdateStatus | Rules::UpdateApproval, Some(old)) => match view::<Typed>(old) {
                 Ok(before) => validate::status(&pod, &before),
                 Err(broken) => broken,
             },

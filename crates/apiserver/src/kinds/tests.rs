@@ -45,17 +45,36 @@ fn every_row_is_there_once() {
             "v1 configmaps cm",
             "v1 endpoints ep",
             "v1 events ev",
+            "v1 limitranges limits",
             "v1 namespaces ns",
             "v1 nodes no",
             "v1 pods po",
+            "v1 podtemplates ",
+            "v1 replicationcontrollers rc",
+            "v1 resourcequotas quota",
             "v1 secrets ",
             "v1 serviceaccounts sa",
             "v1 services svc",
+            "apps/v1 controllerrevisions.apps ",
+            "authentication.k8s.io/v1 selfsubjectreviews.authentication.k8s.io ",
             "authentication.k8s.io/v1 tokenreviews.authentication.k8s.io ",
+            "authorization.k8s.io/v1 localsubjectaccessreviews.authorization.k8s.io ",
+            "authorization.k8s.io/v1 selfsubjectaccessreviews.authorization.k8s.io ",
+            "authorization.k8s.io/v1 selfsubjectrulesreviews.authorization.k8s.io ",
+            "authorization.k8s.io/v1 subjectaccessreviews.authorization.k8s.io ",
+            "certificates.k8s.io/v1 certificatesigningrequests.certificates.k8s.io csr",
             "coordination.k8s.io/v1 leases.coordination.k8s.io ",
             "discovery.k8s.io/v1 endpointslices.discovery.k8s.io ",
             "events.k8s.io/v1 events.events.k8s.io ev",
+            "node.k8s.io/v1 runtimeclasses.node.k8s.io ",
+            "policy/v1 poddisruptionbudgets.policy pdb",
+            "rbac.authorization.k8s.io/v1 clusterrolebindings.rbac.authorization.k8s.io ",
+            "rbac.authorization.k8s.io/v1 clusterroles.rbac.authorization.k8s.io ",
+            "rbac.authorization.k8s.io/v1 rolebindings.rbac.authorization.k8s.io ",
+            "rbac.authorization.k8s.io/v1 roles.rbac.authorization.k8s.io ",
             "scheduling.k8s.io/v1 priorityclasses.scheduling.k8s.io pc",
+            "storage.k8s.io/v1 csinodes.storage.k8s.io ",
+            "storage.k8s.io/v1 storageclasses.storage.k8s.io sc",
         ]
     );
     for row in registry.rows() {
@@ -414,3 +433,5 @@ fn service_accounts() {
         json!(["a", 1, "<unknown>"])
     );
 }
+
+mod rows;

@@ -31,7 +31,7 @@ pub fn metadata(row: &Resource, new: &Object, old: Option<&Object>) -> Vec<Viola
     if let Some(map) = &meta.labels {
         broken.extend(labels("metadata.labels", map));
     }
-    broken.extend(annotations(meta));
+    broken.extend(annotations("metadata.annotations", meta));
     broken.extend(owners(meta.owner_references.as_deref().unwrap_or_default()));
     broken.extend(finalizers(meta));
     broken
@@ -84,19 +84,17 @@ pub fn labels(field: &str, map: &BTreeMap<String, String>) -> Vec<Violation> {
     broken
 }
 
-fn annotations(meta: &ObjectMeta) -> Vec<Violation> {
+/// Annotations at `field`, of an object or of a template.
+#[must_use]
+pub fn annotations(field: &str, meta: &ObjectMeta) -> Vec<Violation> {
     let Some(map) = &meta.annotations else { return Vec::new() };
     let mut broken = Vec::new();
     for key in map.keys() {
         // Upper case is allowed in the whole key, prefix included.
-        broken.extend(invalid_each(
-            "metadata.annotations",
-            key,
-            names::qualified_name(&key.to_lowercase()),
-        ));
+        broken.extend(invalid_each(field, key, names::qualified_name(&key.to_lowercase())));
     }
     if map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > ANNOTATIONS_MAX_BYTES {
-        broken.push(Violation::too_long("metadata.annotations", ANNOTATIONS_MAX_BYTES));
+        broken.push(Violation::too_long(field, ANNOTATIONS_MAX_BYTES));
     }
     broken
 }

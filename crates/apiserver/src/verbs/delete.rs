@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::pods::DELETED_BY;
 use api::status::Violation;
 use api::{Object, ResourceId, Status, Time};
 use http::{Response, StatusCode};
@@ -27,8 +28,8 @@ const ATTEMPTS: u32 = 10;
 pub(crate) struct Options {
     pub(crate) grace_s: Option<i64>,
     uid: Option<String>,
-    revision: Option<String>,
-    dry_run: bool,
+    pub(crate) revision: Option<String>,
+    pub(crate) dry_run: bool,
 }
 
 impl Options {
@@ -46,7 +47,7 @@ impl Options {
         Ok(options)
     }
 
-    fn of(query: &Query, body: &Value) -> Result<Self, Status> {
+    pub(crate) fn of(query: &Query, body: &Value) -> Result<Self, Status> {
         let malformed = |field: &str| Status::bad_request(format!("DeleteOptions cannot be decoded: {field} has the wrong type"));
         let text = |value: Option<&Value>, field: &str| match value {
             None | Some(Value::Null) => Ok(None),
@@ -202,7 +203,11 @@ pub(crate) async fn delete_one(call: &Call, name: &str, key: &str, options: &Opt
                 });
             }
             Step::Remove => (vec![Op::Delete(key.to_owned())], None),
-            Step::Mark(marked) => {
+            Step::Mark(mut marked) => {
+                if row.has(Subresource::Binding) {
+                    let annotations = marked.meta.annotations.get_or_insert_default();
+                    annotations.insert(DELETED_BY.to_owned(), call.identity.user.clone());
+                }
                 let (stored, bytes) = write::encode(row, &marked)?;
                 (vec![Op::Put(key.to_owned(), bytes.clone())], Some((stored, bytes)))
             }
@@ -240,7 +245,7 @@ pub(crate) async fn delete_one(call: &Call, name: &str, key: &str, options: &Opt
 }
 
 /// The preconditions.
-fn check(row: &Resource, name: &str, object: &Object, options: &Options) -> Result<(), Status> {
+pub(crate) fn check(row: &Resource, name: &str, object: &Object, options: &Options) -> Result<(), Status> {
     let differs = |asked: &Option<String>, is: &str| asked.as_deref().filter(|asked| *asked != is).map(str::to_owned);
     if let Some(asked) = differs(&options.uid, object.uid()) {
         let why = format!(

@@ -2,6 +2,8 @@ use serde_json::{Value, json};
 
 use crate::testing::Rig;
 
+mod applies;
+mod protobuf;
 mod reads;
 mod watches;
 mod writes;

@@ -23,7 +23,7 @@ pub(super) fn fill(pod: &mut Object) {
     fill_account(spec);
 }
 
-fn fill_spec(spec: &mut Map<String, Value>) {
+pub(super) fn fill_spec(spec: &mut Map<String, Value>) {
     drop_zero(spec, &["hostNetwork", "hostPID", "hostIPC"]);
     set_absent(spec, "restartPolicy", "Always");
     set_absent(spec, "dnsPolicy", "ClusterFirst");

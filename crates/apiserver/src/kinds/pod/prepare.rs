@@ -67,7 +67,7 @@ fn qos_class(pod: &Object) -> &'static str {
 
 /// A value in which absent, null and empty are the same, as they are to
 /// upstream's comparison.
-pub(super) fn comparable(value: Option<&Value>) -> Value {
+pub(in crate::kinds) fn comparable(value: Option<&Value>) -> Value {
     match value {
         None => Value::Null,
         Some(Value::Object(map)) => {

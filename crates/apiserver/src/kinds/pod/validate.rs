@@ -15,7 +15,8 @@ mod security;
 mod update;
 mod volume;
 
-pub(in crate::kinds) use self::placement::taint_effect;
+pub(in crate::kinds) use self::placement::{taint_effect, tolerations};
+pub(in crate::kinds) use self::resources::{amount_rules, any_name, parsed};
 pub(super) use self::update::{ephemeral, status, update};
 
 use api::status::Violation;
@@ -63,7 +64,7 @@ pub(super) fn create(pod: &Pod) -> Vec<Violation> {
 }
 
 /// The rules of a spec, new or changed.
-fn any(spec: &PodSpec) -> Vec<Violation> {
+pub(super) fn any(spec: &PodSpec) -> Vec<Violation> {
     let mut broken = Vec::new();
     if spec.termination_grace_period_seconds.is_none() {
         broken.push(Violation::required("spec.terminationGracePeriodSeconds", ""));

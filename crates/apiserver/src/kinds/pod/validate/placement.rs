@@ -19,7 +19,7 @@ pub(in crate::kinds) fn taint_effect(field: &str, effect: &str) -> Option<Violat
 }
 
 /// `spec.tolerations`.
-pub(super) fn tolerations(list: &str, tolerations: &[Toleration]) -> Vec<Violation> {
+pub(in crate::kinds) fn tolerations(list: &str, tolerations: &[Toleration]) -> Vec<Violation> {
     let mut broken = Vec::new();
     for (index, toleration) in tolerations.iter().enumerate() {
         let field = format!("{list}[{index}]");

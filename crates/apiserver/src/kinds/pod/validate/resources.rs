@@ -47,6 +47,21 @@ fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_ok()
 }
 
+/// A name that some resource may have: qualified, or one of the standard ones.
+///
+/// Source: upstream `validateResourceName`.
+pub(in crate::kinds) fn any_name(field: &str, name: &str) -> Vec<Violation> {
+    let broken = invalid_each(field, name, names::qualified_name(name));
+    if !broken.is_empty() || name.contains('/') || STANDARD.contains(&name) || is_huge_pages(name) {
+        return broken;
+    }
+    vec![Violation::invalid(
+        field,
+        &Value::from(name),
+        "must be a standard resource type or fully qualified",
+    )]
+}
+
 fn name_rules(field: &str, name: &str) -> Vec<Violation> {
     let broken = invalid_each(field, name, names::qualified_name(name));
     if !broken.is_empty() {
@@ -60,10 +75,7 @@ fn name_rules(field: &str, name: &str) -> Vec<Violation> {
             vec![refuse("doesn't follow extended resource name standard")]
         };
     }
-    let mut broken = Vec::new();
-    if !STANDARD.contains(&name) && !is_huge_pages(name) {
-        broken.push(refuse("must be a standard resource type or fully qualified"));
-    }
+    let mut broken = any_name(field, name);
     if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_pages(name) {
         broken.push(refuse("must be a standard resource for containers"));
     }
@@ -71,11 +83,12 @@ fn name_rules(field: &str, name: &str) -> Vec<Violation> {
 }
 
 /// The schema has refused what does not parse.
-fn parsed(wire: &WireQuantity) -> Quantity {
+pub(in crate::kinds) fn parsed(wire: &WireQuantity) -> Quantity {
     Quantity::try_from(wire).unwrap_or(Quantity::ZERO)
 }
 
-fn amount_rules(field: &str, name: &str, amount: Quantity) -> Vec<Violation> {
+/// An amount that some resource may have.
+pub(in crate::kinds) fn amount_rules(field: &str, name: &str, amount: Quantity) -> Vec<Violation> {
     let mut broken = Vec::new();
     let shown = Value::from(amount.to_string());
     if amount.is_negative() {
