@@ -51,6 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             "",
             tokens::key::SigningKey::ephemeral()?,
         )),
+        audit: None,
         limits: Limits::default(),
         ranges: Ranges::default(),
         version: Version::default(),

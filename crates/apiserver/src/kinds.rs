@@ -23,12 +23,12 @@ mod rbac;
 mod replication_controller;
 mod resource_quota;
 pub(crate) mod reviews;
-mod usage;
 mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
 mod storage;
+mod usage;
 mod values;
 
 pub(crate) use self::priority_class::system as system_priority_classes;

@@ -49,7 +49,11 @@ pub(crate) async fn answer(call: Call, what: Computed) -> Result<Response<Body>,
         Computed::NodeUsage => object.name().to_owned(),
         Computed::PodUsage => object.str_at("spec.nodeName").to_owned(),
     };
-    let nodes: BTreeSet<String> = objects.iter().map(|object| node_of(object)).filter(|node| !node.is_empty()).collect();
+    let nodes: BTreeSet<String> = objects
+        .iter()
+        .map(|object| node_of(object))
+        .filter(|node| !node.is_empty())
+        .collect();
     let asking = nodes.into_iter().map(|node| async move {
         let told = tokio::time::timeout(PATIENCE, ask(core, &node)).await;
         let told = told.unwrap_or_else(|_| Err(Status::timeout(format!("node {node} did not tell within {PATIENCE:?}"))));
@@ -162,7 +166,10 @@ mod tests {
         let metrics = pod_metrics(&pod, &told).unwrap();
         assert_eq!(metrics["window"], "14.988s");
         assert_eq!(metrics["metadata"]["labels"]["a"], "b");
-        assert_eq!(metrics["containers"], json!([{"name": "c", "usage": {"cpu": "1500000n", "memory": "9Ki"}}]));
+        assert_eq!(
+            metrics["containers"],
+            json!([{"name": "c", "usage": {"cpu": "1500000n", "memory": "9Ki"}}])
+        );
         assert_eq!(node_metrics(&pod, &Value::Null), None, "a node that has no rate yet");
     }
 }

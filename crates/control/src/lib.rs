@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub mod backend;
+pub mod cluster_role_aggregation;
+pub mod csr;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod namespace;
@@ -33,6 +35,8 @@ pub struct Options {
     /// The cluster's CA certificate for the ConfigMap `kube-root-ca.crt` of
     /// every namespace; `None` for no such ConfigMaps.
     pub root_ca_pem: Option<String>,
+    /// Who signs requests for certificates; `None` leaves them alone.
+    pub signer: Option<Arc<dyn csr::Signer>>,
 }
 
 /// Makes the clients of controllers.
@@ -64,6 +68,7 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
         controllers,
         scheduler,
         root_ca_pem,
+        signer,
     } = options;
     let mut tasks = JoinSet::new();
     tasks.spawn(scheduler::run(scheduler_client, scheduler, shutdown.clone()));
@@ -73,6 +78,13 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
         shutdown.clone(),
     ));
     tasks.spawn(publish::run(controllers.client("endpoint-controller"), shutdown.clone()));
+    tasks.spawn(cluster_role_aggregation::run(
+        controllers.client("clusterrole-aggregation-controller"),
+        shutdown.clone(),
+    ));
+    if let Some(signer) = signer {
+        tasks.spawn(csr::run(controllers.client("certificate-controller"), signer, shutdown.clone()));
+    }
     if let Some(ca_pem) = root_ca_pem {
         tasks.spawn(namespace_content::root_certificates(
             controllers.client("root-ca-cert-publisher"),

@@ -68,6 +68,7 @@ impl Cluster {
             registry: kinds::builtin(),
             nodes: Arc::new(NoNodes),
             tokens: tokens(),
+            audit: None,
             ranges: apiserver::Ranges::default(),
             limits: Limits::default(),
             version: Version::default(),
@@ -105,6 +106,7 @@ impl Cluster {
             controllers: control::Controllers::new(client.clone()),
             scheduler: control::scheduler::Options::new("host-1", 1),
             root_ca_pem: Some("PEM".to_owned()),
+            signer: None,
         };
         let mut cluster = Self {
             admin: client(client::Identity::admin("admin")),

@@ -56,6 +56,11 @@ Pods that are gone are remembered for an hour.")]
         #[command(subcommand)]
         command: Images,
     },
+    /// The key that stored Secrets are encrypted with
+    Secrets {
+        #[command(subcommand)]
+        command: Secrets,
+    },
     /// Print the version of Lifepod and of the Kubernetes API it serves
     Version,
     /// Print a completion script for a shell
@@ -179,6 +184,18 @@ pub(crate) enum Images {
     Rm {
         /// As `lifepod images ls` shows it
         image: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Secrets {
+    /// Encrypt every stored Secret with a new key, and forget the old one
+    #[command(
+        after_help = "The platform must be stopped: Ctrl-C on `lifepod up` leaves the containers running, and the next `lifepod up` adopts them."
+    )]
+    RotateKey {
         #[command(flatten)]
         data: DataDir,
     },

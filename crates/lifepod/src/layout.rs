@@ -66,6 +66,14 @@ impl Layout {
         self.pki().join("sa.key")
     }
 
+    pub(crate) fn encryption_keys(&self) -> PathBuf {
+        self.root.join("encryption.json")
+    }
+
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.root.join("audit").join("audit.log")
+    }
+
     pub(crate) fn images(&self) -> PathBuf {
         self.root.join("images")
     }

@@ -12,6 +12,7 @@ mod node_api;
 mod platform;
 mod preflight;
 mod run;
+mod secrets;
 mod settings;
 mod up;
 mod why;
@@ -59,6 +60,10 @@ fn dispatch(command: Command, started: Instant) -> Result<ExitCode> {
         Command::Run(run) => {
             log_to_stderr("error");
             return tokio_runtime()?.block_on(run::run(run));
+        }
+        Command::Secrets { command } => {
+            log_to_stderr("warn");
+            tokio_runtime()?.block_on(secrets::run(command))?;
         }
         Command::Why(why) => {
             log_to_stderr("error");

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use apiserver::Kubelets;
+use apiserver::audit;
 use apiserver::authn::Identity;
 use apiserver::pki::Authority;
+use apiserver::sealed::{Keys, Sealed};
 use apiserver::serve::{ConnectionLimits, serve};
 use apiserver::server::{ApiServer, Config, Limits, Version};
 use apiserver::tokens::Tokens;
@@ -83,6 +85,29 @@ pub(crate) fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Cl
     })
 }
 
+/// The cluster's authority, as the controller of requests for certificates
+/// knows it.
+struct CertificateSigner(Authority);
+
+impl control::csr::Signer for CertificateSigner {
+    fn read(&self, request_pem: &str) -> std::result::Result<control::csr::Subject, String> {
+        let subject = apiserver::pki::request::read(request_pem).map_err(|error| error.to_string())?;
+        Ok(control::csr::Subject {
+            common_name: subject.common_name,
+            organizations: subject.organizations,
+            dns_names: subject.dns_names,
+            ip_addresses: subject.ip_addresses,
+            emails: subject.emails,
+            uris: subject.uris,
+        })
+    }
+
+    fn sign(&self, request_pem: &str, usages: &[String], lifetime: Duration, now: api::Time) -> std::result::Result<String, String> {
+        let signed = self.0.sign_request(request_pem, usages, lifetime, now);
+        signed.map_err(|error| error.to_string())
+    }
+}
+
 impl Platform {
     /// Starts every role and returns once `/readyz` would answer. The node
     /// registers in the background.
@@ -113,9 +138,13 @@ impl Platform {
         let pods = Arc::new(Pods::default());
         let (flights, flight_log) = FlightRecorder::open(layout.flights(), clock.clone(), shutdown.clone());
         let version = Version::default();
-        let tokens = tokens(&layout, listen)?;
+        let guard = Guard {
+            store: seal(store.clone(), &layout).await?,
+            tokens: tokens(&layout, listen)?,
+            audit: audit::Log::open(layout.audit_log(), &audit::Limits::default())?,
+        };
         let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
-        let api = start_api(store.clone(), &authority, &version, tokens, clock.clone(), up).await?;
+        let api = start_api(guard, &authority, &version, clock.clone(), up).await?;
 
         let reached = if listen.ip().is_unspecified() {
             SocketAddr::new(identity.ip, listen.port())
@@ -167,7 +196,7 @@ impl Platform {
             _lock: lock,
         };
         platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
-        platform.start_control(authority.certificate_pem(), clock.now().0.unsigned_abs());
+        platform.start_control(authority, clock.now().0.unsigned_abs());
         platform.start_kubelet(identity, machine, pods, flights, clock);
         Ok(platform)
     }
@@ -203,7 +232,7 @@ impl Platform {
         Ok(())
     }
 
-    fn start_control(&mut self, ca_pem: &str, seed: u64) {
+    fn start_control(&mut self, authority: Authority, seed: u64) {
         let options = control::Options {
             scheduler_client: client_as(&self.api, client::Identity::scheduler()),
             controllers: control::Controllers::new({
@@ -211,7 +240,8 @@ impl Platform {
                 move |identity| client_as(&api, identity)
             }),
             scheduler: control::scheduler::Options::new(&self.report.node, seed),
-            root_ca_pem: Some(ca_pem.to_owned()),
+            root_ca_pem: Some(authority.certificate_pem().to_owned()),
+            signer: Some(Arc::new(CertificateSigner(authority))),
         };
         let running = control::run_all(options, self.shutdown.clone());
         self.tasks.spawn(async move {
@@ -276,22 +306,35 @@ impl Platform {
     }
 }
 
-async fn start_api(
-    store: Arc<store::embedded::Embedded>,
-    authority: &Authority,
-    version: &Version,
+/// What keeps the API server's secrets.
+struct Guard {
+    store: Arc<dyn store::Store>,
     tokens: Arc<Tokens>,
-    clock: Arc<SystemClock>,
-    up: &Up,
-) -> Result<ApiServer> {
+    audit: audit::Log,
+}
+
+/// The store, with Secrets encrypted. Those from before are encrypted now.
+async fn seal(store: Arc<store::embedded::Embedded>, layout: &Layout) -> Result<Arc<dyn store::Store>> {
+    let keys = Keys::open_or_create(&layout.encryption_keys())?;
+    let sealed = Sealed::new(store, keys);
+    let count = sealed.reseal().await.context("encrypting the stored Secrets")?;
+    if count > 0 {
+        tracing::info!(count, "stored Secrets were encrypted");
+    }
+    Ok(Arc::new(sealed))
+}
+
+async fn start_api(guard: Guard, authority: &Authority, version: &Version, clock: Arc<SystemClock>, up: &Up) -> Result<ApiServer> {
     let ranges = up.service_cidr.parse().context("--service-cidr")?;
     // As kubeadm's `apiserver-kubelet-client`.
     let own = authority.client("kube-apiserver-kubelet-client", &["system:masters"], clock.now())?;
+    let Guard { store, tokens, audit } = guard;
     let config = Config {
         store,
         registry: apiserver::kinds::builtin(),
         nodes: Arc::new(Kubelets::new(authority, &own)?),
         tokens,
+        audit: Some(audit),
         limits: Limits::default(),
         ranges,
         version: version.clone(),

@@ -300,6 +300,9 @@ fn prepare(process: &Process, streams: Streams) -> io::Result<()> {
         rustix::stdio::dup2_stdout(given(stdout))?;
         rustix::stdio::dup2_stderr(given(stderr))?;
     }
+    if let Some(score) = process.oom_score_adj() {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())?;
+    }
     rustix::process::chdir(process.cwd())?;
     let user = process.user();
     let groups: Vec<Gid> = user.additional_gids().iter().flatten().map(|gid| Gid::from_raw(*gid)).collect();
