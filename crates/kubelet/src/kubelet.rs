@@ -28,6 +28,7 @@ use crate::node_status::{self, Machine, NodeIdentity};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
 use crate::sources::{self, Sources};
+use crate::volumes::{self, Volumes};
 
 /// What a kubelet needs.
 pub struct Options {
@@ -47,6 +48,8 @@ pub struct Options {
     pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
+    /// The pods' volumes.
+    pub volumes: Arc<Volumes>,
     /// Directory of the node's own seccomp profiles.
     pub seccomp_root: PathBuf,
     /// The node's `/etc/resolv.conf`.
@@ -109,6 +112,7 @@ impl Kubelet {
             pods,
             flights,
             log_root,
+            volumes,
             seccomp_root,
             node_resolv_conf,
         } = options;
@@ -147,6 +151,7 @@ impl Kubelet {
             seccomp_root,
             node_resolv_conf: node_resolv_conf.into(),
             sources: Sources::new(client.clone()),
+            volumes,
             node: node_object.clone(),
             host_ips: Arc::from([node.ip]),
             client,
@@ -292,7 +297,9 @@ impl Kubelet {
     /// What the pod refers to is watched from now on.
     fn hold_sources(&self, uid: &Uid, pod: &Pod, tell: &watch::Sender<u64>) {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        self.ports.sources.hold(uid, namespace, &sources::of_environment(pod), tell);
+        let mut references = sources::of_environment(pod);
+        references.extend(volumes::references(pod));
+        self.ports.sources.hold(uid, namespace, &references, tell);
     }
 
     /// The API no longer knows a pod: its worker stops and forgets it.
@@ -313,9 +320,22 @@ impl Kubelet {
         }
     }
 
-    /// Pods the runtime has and the API does not: deleted while we were away.
+    /// Pods of which the runtime or a volume is left and the API knows nothing:
+    /// deleted while we were away.
     async fn adopt_orphans(&mut self) -> Result<(), KubeletError> {
-        for uid in self.ports.runtime.list().await.map_err(KubeletError::Runtime)? {
+        let mut left: BTreeSet<Uid> = self
+            .ports
+            .runtime
+            .list()
+            .await
+            .map_err(KubeletError::Runtime)?
+            .into_iter()
+            .collect();
+        match self.ports.volumes.pods() {
+            Ok(pods) => left.extend(pods),
+            Err(error) => tracing::warn!(error = %error, "the directory of volumes cannot be read"),
+        }
+        for uid in left {
             if !self.workers.contains_key(&uid) {
                 tracing::info!(uid = %uid, "removing a pod that the API server does not know");
                 self.start(
@@ -337,6 +357,7 @@ impl Kubelet {
                 self.ports.pods.remove(&uid);
                 self.ports.flights.gone(&uid, self.ports.clock.now());
                 self.ports.sources.release(&uid);
+                self.ports.volumes.forget(&uid);
             }
             // Its pod stays as it is until the next start of the agent.
             Err(error) => tracing::error!(node = self.name, error = %error, "a pod's worker failed"),

@@ -4,7 +4,7 @@
 //! Reading order: [`kubelet`] (which pods there are), [`pod_worker`] (the
 //! driver around the state machine of one pod), [`execute`] (effects),
 //! [`config`] (what a pod spec means to the runtime), [`sources`] (the objects
-//! pods take content from), [`environment`] (a container's variables),
+//! pods take content from), [`environment`] (a container's variables), [`volumes`],
 //! [`status_writer`], [`node_status`], [`flight`] (what happened and why),
 //! [`server`] (the node API), [`streams`] (exec, attach, port-forward).
 //!
@@ -34,6 +34,7 @@ mod sources;
 pub mod status_writer;
 pub mod streams;
 pub mod usage;
+pub mod volumes;
 
 pub use clock::{Clock, SystemClock};
 pub use kubelet::{Kubelet, KubeletError, Options};

@@ -86,6 +86,10 @@ impl Layout {
         self.root.join("pods")
     }
 
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
     pub(crate) fn pod_logs(&self) -> PathBuf {
         self.root.join("logs")
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use api::Uid;
 use kubelet::node_status::NodeIdentity;
+use kubelet::volumes::Volumes;
 use net::{BridgeName, BridgeNetwork, Cidr};
 use runtime::Runtime;
 use runtime::embedded::{self, Embedded, NodeImages, ShimExe};
@@ -71,6 +72,8 @@ pub(crate) struct Parts {
     pub network: Arc<BridgeNetwork>,
     /// Runs containers.
     pub runtime: Arc<Embedded>,
+    /// The pods' volumes.
+    pub volumes: Arc<Volumes>,
     /// News of image pulls.
     pub puller: Puller,
 }
@@ -105,13 +108,26 @@ pub(crate) async fn open(settings: &Settings, node_ip: IpAddr, pulls: PullOption
     if dropped > 0 {
         tracing::info!(dropped, "network leftovers of pods that are gone were removed");
     }
-    Ok(Parts { network, runtime, puller })
+    let volumes = layout.volumes();
+    let volumes = tokio::task::spawn_blocking(move || Volumes::open(volumes))
+        .await?
+        .context("opening the directory of volumes")?;
+    Ok(Parts {
+        network,
+        runtime,
+        volumes: Arc::new(volumes),
+        puller,
+    })
 }
 
 /// Removes every pod, then the network. Gives the number of pods.
 pub(crate) async fn purge(parts: &Parts, layout: &Layout) -> Result<usize> {
     let purged = parts.runtime.purge().await.context("removing the pods")?;
     parts.network.purge().await.context("removing the pod network")?;
+    let volumes = layout.volumes();
+    tokio::task::spawn_blocking(move || Volumes::purge(&volumes))
+        .await?
+        .context("removing the pods' volumes")?;
     Settings::forget(layout)?;
     Ok(purged.pods)
 }

@@ -151,7 +151,10 @@ impl Platform {
         } else {
             listen
         };
-        api.publish_own_service(reached).await.context("starting the API server")?;
+        if let Err(error) = api.publish_own_service(reached).await {
+            // Pods then lack the way to the API server, and nothing else.
+            tracing::warn!(error = %error, "the Service of the API server is not as it should be");
+        }
 
         let tls = front(&authority, &layout, &identity, listen, clock.now())?;
         let mut tasks = JoinSet::new();
@@ -260,6 +263,7 @@ impl Platform {
             pods,
             flights,
             log_root: self.layout.pod_logs(),
+            volumes: self.parts.volumes.clone(),
             seccomp_root: self.layout.seccomp(),
             node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         };

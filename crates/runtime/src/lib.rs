@@ -82,15 +82,34 @@ pub struct Resources {
     pub memory_limit_bytes: Option<u64>,
 }
 
+/// Which later mounts reach the other side of a bind mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// None.
+    #[default]
+    Private,
+    /// Those made on the node are seen in the container.
+    HostToContainer,
+}
+
 /// A bind mount into a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
+    /// Name of the volume, for messages.
+    pub volume: String,
     /// Path on the node.
     pub source: PathBuf,
+    /// A path in it that is mounted instead; made where it is missing. No link
+    /// leads it out of `source`.
+    pub sub_path: Option<PathBuf>,
     /// Absolute path in the container.
     pub target: PathBuf,
     /// No writes through this mount.
     pub read_only: bool,
+    /// Nor through mounts inside it.
+    pub recursive_read_only: bool,
+    /// Which later mounts are seen.
+    pub propagation: Propagation,
 }
 
 /// Which system calls a container may make. Source: pod API reference,

@@ -34,6 +34,7 @@ mod sandbox;
 pub mod seccomp;
 mod serve;
 mod sink;
+pub mod stage;
 mod terminal;
 mod users;
 
