@@ -495,7 +495,7 @@ impl ApiServer {
             .find(&asked.group, &asked.version, plural)
             .ok_or_else(Status::no_such_path)?;
         let follows = match asked.subresource.as_str() {
-            "log" => query.boolean("follow")?.unwrap_or(false),
+            "log" => query.boolean("follow").unwrap_or(false),
             "proxy" | "exec" | "attach" | "portforward" => true,
             _ => asked.verb == Verb::Watch,
         };

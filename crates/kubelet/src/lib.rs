@@ -16,6 +16,7 @@ pub mod clock;
 pub mod config;
 mod create;
 pub mod environment;
+pub mod eviction;
 pub mod execute;
 pub mod flight;
 mod grpc;
@@ -37,5 +38,5 @@ pub mod usage;
 pub mod volumes;
 
 pub use clock::{Clock, SystemClock};
-pub use kubelet::{Kubelet, KubeletError, Options};
+pub use kubelet::{Drain, Kubelet, KubeletError, Options};
 pub use server::NodeApi;

@@ -169,6 +169,8 @@ impl PodWorker {
             let step = machine.step(self.ports.clock.now(), input);
             wake_at = step.wake_at.unwrap_or(Time::FAR_FUTURE);
             if self.follow(step, &wanted) {
+                // Of a pod that stops with its node this is the last word.
+                self.status.flush().await;
                 return;
             }
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use api::Time;
 use api::node::RunState;
-use runtime::{ContainerUsage, PodUsage, Runtime};
+use runtime::{ContainerCounters, PodCounters, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -73,7 +73,7 @@ impl Samples {
             }
             for (uid, _) in pods.all() {
                 // Pods come and go; whoever asks for this one is told.
-                let Ok(usage) = runtime.usage(&uid, false).await else { continue };
+                let Ok(usage) = runtime.counters(&uid, false).await else { continue };
                 for container in &usage.containers {
                     if let Some(cpu_ns) = container.usage.cpu_ns {
                         self.keep(&container.id, Sample { at: usage.at, cpu_ns });
@@ -112,7 +112,7 @@ impl Samples {
 
     /// The rate of a container that was read just now.
     #[must_use]
-    pub fn of_container(&self, known: &Known, pod: &PodUsage, container: &ContainerUsage) -> Option<Rate> {
+    pub fn of_container(&self, known: &Known, pod: &PodCounters, container: &ContainerCounters) -> Option<Rate> {
         let view = known.observed.containers.iter().find(|view| view.id.0 == container.id)?;
         let started = match view.state {
             RunState::Running { started_at } => Some(started_at),

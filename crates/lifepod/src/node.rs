@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use api::Uid;
-use kubelet::node_status::NodeIdentity;
+use kubelet::node_status::{Machine, NodeIdentity};
 use kubelet::volumes::Volumes;
+use lifecycle::evict::{self, Signal};
 use net::{BridgeName, BridgeNetwork, Cidr};
 use runtime::Runtime;
 use runtime::embedded::{self, Embedded, NodeImages, ShimExe};
@@ -118,6 +119,17 @@ pub(crate) async fn open(settings: &Settings, node_ip: IpAddr, pulls: PullOption
         volumes: Arc::new(volumes),
         puller,
     })
+}
+
+/// What the node has for pods: no more than their cgroup may have, and less
+/// what is kept from them.
+pub(crate) async fn settle(machine: &mut Machine, thresholds: &evict::Settings, parts: &Parts) -> Result<()> {
+    if let Some(limit) = parts.runtime.usage(false).await?.memory_limit_bytes {
+        machine.memory_bytes = machine.memory_bytes.min(limit);
+    }
+    machine.reserved_memory_bytes = thresholds.reserved(Signal::MemoryAvailable, machine.memory_bytes);
+    machine.reserved_storage_bytes = thresholds.reserved(Signal::NodeFsAvailable, machine.storage_bytes);
+    Ok(())
 }
 
 /// Removes every pod, then the network. Gives the number of pods.

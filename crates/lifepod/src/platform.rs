@@ -20,10 +20,10 @@ use http_body_util::BodyExt;
 use kubelet::flight::FlightRecorder;
 use kubelet::node_status::{Machine, NodeIdentity};
 use kubelet::pods::Pods;
-use kubelet::{Clock, Kubelet, NodeApi, SystemClock};
+use kubelet::{Clock, Drain, Kubelet, NodeApi, SystemClock};
 use runtime::Runtime;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::flags::Up;
@@ -49,6 +49,8 @@ pub(crate) struct Platform {
     pub parts: Parts,
     store: Arc<store::embedded::Embedded>,
     tasks: JoinSet<Result<()>>,
+    /// The task of the node agent.
+    agent: Option<Id>,
     shutdown: CancellationToken,
     _lock: Lock,
 }
@@ -112,7 +114,13 @@ impl Platform {
     /// Starts every role and returns once `/readyz` would answer. The node
     /// registers in the background.
     pub(crate) async fn start(up: &Up) -> Result<Self> {
+        Self::start_with(up, None).await
+    }
+
+    /// The same; with `drain` to stop its pods, see [`drained`](Self::drained).
+    pub(crate) async fn start_with(up: &Up, drain: Option<Drain>) -> Result<Self> {
         preflight::check()?;
+        let thresholds = up.eviction.settings()?;
         let clock = Arc::new(SystemClock::new());
         let layout = Layout::new(&up.data.data_dir)?;
         let settings = Settings::from(up);
@@ -127,7 +135,7 @@ impl Platform {
         let mut identity = node::identity(up)?;
         let (node_listener, node_listen) = node_api::listen(identity.ip, identity.port).await?;
         identity.port = node_listen.port();
-        let machine = Machine::read(layout.root()).context("cannot read what this machine has")?;
+        let mut machine = Machine::read(layout.root()).context("cannot read what this machine has")?;
         let shutdown = CancellationToken::new();
 
         // Not bound to `shutdown`: the store must outlive the API server.
@@ -170,6 +178,7 @@ impl Platform {
         });
 
         settings.keep(&layout)?;
+        up.keep(&layout)?;
         let parts = node::open(&settings, identity.ip, pulls, &layout).await?;
         let node_parts = kubelet::server::Parts {
             pods: pods.clone(),
@@ -180,6 +189,7 @@ impl Platform {
             node: identity.name.clone(),
         };
         let node_api = NodeApi::new(node_parts, shutdown.clone());
+        node::settle(&mut machine, &thresholds, &parts).await?;
         let report = Report {
             server: server_url(listen),
             node: identity.name.clone(),
@@ -195,12 +205,13 @@ impl Platform {
             parts,
             store,
             tasks,
+            agent: None,
             shutdown,
             _lock: lock,
         };
         platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
         platform.start_control(authority, clock.now().0.unsigned_abs());
-        platform.start_kubelet(identity, machine, pods, flights, clock);
+        platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, drain));
         Ok(platform)
     }
 
@@ -253,7 +264,14 @@ impl Platform {
         });
     }
 
-    fn start_kubelet(&mut self, node: NodeIdentity, machine: Machine, pods: Arc<Pods>, flights: FlightRecorder, clock: Arc<SystemClock>) {
+    fn start_kubelet(
+        &mut self,
+        (node, machine): (NodeIdentity, Machine),
+        pods: Arc<Pods>,
+        flights: FlightRecorder,
+        clock: Arc<SystemClock>,
+        (thresholds, drain): (lifecycle::evict::Settings, Option<Drain>),
+    ) {
         let options = kubelet::Options {
             client: client_as(&self.api, client::Identity::node(&node.name)),
             runtime: self.parts.runtime.clone() as Arc<dyn Runtime>,
@@ -266,16 +284,36 @@ impl Platform {
             volumes: self.parts.volumes.clone(),
             seccomp_root: self.layout.seccomp(),
             node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            eviction: kubelet::eviction::Config {
+                settings: thresholds,
+                node_fs: self.layout.root().to_owned(),
+                image_fs: self.layout.images(),
+            },
+            drain,
         };
-        self.spawn("the node agent", Kubelet::run(options, self.shutdown.clone()));
+        self.agent = Some(self.spawn("the node agent", Kubelet::run(options, self.shutdown.clone())));
+    }
+
+    /// Waits until the pods have stopped; of a platform started to stop them.
+    pub(crate) async fn drained(&mut self) -> Result<()> {
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            match ended {
+                Ok((id, Ok(()))) if self.agent == Some(id) => return Ok(()),
+                Ok((_, result)) => result?,
+                Err(error) => return Err(error).context("a part of the platform panicked"),
+            }
+        }
+        anyhow::bail!("no part of the platform runs")
     }
 
     fn spawn<E: std::error::Error + Send + Sync + 'static>(
         &mut self,
         name: &'static str,
         part: impl Future<Output = Result<(), E>> + Send + 'static,
-    ) {
-        self.tasks.spawn(async move { part.await.with_context(|| format!("{name} ended")) });
+    ) -> Id {
+        self.tasks
+            .spawn(async move { part.await.with_context(|| format!("{name} ended")) })
+            .id()
     }
 
     /// Waits until a part ends by itself, which is a fault.

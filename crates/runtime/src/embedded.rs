@@ -12,6 +12,7 @@
 mod adopt;
 mod client;
 mod container;
+mod counters;
 mod dial;
 mod files;
 mod hosts;
@@ -31,7 +32,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api::node::{ContainerId, Observation, Uid};
+use api::node::{ContainerId, NodeUsage, Observation, Uid};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
@@ -42,8 +43,8 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, PodUsage, Runtime, RuntimeError, SandboxConfig, Session,
-    StreamRequest,
+    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, PodCounters, Runtime, RuntimeError, SandboxConfig,
+    Session, StreamRequest,
 };
 use files::PodDir;
 use pod::Pod;
@@ -230,8 +231,16 @@ impl Runtime for Embedded {
         self.dial_in(&*self.pod(uid)?, port).await
     }
 
-    async fn usage(&self, uid: &Uid, disks: bool) -> Result<PodUsage, RuntimeError> {
-        self.usage_of(self.pod(uid)?, disks).await
+    async fn counters(&self, uid: &Uid, disks: bool) -> Result<PodCounters, RuntimeError> {
+        self.counters_of(self.pod(uid)?, disks).await
+    }
+
+    async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {
+        self.measure(disk).await
+    }
+
+    async fn reclaim(&self) -> Result<u64, RuntimeError> {
+        self.free_ended().await
     }
 
     async fn note(&self, uid: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError> {

@@ -54,6 +54,7 @@ spec:
 "#;
 
 /// Every kind of variable, in one container.
+/// Shows: 14.1.42
 #[test]
 fn root_a_container_finds_every_kind_of_variable() {
     let build = Build::from_env().unwrap();
@@ -107,6 +108,7 @@ fn root_a_container_finds_every_kind_of_variable() {
 
 /// A missing object stops the container with upstream's words, and only until
 /// the object appears.
+/// Shows: 14.3.6
 #[test]
 fn root_a_missing_source_is_told_and_heals() {
     let build = Build::from_env().unwrap();

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use api::Time;
 use api::typed::Pod;
 use http::{Response, StatusCode};
-use runtime::{ContainerUsage, PodUsage, Usage};
+use runtime::{ContainerCounters, Counters, PodCounters};
 use serde_json::{Map, Value, json};
 
 use super::{Body, NodeApi, json as answer_json, text};
@@ -20,7 +20,7 @@ use crate::usage::Rate;
 /// A pod and what it uses.
 struct Used {
     known: Known,
-    usage: PodUsage,
+    usage: PodCounters,
 }
 
 fn name(pod: &Pod) -> (&str, &str, &str) {
@@ -38,7 +38,7 @@ fn object(pairs: &[(&str, Option<Value>)]) -> Value {
     Value::Object(pairs.collect::<Map<_, _>>())
 }
 
-fn cpu(at: Time, usage: &Usage, rate: Option<Rate>) -> Value {
+fn cpu(at: Time, usage: &Counters, rate: Option<Rate>) -> Value {
     object(&[
         ("time", Some(json!(at.to_string()))),
         ("usageNanoCores", rate.map(|rate| json!(rate.nano_cores))),
@@ -46,7 +46,7 @@ fn cpu(at: Time, usage: &Usage, rate: Option<Rate>) -> Value {
     ])
 }
 
-fn memory(at: Time, usage: &Usage) -> Value {
+fn memory(at: Time, usage: &Counters) -> Value {
     object(&[
         ("time", Some(json!(at.to_string()))),
         ("usageBytes", usage.memory_bytes.map(Value::from)),
@@ -84,14 +84,14 @@ impl NodeApi {
         let mut used = Vec::new();
         for (uid, known) in self.pods.all() {
             // Pods without a sandbox use nothing.
-            if let Ok(usage) = self.runtime.usage(&uid, disks).await {
+            if let Ok(usage) = self.runtime.counters(&uid, disks).await {
                 used.push(Used { known, usage });
             }
         }
         used
     }
 
-    fn rate(&self, used: &Used, container: &ContainerUsage) -> Option<Rate> {
+    fn rate(&self, used: &Used, container: &ContainerCounters) -> Option<Rate> {
         self.samples.of_container(&used.known, &used.usage, container)
     }
 
@@ -101,12 +101,12 @@ impl NodeApi {
         let used = self.used(disks).await;
         let (now, machine) = (self.clock.now(), machine_usage::memory());
         let cpu_ns = machine_usage::cpu_ns();
-        let node = Usage {
+        let node = Counters {
             cpu_ns,
             memory_bytes: Some(machine.usage),
             working_set_bytes: Some(machine.working_set),
             rss_bytes: Some(machine.rss),
-            ..Usage::default()
+            ..Counters::default()
         };
         let mut node_memory = memory(now, &node);
         node_memory["availableBytes"] = json!(machine.available);

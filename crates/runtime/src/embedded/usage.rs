@@ -1,124 +1,120 @@
-//! Reading a pod's counters from its cgroups, and its bytes from its disks.
+//! What the pods use of the node.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, DirEntry};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
-use api::Time;
+use api::node::{ContainerUsage, NodeUsage, PodUsage};
 use shim::cgroup::Trees;
-use shim::record::now_ns;
 
-use super::pod::Pod;
 use super::{Embedded, blocking};
-use crate::usage::{ContainerUsage, PodUsage, Usage};
-use crate::{RuntimeError, log_files};
+use crate::RuntimeError;
+
+/// Size of the blocks `stat` counts in.
+const BLOCK_BYTES: u64 = 512;
+
+/// Where one container's use is found.
+struct Place {
+    name: String,
+    group: PathBuf,
+    writable: PathBuf,
+    logs: Option<PathBuf>,
+}
 
 impl Embedded {
     /// See [`crate::Runtime::usage`].
-    pub(super) async fn usage_of(&self, pod: Arc<Pod>, disks: bool) -> Result<PodUsage, RuntimeError> {
-        let trees = self.host.trees.clone();
-        blocking(move || {
-            let (attempts, log_dir) = {
+    pub(super) async fn measure(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {
+        let pods: Vec<_> = self.pods().values().cloned().collect();
+        let places: Vec<_> = pods
+            .iter()
+            .map(|pod| {
                 let known = pod.known();
-                let running = known.attempts.iter().filter(|attempt| attempt.exit.is_none() && !attempt.making);
-                let attempts: Vec<_> = running.map(|attempt| attempt.record.clone()).collect();
-                (attempts, known.sandbox.as_ref().map(|sandbox| sandbox.config.log_dir.clone()))
-            };
-            let usage = read(&trees, &pod.group);
-            let containers = attempts
+                let logs = known.sandbox.as_ref().map(|sandbox| sandbox.config.log_dir.clone());
+                // The newest of a name comes last and wins.
+                let places = known.attempts.iter().filter(|attempt| !attempt.making).map(|attempt| Place {
+                    name: attempt.record.name.clone(),
+                    group: pod.group.join(&attempt.record.id),
+                    writable: pod.dir.attempt_dir(&attempt.record.id).join("upper"),
+                    logs: logs.as_ref().map(|dir| dir.join(&attempt.record.name)),
+                });
+                (pod.uid.clone(), pod.group.clone(), places.collect::<Vec<_>>())
+            })
+            .collect();
+        let (trees, root) = (self.host.trees.clone(), self.options.cgroup_root.clone());
+        blocking(move || {
+            let pods = places
                 .into_iter()
-                .filter(|attempt| trees.exists(&pod.group.join(&attempt.id)))
-                .map(|attempt| {
-                    let (mut written, mut files, mut log_bytes) = (0, 0, 0);
-                    if disks {
-                        measure(&pod.dir.attempt_dir(&attempt.id).join("upper"), &mut written, &mut files);
-                        let log = log_dir
-                            .as_ref()
-                            .map(|dir| dir.join(&attempt.name).join(format!("{}.log", attempt.attempt)));
-                        let logs = log.and_then(|log| log_files(&log).ok()).unwrap_or_default();
-                        log_bytes = logs
-                            .iter()
-                            .filter_map(|file| fs::metadata(file).ok())
-                            .map(|about| about.len())
-                            .sum();
-                    }
-                    ContainerUsage {
-                        usage: read(&trees, &pod.group.join(&attempt.id)),
-                        name: attempt.name,
-                        id: attempt.id,
-                        written_bytes: written,
-                        written_files: files,
-                        log_bytes,
-                    }
-                })
-                .collect();
-            Ok(PodUsage {
-                pod: pod.uid.clone(),
-                at: Time(now_ns()),
-                usage,
-                containers,
+                .map(|(uid, group, places)| (uid, of_pod(&trees, &group, &places, disk)));
+            Ok(NodeUsage {
+                memory_limit_bytes: trees.memory_limit_bytes(&root),
+                memory_bytes: trees.working_set_bytes(&root).unwrap_or(0),
+                pods: pods.collect(),
             })
         })
         .await
     }
 }
 
-/// Counters of a cgroup, whichever version each controller is in.
-fn read(trees: &Trees, group: &Path) -> Usage {
-    let dir = |controller: &str| {
-        let group = group.strip_prefix("/").unwrap_or(group);
-        let v1 = trees.v1_of(controller).map(|mount| (mount.join(group), true));
-        v1.or_else(|| trees.v2_root().map(|mount| (mount.join(group), false)))
-    };
-    let mut usage = Usage::default();
-    match dir("cpuacct") {
-        Some((dir, true)) => usage.cpu_ns = number(&dir.join("cpuacct.usage")),
-        Some((dir, false)) => usage.cpu_ns = field(&text(&dir.join("cpu.stat")), "usage_usec").map(|us| us.saturating_mul(1_000)),
-        None => {}
+impl Embedded {
+    /// See [`crate::Runtime::reclaim`]. An ended attempt never runs again.
+    pub(super) async fn free_ended(&self) -> Result<u64, RuntimeError> {
+        let pods: Vec<_> = self.pods().values().cloned().collect();
+        let mut dirs = Vec::new();
+        for pod in pods {
+            // Exits are learnt by looking.
+            pod.observe().await?;
+            let known = pod.known();
+            let ended = known.attempts.iter().filter(|attempt| attempt.exit.is_some());
+            dirs.extend(ended.map(|attempt| pod.dir.attempt_dir(&attempt.record.id)));
+        }
+        blocking(move || {
+            let mut freed = ContainerUsage::default();
+            for dir in dirs {
+                add(&dir.join("upper"), &mut freed);
+                for part in ["upper", "work"] {
+                    super::files::remove_tree(&dir.join(part))?;
+                }
+            }
+            Ok(freed.disk_bytes)
+        })
+        .await
     }
-    if let Some((dir, v1)) = dir("memory") {
-        let stat = text(&dir.join("memory.stat"));
-        let names = if v1 {
-            ["total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"]
-        } else {
-            ["inactive_file", "anon", "pgfault", "pgmajfault"]
+}
+
+fn of_pod(trees: &Trees, group: &Path, places: &[Place], disk: bool) -> PodUsage {
+    let mut containers = BTreeMap::new();
+    for place in places {
+        let mut usage = ContainerUsage {
+            memory_bytes: trees.working_set_bytes(&place.group).unwrap_or(0),
+            ..ContainerUsage::default()
         };
-        let [inactive, rss, faults, major] = names.map(|name| field(&stat, name));
-        usage.memory_bytes = number(&dir.join(if v1 { "memory.usage_in_bytes" } else { "memory.current" }));
-        usage.working_set_bytes = usage.memory_bytes.map(|bytes| bytes.saturating_sub(inactive.unwrap_or_default()));
-        usage.rss_bytes = rss;
-        usage.page_faults = faults;
-        usage.major_page_faults = major;
+        if disk {
+            for dir in [Some(&place.writable), place.logs.as_ref()].into_iter().flatten() {
+                add(dir, &mut usage);
+            }
+        }
+        containers.insert(place.name.clone(), usage);
     }
-    if let Some((dir, _)) = dir("pids") {
-        usage.processes = number(&dir.join("pids.current"));
+    PodUsage {
+        memory_bytes: trees.working_set_bytes(group).unwrap_or(0),
+        processes: trees.tasks(group).unwrap_or(0),
+        containers,
     }
-    usage
 }
 
-fn text(file: &Path) -> String {
-    fs::read_to_string(file).unwrap_or_default()
-}
-
-fn number(file: &Path) -> Option<u64> {
-    text(file).trim().parse().ok()
-}
-
-/// The number after a name that begins a line.
-fn field(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|number| number.trim().parse().ok())
-}
-
-/// Adds up what is below a directory, links not followed.
-fn measure(dir: &Path, bytes: &mut u64, files: &mut u64) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let Ok(about) = entry.metadata() else { continue };
-        *bytes += about.blocks() * 512;
-        *files += 1;
-        if about.is_dir() {
-            measure(&entry.path(), bytes, files);
+/// Adds what a directory takes of its file system. What vanishes meanwhile
+/// takes nothing.
+fn add(dir: &Path, usage: &mut ContainerUsage) {
+    let mut waiting = vec![dir.to_owned()];
+    while let Some(dir) = waiting.pop() {
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+        for (entry, metadata) in entries.filter_map(|entry: DirEntry| Some((entry.path(), entry.metadata().ok()?))) {
+            usage.disk_bytes += metadata.blocks() * BLOCK_BYTES;
+            usage.inodes += 1;
+            if metadata.is_dir() {
+                waiting.push(entry);
+            }
         }
     }
 }
@@ -128,22 +124,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_whole_names() {
-        let stat = "rss 7\nrss_huge 8\ntotal_rss 9\nbroken\n";
-        assert_eq!(field(stat, "rss"), Some(7));
-        assert_eq!(field(stat, "total_rss"), Some(9));
-        assert_eq!(field(stat, "rss_hug"), None);
-    }
-
-    #[test]
-    fn a_layer_is_measured_without_following_links() {
+    fn a_directory_takes_what_its_files_take() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("a")).unwrap();
-        fs::write(dir.path().join("a/b"), [1; 10_000]).unwrap();
-        std::os::unix::fs::symlink("/", dir.path().join("root")).unwrap();
-        let (mut bytes, mut files) = (0, 0);
-        measure(dir.path(), &mut bytes, &mut files);
-        assert_eq!(files, 3);
-        assert!((10_000..100_000).contains(&bytes), "{bytes}");
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        fs::write(dir.path().join("sub/file"), vec![1; 100_000]).unwrap();
+        let mut usage = ContainerUsage::default();
+        add(dir.path(), &mut usage);
+        add(&dir.path().join("absent"), &mut usage);
+        assert!(usage.inodes == 2 && (100_000..200_000).contains(&usage.disk_bytes), "{usage:?}");
     }
 }

@@ -67,6 +67,7 @@ fn strings(list: &[&str]) -> Vec<String> {
     list.iter().map(|s| (*s).to_owned()).collect()
 }
 
+/// Shows: 14.1.28
 #[test]
 fn command_and_args_replace_as_the_api_page_says() {
     for (command, args, want) in [

@@ -5,7 +5,7 @@ use api::node::Uid;
 
 /// Counters of one cgroup. `None` where the kernel does not count it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct Counters {
     /// CPU time since the cgroup was made, in nanoseconds.
     pub cpu_ns: Option<u64>,
     /// Memory, page cache included.
@@ -25,13 +25,13 @@ pub struct Usage {
 
 /// What a container uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerUsage {
+pub struct ContainerCounters {
     /// Name in the pod spec.
     pub name: String,
     /// Identity of the running attempt.
     pub id: String,
     /// Its counters.
-    pub usage: Usage,
+    pub usage: Counters,
     /// Bytes in its writable layer.
     pub written_bytes: u64,
     /// Files and directories in its writable layer.
@@ -42,13 +42,13 @@ pub struct ContainerUsage {
 
 /// What a pod uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodUsage {
+pub struct PodCounters {
     /// Which pod.
     pub pod: Uid,
     /// When the counters were read.
     pub at: Time,
     /// Counters of the whole pod.
-    pub usage: Usage,
+    pub usage: Counters,
     /// Its running containers.
-    pub containers: Vec<ContainerUsage>,
+    pub containers: Vec<ContainerCounters>,
 }
