@@ -60,7 +60,7 @@ fn location(call: &Call, pod: &Object, what: Subresource) -> Result<String, Stat
         _ => {
             let container = container(pod, call.query.get("container"))?;
             for (name, told) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
-                if call.query.boolean(name)?.unwrap_or(false) {
+                if call.query.boolean(name).unwrap_or(false) {
                     options.push(format!("{told}=1"));
                 }
             }
