@@ -22,6 +22,7 @@ fn sandbox() -> SandboxConfig {
         namespace: "default".into(),
         attempt: 0,
         hostname: "web".into(),
+        domain: String::new(),
         host_network: false,
         host_pid: false,
         host_ipc: false,
