@@ -75,6 +75,8 @@ fn a_ping_within_a_message_and_nothing_after_the_close() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn messages_survive_any_cut_and_any_fragmentation(
         messages in prop::collection::vec(prop::collection::vec(prop::collection::vec(any::<u8>(), 0..70_000), 1..4), 0..4),
