@@ -1,7 +1,7 @@
 //! Scheduler and controllers: loops that need only the API.
 //!
 //! Reading order: [`scheduler`]; [`namespace`], [`namespace_content`];
-//! [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`]; here is what
+//! [`node_lifecycle`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`]; here is what
 //! joins them.
 //!
 //! This crate deliberately does not know the store, the node, its runtime or
@@ -20,6 +20,7 @@ pub mod endpoint_slice;
 pub mod endpoints;
 pub mod namespace;
 pub mod namespace_content;
+pub mod node_lifecycle;
 pub mod publish;
 pub mod scheduler;
 
@@ -78,6 +79,7 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
         shutdown.clone(),
     ));
     tasks.spawn(publish::run(controllers.client("endpoint-controller"), shutdown.clone()));
+    tasks.spawn(node_lifecycle::run(controllers.client("node-controller"), shutdown.clone()));
     tasks.spawn(cluster_role_aggregation::run(
         controllers.client("clusterrole-aggregation-controller"),
         shutdown.clone(),
