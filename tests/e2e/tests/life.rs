@@ -64,25 +64,32 @@ fn root_restart_policies_decide_what_follows_an_exit() {
     assert_eq!(restarts(&phase("onfailure-0", "Succeeded")), 0);
 
     // The first restart is immediate, the second waits: upstream's back-off.
+    // Another Pod's wait may have taken longer than the first of them lasts.
     for name in ["onfailure-3", "always-0"] {
         let crashing = platform
-            .wait_pod("default", name, "CrashLoopBackOff after one restart", LIMIT, |pod| {
+            .wait_pod("default", name, "CrashLoopBackOff", LIMIT, |pod| {
                 let reason = &pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
-                (reason == "CrashLoopBackOff" && restarts(pod) == 1).then(|| pod.clone())
+                (reason == "CrashLoopBackOff").then(|| pod.clone())
             })
             .unwrap();
         let uid = crashing["metadata"]["uid"].as_str().unwrap();
         let message = &crashing["status"]["containerStatuses"][0]["state"]["waiting"]["message"];
+        let delay = match restarts(&crashing) {
+            1 => "10s",
+            2 => "20s",
+            3 => "40s",
+            more => panic!("{more} restarts of {name} within a minute"),
+        };
         assert_eq!(
             message,
-            &format!("back-off 10s restarting failed container=main pod={name}_default({uid})")
+            &format!("back-off {delay} restarting failed container=main pod={name}_default({uid})")
         );
         assert_eq!(crashing["status"]["phase"], "Running");
         assert!(terminated(&crashing, "lastState")["exitCode"].is_i64());
     }
     let third = platform
         .wait_pod("default", "onfailure-3", "a second restart", LIMIT, |pod| {
-            (restarts(pod) == 2).then(|| pod.clone())
+            (restarts(pod) >= 2).then(|| pod.clone())
         })
         .unwrap();
     let (last, now) = (

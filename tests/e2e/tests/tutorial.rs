@@ -226,7 +226,10 @@ fn root_what_is_not_done_yet_is_refused_by_name() {
     platform.ok(&["create", "namespace", "dev"]).unwrap();
     let manifest = include_str!("../manifests/pod-hook-exec.yaml");
     for (more, field) in [
-        ("  volumes:\n  - name: v\n    emptyDir: {}\n", "spec.volumes[0]"),
+        (
+            "  volumes:\n  - name: v\n    persistentVolumeClaim: { claimName: c }\n",
+            "spec.volumes[0]",
+        ),
         ("    tty: true\n", "spec.containers[0].tty"),
         ("    stdin: true\n", "spec.containers[0].stdin"),
     ] {

@@ -12,8 +12,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn logs(platform: &Platform, pod: &str, wanted: &str) -> String {
     wait::until(&format!("{wanted:?} in the log of {pod}"), LIMIT, || {
-        let logs = platform.ok(&["logs", pod])?;
-        Ok(if logs.contains(wanted) { Ok(logs) } else { Err(logs) })
+        // Refused until the container has started.
+        Ok(match platform.ok(&["logs", pod]) {
+            Ok(logs) if logs.contains(wanted) => Ok(logs),
+            Ok(logs) => Err(logs),
+            Err(refused) => Err(format!("{refused:#}")),
+        })
     })
     .unwrap()
 }
