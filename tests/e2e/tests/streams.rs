@@ -10,7 +10,8 @@ use std::time::Duration;
 use e2e::platform::Build;
 use e2e::{Platform, wait};
 
-const LIMIT: Duration = Duration::from_secs(60);
+/// For anything a test waits for.
+const LIMIT: Duration = Duration::from_secs(90);
 
 const PODS: &str = "apiVersion: v1
 kind: Pod
@@ -40,10 +41,20 @@ fn client(platform: &Platform, program: &str) -> Command {
     command
 }
 
+/// The same, ended with all it started once [`LIMIT`] has passed.
+fn bounded(platform: &Platform, program: &str) -> Command {
+    let mut command = client(platform, "timeout");
+    command.args(["--kill-after=5", &LIMIT.as_secs().to_string(), program]);
+    command
+}
+
 fn shell(platform: &Platform, script: &str, program: &str) -> Output {
-    let mut command = client(platform, "sh");
+    let mut command = bounded(platform, "sh");
     command.env("KUBECTL", program).args(["-c", script]).stdin(Stdio::null());
-    command.output().unwrap()
+    let output = command.output().unwrap();
+    // The code of `timeout` itself.
+    assert_ne!(output.status.code(), Some(124), "not done within {LIMIT:?}: {script}\n{output:?}");
+    output
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -51,8 +62,9 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn running(platform: &Platform, pattern: &str) -> bool {
-    let list = platform.ok(&["exec", "box", "--", "ps", "-o", "args"]).unwrap();
-    list.lines().any(|line| line.starts_with(pattern))
+    let list = shell(platform, "kubectl exec box -- ps -o args", "kubectl");
+    assert!(list.status.success(), "{list:?}");
+    text(&list.stdout).lines().any(|line| line.starts_with(pattern))
 }
 
 #[test]
@@ -113,13 +125,15 @@ fn input(platform: &Platform, program: &str) {
 
 /// A terminal: its size, its changes, Ctrl-C.
 fn terminals(platform: &Platform, program: &str) {
+    // `script` reads its input until that ends, also when its command has
+    // ended before: input without end would keep it for ever.
     let size = shell(
         platform,
-        "script -qec 'stty rows 33 cols 77; $KUBECTL exec -it box -- stty size' /dev/null < /dev/zero",
+        "script -qec 'stty rows 33 cols 77; $KUBECTL exec -it box -- stty size' /dev/null < /dev/null",
         program,
     );
     assert!(text(&size.stdout).contains("33 77"), "{size:?}");
-    let mut child = client(platform, "script")
+    let mut child = bounded(platform, "script")
         .env("KUBECTL", program)
         .args([
             "-qec",
@@ -201,7 +215,7 @@ fn attachments(platform: &Platform) {
     let said = text(&ran.stdout);
     assert!(said.contains("hello\nend\n"), "{ran:?}");
     platform
-        .create("apiVersion: v1\nkind: Pod\nmetadata: {name: talk}\nspec:\n  containers: [{name: c, image: 'busybox:1.30', stdin: true, tty: true, command: ['sh']}]\n")
+        .create("apiVersion: v1\nkind: Pod\nmetadata: {name: talk}\nspec:\n  restartPolicy: Never\n  containers: [{name: c, image: 'busybox:1.30', stdin: true, tty: true, command: ['sh']}]\n")
         .unwrap();
     platform.wait_status("default", "talk", "Running", LIMIT).unwrap();
     let talked = shell(
@@ -223,7 +237,7 @@ fn interrupted(platform: &mut Platform) {
             .unwrap()
     };
     let before = started(platform);
-    let child = client(platform, "kubectl")
+    let child = bounded(platform, "kubectl")
         .args(["exec", "box", "--", "sleep", "6666"])
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
@@ -254,7 +268,7 @@ fn root_logs_are_followed_across_rotation() {
             (pod["status"]["phase"] != "Pending").then_some(())
         })
         .unwrap();
-    let followed = platform.ok(&["logs", "-f", "noisy"]).unwrap();
+    let followed = text(&shell(&platform, "kubectl logs -f noisy", "kubectl").stdout);
     let expected = |n: usize| format!("line {n} of a log that is long enough to be put aside");
     let numbers: Vec<&str> = followed.lines().collect();
     assert_eq!(numbers.len(), 300_000);

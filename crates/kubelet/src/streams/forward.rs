@@ -115,6 +115,8 @@ impl Connection {
         let up = async {
             while let Some(bytes) = from_client.recv().await {
                 if to_pod.write_all(&bytes).await.is_err() {
+                    // Or the whole session would wait for this connection.
+                    from_client.close();
                     return;
                 }
             }

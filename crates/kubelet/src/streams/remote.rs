@@ -369,6 +369,7 @@ async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             () = &mut outputs => break,
             _ = &mut writing => return Ending::Gone,
             () = &mut input => return Ending::Gone,
+            () = &mut idle => return Ending::Gone,
             () = tokio::time::sleep(DRAIN) => {
                 let waits = progress.waiting.load(Ordering::Relaxed) && !shutdown.is_cancelled();
                 if !waits && progress.chunks.load(Ordering::Relaxed) == before {
