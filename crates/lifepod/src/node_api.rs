@@ -1,6 +1,5 @@
 //! The node API on a port of its own: who may ask is what the API server says.
 
-use std::future::Future;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
@@ -77,15 +76,13 @@ fn said(code: StatusCode, text: &str) -> Response<Body> {
 }
 
 impl Answer for NodeFront {
-    fn answer(&self, identity: Option<Identity>, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
-        async move {
-            let Some(identity) = identity else {
-                return said(StatusCode::UNAUTHORIZED, "Unauthorized\n");
-            };
-            if let Some(refusal) = self.refusal(&identity, request.method(), request.uri().path()) {
-                return said(StatusCode::FORBIDDEN, &refusal);
-            }
-            self.node_api.handle(request).await
+    async fn answer(&self, identity: Option<Identity>, request: Request<Body>) -> Response<Body> {
+        let Some(identity) = identity else {
+            return said(StatusCode::UNAUTHORIZED, "Unauthorized\n");
+        };
+        if let Some(refusal) = self.refusal(&identity, request.method(), request.uri().path()) {
+            return said(StatusCode::FORBIDDEN, &refusal);
         }
+        self.node_api.handle(request).await
     }
 }

@@ -363,20 +363,12 @@ async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             () = &mut idle => break failed(&format!("nothing was sent or received for {} hours", IDLE.as_secs() / 3600)),
         }
     };
-    while outputs_run {
-        let before = progress.chunks.load(Ordering::Relaxed);
-        tokio::select! {
-            () = &mut outputs => break,
-            _ = &mut writing => return Ending::Gone,
-            () = &mut input => return Ending::Gone,
-            () = &mut idle => return Ending::Gone,
-            () = tokio::time::sleep(DRAIN) => {
-                let waits = progress.waiting.load(Ordering::Relaxed) && !shutdown.is_cancelled();
-                if !waits && progress.chunks.load(Ordering::Relaxed) == before {
-                    break;
-                }
-            }
-        }
+    if outputs_run
+        && drained(&mut outputs, &mut input, &mut writing, &mut idle, &progress, &shutdown)
+            .await
+            .is_none()
+    {
+        return Ending::Gone;
     }
     // With these go the last senders, and writing ends once all is sent.
     drop(outputs);
@@ -387,6 +379,33 @@ async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         () = shutdown.cancelled() => {}
     }
     ending
+}
+
+/// Waits until what a command has written is on its way; `None` when the
+/// client is gone, or takes nothing for too long.
+async fn drained(
+    outputs: &mut (impl Future<Output = ()> + Unpin),
+    input: &mut (impl Future<Output = ()> + Unpin),
+    writing: &mut (impl Future<Output = bool> + Unpin),
+    idle: &mut (impl Future<Output = ()> + Unpin),
+    progress: &Progress,
+    shutdown: &CancellationToken,
+) -> Option<()> {
+    loop {
+        let before = progress.chunks.load(Ordering::Relaxed);
+        tokio::select! {
+            () = &mut *outputs => return Some(()),
+            _ = &mut *writing => return None,
+            () = &mut *input => return None,
+            () = &mut *idle => return None,
+            () = tokio::time::sleep(DRAIN) => {
+                let waits = progress.waiting.load(Ordering::Relaxed) && !shutdown.is_cancelled();
+                if !waits && progress.chunks.load(Ordering::Relaxed) == before {
+                    return Some(());
+                }
+            }
+        }
+    }
 }
 
 /// Sends what a process writes, until it writes no more.
@@ -436,11 +455,10 @@ async fn feed<R: AsyncRead + Unpin>(
                     let _ = terminal.resize(size);
                 }
             }
-            Said::Echo(bytes) => {
-                if queue.send(Out::Raw(bytes)).await.is_err() {
-                    return;
-                }
-            }
+            Said::Echo(bytes) => match queue.send(Out::Raw(bytes)).await {
+                Ok(()) => {}
+                Err(_) => return,
+            },
             _ => {}
         }
     }
