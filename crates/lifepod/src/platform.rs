@@ -136,6 +136,7 @@ impl Platform {
         let (node_listener, node_listen) = node_api::listen(identity.ip, identity.port).await?;
         identity.port = node_listen.port();
         let mut machine = Machine::read(layout.root()).context("cannot read what this machine has")?;
+        machine.max_pods = up.max_pods;
         let shutdown = CancellationToken::new();
 
         // Not bound to `shutdown`: the store must outlive the API server.

@@ -67,6 +67,7 @@ fn running(platform: &Platform, pattern: &str) -> bool {
     text(&list.stdout).lines().any(|line| line.starts_with(pattern))
 }
 
+/// Fields: spec.containers[].stdin spec.containers[].stdinOnce spec.containers[].tty
 #[test]
 fn root_streams_reach_containers_with_every_client() {
     let build = Build::from_env().unwrap();
