@@ -114,6 +114,11 @@ fn root_a_node_that_never_tells_of_itself_is_tainted_and_its_pods_are_evicted() 
     tainted(true);
     platform.ok(&["uncordon", "node1"]).unwrap();
     tainted(false);
+    its_end_is_that_of_its_pods(&platform);
+}
+
+/// The events of its coming and going, and what becomes of who was left there.
+fn its_end_is_that_of_its_pods(platform: &Platform) {
     let told = |wanted: &str| {
         wait::until(&format!("the event {wanted:?}"), LIMIT, || {
             let columns = "jsonpath={range .items[*]}{.source.component} {.reason}|{.message}{\"\\n\"}{end}";
