@@ -238,7 +238,11 @@ impl Memory {
                 continue;
             };
             let at = Time(note.at_ns);
-            if seen.containers.iter().any(|view| view.name == container.name && view.created_at >= at) {
+            if seen
+                .containers
+                .iter()
+                .any(|view| view.name == container.name && view.created_at >= at)
+            {
                 continue;
             }
             let class = if note.registry_unavailable {

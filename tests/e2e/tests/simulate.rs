@@ -13,7 +13,9 @@ use serde_json::Value;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn manifest(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("manifests").join(format!("{name}.yaml"))
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("manifests")
+        .join(format!("{name}.yaml"))
 }
 
 /// The one prediction of a manifest with one pod, for five minutes.
@@ -35,14 +37,18 @@ fn found_s(prediction: &Value, before: &str) -> i64 {
     let rest = findings.iter().find_map(|finding| finding.as_str()?.split_once(before));
     let (_, rest) = rest.unwrap_or_else(|| panic!("no finding says {before:?}: {findings:#?}"));
     let word = rest.split(' ').next().unwrap();
-    word.strip_suffix('s').and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("{word} is not in seconds"))
+    word.strip_suffix('s')
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(|| panic!("{word} is not in seconds"))
 }
 
 /// When the first moment whose text begins so happens.
 fn at_s(prediction: &Value, begins: &str) -> f64 {
     let moments = prediction["timeline"].as_array().unwrap();
     let moment = moments.iter().find(|moment| moment["text"].as_str().unwrap().starts_with(begins));
-    moment.unwrap_or_else(|| panic!("nothing begins with {begins:?}: {moments:#?}"))["atS"].as_f64().unwrap()
+    moment.unwrap_or_else(|| panic!("nothing begins with {begins:?}: {moments:#?}"))["atS"]
+        .as_f64()
+        .unwrap()
 }
 
 /// How long an attempt that has ended ran: whole seconds, as the API tells.
@@ -63,7 +69,10 @@ fn root_what_is_foreseen_comes_true() {
     let hooked = foreseen(&build, "pod-hook-exec", &[]);
     let in_order = foreseen(&build, "pod-initcontainer", &[]);
     let ready = at_s(&in_order, "main-container #0: started");
-    assert!(at_s(&in_order, "test-mysql #0: created") < at_s(&in_order, "test-redis #0: created"), "{in_order}");
+    assert!(
+        at_s(&in_order, "test-mysql #0: created") < at_s(&in_order, "test-redis #0: created"),
+        "{in_order}"
+    );
     assert!(at_s(&in_order, "test-redis #0: exited with code 0") < ready, "{in_order}");
 
     let platform = Platform::start("foreseen", &build).unwrap();
@@ -77,14 +86,21 @@ fn root_what_is_foreseen_comes_true() {
     let again = platform
         .wait_pod("dev", "pod-liveness-exec", "a restart", LIMIT, |pod| {
             let status = &pod["status"]["containerStatuses"][0];
-            (status["restartCount"] == 1 && status["lastState"]["terminated"].is_object()).then(|| status["lastState"]["terminated"].clone())
+            (status["restartCount"] == 1 && status["lastState"]["terminated"].is_object())
+                .then(|| status["lastState"]["terminated"].clone())
         })
         .unwrap();
     let really_s = ran_s(&again);
-    assert!((kill_s..kill_s + 10).contains(&really_s), "foreseen {kill_s} s, lived {really_s} s: {again}");
+    assert!(
+        (kill_s..kill_s + 10).contains(&really_s),
+        "foreseen {kill_s} s, lived {really_s} s: {again}"
+    );
 
     let warned = ends_for_good["warnings"].to_string();
-    assert!(warned.contains("its liveness probe ends it for good: restartPolicy is Never"), "{warned}");
+    assert!(
+        warned.contains("its liveness probe ends it for good: restartPolicy is Never"),
+        "{warned}"
+    );
     let lives_s = at_s(&ends_for_good, "nginx #0: its stop signal was sent") - at_s(&ends_for_good, "nginx #0: started");
     let over = platform
         .wait_pod("dev", "pod-restartpolicy", "its end", LIMIT, |pod| {
@@ -96,7 +112,10 @@ fn root_what_is_foreseen_comes_true() {
     let really_s = ran_s(&over["state"]["terminated"]);
     #[expect(clippy::cast_possible_truncation, reason = "some seconds")]
     let lives_s = lives_s.floor() as i64;
-    assert!((lives_s..lives_s + 10).contains(&really_s), "foreseen {lives_s} s, lived {really_s} s");
+    assert!(
+        (lives_s..lives_s + 10).contains(&really_s),
+        "foreseen {lives_s} s, lived {really_s} s"
+    );
 
     // It obeys, so it is gone before the worst that is foreseen.
     let worst_s = found_s(&hooked, "a deletion takes ");

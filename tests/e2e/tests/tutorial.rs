@@ -182,7 +182,9 @@ fn root_liveness_probes_restart_what_fails_them() {
         platform.wait_status("dev", name, "Running", LIMIT).unwrap();
         let counted = "jsonpath={.items[?(@.reason==\"Started\")].count} {.items[?(@.reason==\"Killing\")].count}";
         let selector = format!("involvedObject.name={name}");
-        let counts = platform.ok(&["get", "events", "-n", "dev", "--field-selector", &selector, "-o", counted]).unwrap();
+        let counts = platform
+            .ok(&["get", "events", "-n", "dev", "--field-selector", &selector, "-o", counted])
+            .unwrap();
         assert_eq!(counts, "2 1", "each event is one, counted");
         printed(&platform, name, name);
     }

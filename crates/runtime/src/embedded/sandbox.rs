@@ -16,7 +16,7 @@ use shim::record::{now_ns, write_bytes};
 
 use super::client::{Client, ClientError, connect};
 use super::files::{
-    Notes, HOSTNAME_FILE, HOSTS_FILE, Phase, RESOLV_CONF_FILE, SANDBOX_FILE, SHIM_LOG_FILE, SOCKET_FILE, SandboxRecord, doing, remove_tree,
+    HOSTNAME_FILE, HOSTS_FILE, Notes, Phase, RESOLV_CONF_FILE, SANDBOX_FILE, SHIM_LOG_FILE, SOCKET_FILE, SandboxRecord, doing, remove_tree,
 };
 use super::pod::{PROMPT, Pod};
 use super::{Embedded, blocking, hosts};

@@ -283,7 +283,13 @@ impl World {
             Verb::RunSandbox { .. } => 20,
             Verb::Create { .. } => 12,
             Verb::Start { .. } | Verb::StopSandbox | Verb::RemoveSandbox => 5,
-            Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Note { .. } | Verb::NoteSandbox { .. } | Verb::Cancel(_) | Verb::Stop { .. } => 1,
+            Verb::MountVolumes
+            | Verb::UnmountVolumes
+            | Verb::Pull { .. }
+            | Verb::Note { .. }
+            | Verb::NoteSandbox { .. }
+            | Verb::Cancel(_)
+            | Verb::Stop { .. } => 1,
             Verb::Remove { .. } | Verb::ConfirmDeletion => 2,
             Verb::Probe { .. } => 3,
             Verb::RunHook { handler, limit, .. } => return self.hook_time(handler).min(*limit),
