@@ -1,6 +1,6 @@
 //! Scheduler and controllers: loops that need only the API.
 //!
-//! Reading order: [`scheduler`]; [`namespace`], [`namespace_content`];
+//! Reading order: `watch.rs`; [`scheduler`]; [`namespace`], [`namespace_content`];
 //! [`node_lifecycle`], [`pod_gc`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`]; here is what
 //! joins them.
 //!
@@ -24,6 +24,7 @@ pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod publish;
 pub mod scheduler;
+mod watch;
 
 /// What the scheduler and the controllers are to do.
 #[derive(Clone)]
