@@ -51,7 +51,7 @@ mod tests {
     #[async_trait::async_trait]
     impl NodeProxy for NoNodes {
         async fn call(&self, node: &NodeAddress, _: Request<Body>) -> Result<Response<Body>, Status> {
-            Err(Status::unavailable(format!("node {} does not exist", node.name)))
+            Err(Status::unavailable(format!("node {} does not exist", node.node)))
         }
     }
 
