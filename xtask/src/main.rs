@@ -43,6 +43,9 @@ enum Task {
         /// How many Pods to start one at a time.
         #[arg(long, default_value_t = 50)]
         rounds: usize,
+        /// Measure this part alone: pods, slices, probes, objects or load
+        #[arg(long)]
+        only: Option<String>,
     },
     /// Runs worlds of seeded faults until so many steps are made: the night's run.
     Laws {
@@ -83,9 +86,9 @@ fn main() -> Result<()> {
         Task::Test { rest } => test(&root, &rest),
         Task::Check => check(&root),
         Task::Demo => demo::run(&root),
-        Task::Bench { rounds } => bench::run(&root, rounds),
         Task::Laws { steps, seed: None } => laws(&root, "STEPS", steps),
         Task::Laws { seed: Some(seed), .. } => laws(&root, "SEED", seed),
+        Task::Bench { rounds, only } => bench::run(&root, rounds, only.as_deref()),
         Task::Images => {
             setup::packages(&[setup::Tool::Busybox])?;
             images::run(&image_dir(&root))

@@ -37,7 +37,7 @@ mod tests {
     use std::sync::Arc;
 
     use api::Status;
-    use apiserver::{ApiServer, Body, Config, Identity, Limits, NodeProxy, Version};
+    use apiserver::{ApiServer, Body, Config, Identity, Limits, NodeAddress, NodeProxy, Version};
     use http::{Request, Response};
     use http_body_util::BodyExt;
     use kube::api::PostParams;
@@ -50,8 +50,8 @@ mod tests {
 
     #[async_trait::async_trait]
     impl NodeProxy for NoNodes {
-        async fn call(&self, node: &str, _: Request<Body>) -> Result<Response<Body>, Status> {
-            Err(Status::unavailable(format!("node {node} does not exist")))
+        async fn call(&self, node: &NodeAddress, _: Request<Body>) -> Result<Response<Body>, Status> {
+            Err(Status::unavailable(format!("node {} does not exist", node.node)))
         }
     }
 
