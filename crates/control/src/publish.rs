@@ -90,7 +90,10 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
     let mut services = std::pin::pin!(watch(Api::<Service>::all(client.clone()), watcher::Config::default()));
     let mut pods = std::pin::pin!(watch(Api::<Pod>::all(client.clone()), watcher::Config::default()));
     let ours = format!("{}={}", endpoint_slice::MANAGED_BY_LABEL, endpoint_slice::MANAGED_BY);
-    let mut slices = std::pin::pin!(watch(Api::<EndpointSlice>::all(client.clone()), watcher::Config::default().labels(&ours)));
+    let mut slices = std::pin::pin!(watch(
+        Api::<EndpointSlice>::all(client.clone()),
+        watcher::Config::default().labels(&ours)
+    ));
     let mut endpoints = std::pin::pin!(watch(Api::<Endpoints>::all(client.clone()), watcher::Config::default()));
     let mut state = State::default();
     let mut writes: JoinSet<Ended> = JoinSet::new();

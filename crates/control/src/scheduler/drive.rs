@@ -67,12 +67,7 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(
-        &mut self,
-        pods: impl Stream<Item = Event<Pod>>,
-        nodes: impl Stream<Item = Event<Node>>,
-        shutdown: &CancellationToken,
-    ) {
+    async fn run(&mut self, pods: impl Stream<Item = Event<Pod>>, nodes: impl Stream<Item = Event<Node>>, shutdown: &CancellationToken) {
         let mut pods = std::pin::pin!(pods);
         let mut nodes = std::pin::pin!(nodes);
         loop {
