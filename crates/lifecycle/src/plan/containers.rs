@@ -91,7 +91,9 @@ pub(crate) fn keep(w: World<'_>, plan: &mut Plan, container: &Container, view: &
 pub(crate) fn start(w: World<'_>, plan: &mut Plan, container: &Container, because: Reason, line: &mut Line) {
     let target = Target::Container(container.name.clone());
     let newest = w.newest(&container.name);
-    if let Some((id, verb)) = w.hands.on_container(&container.name) {
+    // A note about a pull holds nothing up.
+    let under_way = w.hands.on_container(&container.name);
+    if let Some((id, verb)) = under_way.filter(|(_, verb)| !matches!(verb, Verb::NoteSandbox { .. })) {
         if !newest.is_some_and(|view| hooks::outlived(view, verb)) {
             line.free = false;
             return;
