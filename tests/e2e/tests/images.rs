@@ -7,6 +7,7 @@ use e2e::Platform;
 use e2e::host::run;
 use e2e::platform::Build;
 use e2e::registry::Registry;
+use e2e::wait;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -114,4 +115,68 @@ fn root_a_private_image_needs_a_pull_secret() {
     platform.create(&with("knower", "right")).unwrap();
     platform.wait_status("default", "knower", "Completed", LIMIT).unwrap();
     assert_eq!(platform.ok(&["logs", "knower"]).unwrap(), "ran\n");
+}
+
+/// A download that fails is not tried earlier because Lifepod was killed, and
+/// what is shown of it stays.
+///
+/// Shows: 14.4.1
+#[test]
+fn root_a_pulls_back_off_outlives_a_killed_lifepod() {
+    let build = Build::from_env().unwrap();
+    let mut platform = Platform::prepared("back-off", &build, &[]).unwrap();
+    platform.up().unwrap();
+    // Nobody listens there.
+    platform.create(&pod("waits", "127.0.0.1:5999/team/none:1")).unwrap();
+    let failure = |platform: &Platform| {
+        let selector = "involvedObject.name=waits,reason=Failed";
+        let list: serde_json::Value =
+            serde_json::from_str(&platform.ok(&["get", "events", "--field-selector", selector, "-o", "json"]).unwrap()).unwrap();
+        let about_pulls = |event: &&serde_json::Value| event["message"].as_str().unwrap().starts_with("Failed to pull image");
+        list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(about_pulls)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let failures = |platform: &Platform, count: u64| {
+        wait::until(&format!("{count} failed pulls"), LIMIT, || {
+            let event = failure(platform);
+            Ok(if event["count"].as_u64() >= Some(count) {
+                Ok(event)
+            } else {
+                Err(event.to_string())
+            })
+        })
+        .unwrap()
+    };
+    let second = |event: &serde_json::Value| -> i64 {
+        let text = event["lastTimestamp"].as_str().unwrap();
+        let (_, clock) = text.trim_end_matches('Z').split_once('T').unwrap();
+        clock.split(':').fold(0, |sum, part| sum * 60 + part.parse::<i64>().unwrap())
+    };
+    let before = failures(&platform, 2);
+    platform.wait_status("default", "waits", "ImagePullBackOff", LIMIT).unwrap();
+    let shown = |platform: &Platform| {
+        let pod = platform.get("default", "pod", "waits").unwrap().unwrap();
+        (pod["status"].clone(), pod["metadata"]["resourceVersion"].clone())
+    };
+    let known = shown(&platform);
+    platform.kill().unwrap();
+    platform.up().unwrap();
+    let now = shown(&platform);
+    if failure(&platform)["count"] == 2 {
+        assert_eq!(now, known, "nothing has happened, so nothing is told");
+    }
+    let after = failures(&platform, 3);
+    let waited_s = (second(&after) - second(&before)).rem_euclid(86_400);
+    assert!(waited_s >= 19, "the third pull came after {waited_s} s, and 20 s was its delay");
+    let waiting = &known.0["containerStatuses"][0]["state"]["waiting"];
+    let message = waiting["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("Back-off pulling image \"127.0.0.1:5999/team/none:1\": ErrImagePull: "),
+        "{message}"
+    );
 }
