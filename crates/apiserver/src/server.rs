@@ -185,6 +185,9 @@ pub(crate) struct Core {
     pub(crate) allocating: Semaphore,
     /// Hashes of the OpenAPI documents.
     pub(crate) openapi: openapi::Hashes,
+    /// The turn to charge quotas: taken after that to give away, and held for
+    /// one commit.
+    pub(crate) charging: Semaphore,
     /// The server's own tasks; they end with it.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -248,6 +251,7 @@ impl ApiServer {
                 hubs,
                 ranges: config.ranges,
                 allocating: Semaphore::new(1),
+                charging: Semaphore::new(1),
                 openapi: openapi::Hashes::default(),
                 tasks: Mutex::new(tasks),
             }),

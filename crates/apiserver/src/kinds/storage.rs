@@ -66,11 +66,7 @@ fn name_cell(class: &Object) -> String {
             .as_ref()
             .is_some_and(|map| map.get(*key).is_some_and(|value| value == "true"))
     };
-    let mark = if DEFAULT_ANNOTATIONS.iter().any(|key| set(&key)) {
-        " (default)"
-    } else {
-        ""
-    };
+    let mark = if DEFAULT_ANNOTATIONS.iter().any(set) { " (default)" } else { "" };
     format!("{}{mark}", class.name())
 }
 
