@@ -6,11 +6,13 @@
 //! have sent as JSON.
 //!
 //! Reading order: this file (the envelope), `numbers.rs` (the table),
-//! `decode.rs`, `encode.rs`, `wire.rs` (bytes).
+//! `decode.rs`, `encode.rs`, `answer.rs` (objects, lists and watch frames as
+//! the server has them), `wire.rs` (bytes).
 //!
 //! Source: Kubernetes "API concepts", "Kubernetes Protobuf encoding";
 //! upstream `apimachinery/pkg/runtime/serializer/protobuf/protobuf.go`.
 
+mod answer;
 mod decode;
 mod encode;
 mod numbers;
@@ -22,6 +24,7 @@ use crate::TypeMeta;
 use crate::quantity::QuantityError;
 use crate::schema::{ParseError, Schema, for_kind, named};
 
+pub use answer::{frame, list, object, partial, partial_list};
 pub use wire::WireError;
 
 /// The media type of these bytes.
@@ -196,13 +199,18 @@ pub fn encode(object: &Value) -> Result<Vec<u8>, ProtobufError> {
     let Some(schema) = schema_of(&types) else {
         return Err(ProtobufError::Kind { types });
     };
+    sealed(&types, |out| encode::message(schema, object, out))
+}
+
+/// An envelope around what `raw` writes.
+fn sealed(types: &TypeMeta, raw: impl FnOnce(&mut Vec<u8>) -> Result<(), Located>) -> Result<Vec<u8>, ProtobufError> {
     let mut out = MAGIC.to_vec();
     wire::message(&mut out, UNKNOWN.0, |out| {
         wire::bytes(out, TYPE_META.0, types.api_version.as_bytes());
         wire::bytes(out, TYPE_META.1, types.kind.as_bytes());
         Ok::<(), Located>(())
     })?;
-    wire::message(&mut out, UNKNOWN.1, |out| encode::message(schema, object, out))?;
+    wire::message(&mut out, UNKNOWN.1, raw)?;
     wire::bytes(&mut out, UNKNOWN.2, b"");
     wire::bytes(&mut out, UNKNOWN.3, b"");
     Ok(out)

@@ -60,6 +60,15 @@ impl ResourceId {
         }
     }
 
+    /// `apiVersion` and `kind` of its objects.
+    #[must_use]
+    pub fn types(&self) -> crate::TypeMeta {
+        crate::TypeMeta {
+            api_version: self.api_version(),
+            kind: self.kind.clone(),
+        }
+    }
+
     /// `plural.group`, or `plural` for the core group: how messages name it.
     #[must_use]
     pub fn qualified(&self) -> String {

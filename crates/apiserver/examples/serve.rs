@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use api::{Status, Time};
 use apiserver::serve::{ConnectionLimits, serve};
-use apiserver::{ApiServer, Body, Config, Limits, NodeProxy, Ranges, Version, authz, kinds, pki, tokens};
+use apiserver::{ApiServer, Body, Config, Limits, NodeProxy, Ranges, Version, kinds, pki, tokens};
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         store: Arc::clone(&store) as Arc<dyn Store>,
         registry: kinds::builtin(),
         nodes: Arc::new(NoNodes),
-        authorizer: Arc::new(authz::Builtin),
         tokens: Arc::new(tokens::Tokens::new(
             tokens::DEFAULT_ISSUER,
             "",

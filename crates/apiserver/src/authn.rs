@@ -1,7 +1,8 @@
 //! Who is asking: the identity a client certificate states, or the bearer of
-//! a token ([`bearer`]).
+//! a token ([`bearer`]), or whom they may act as ([`impersonation`]).
 
 pub(crate) mod bearer;
+pub(crate) mod impersonation;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,9 @@ pub struct Identity {
     pub uid: String,
     /// For example `authentication.kubernetes.io/pod-name`.
     pub extra: BTreeMap<String, Vec<String>>,
+    /// Nothing is implied: the groups are all there are. So it is with the
+    /// subject of an access review.
+    pub exact: bool,
 }
 
 impl Identity {
@@ -51,7 +55,7 @@ impl Identity {
     #[must_use]
     pub fn all_groups(&self) -> Vec<String> {
         let mut groups = self.groups.clone();
-        if !groups.iter().any(|group| group == AUTHENTICATED || group == UNAUTHENTICATED) {
+        if !self.exact && !groups.iter().any(|group| group == AUTHENTICATED || group == UNAUTHENTICATED) {
             groups.push(AUTHENTICATED.to_owned());
         }
         groups
@@ -61,7 +65,7 @@ impl Identity {
     #[must_use]
     pub fn is_in(&self, group: &str) -> bool {
         let own = |group: &str| self.groups.iter().any(|own| own == group);
-        own(group) || group == AUTHENTICATED && !own(UNAUTHENTICATED)
+        own(group) || group == AUTHENTICATED && !self.exact && !own(UNAUTHENTICATED)
     }
 
     /// The node this identity acts for, if it is a kubelet's.

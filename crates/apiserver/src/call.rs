@@ -12,7 +12,7 @@ use crate::authn::Identity;
 use crate::body::{self, Body};
 use crate::hub::Entry;
 use crate::metrics::Permit;
-use crate::negotiate::{self, Form};
+use crate::negotiate::{self, Accepted, Encoding, Form, Offer};
 use crate::registry::{Resource, Subresource};
 use crate::request::{Query, ResourceRequest, Verb};
 use crate::respond;
@@ -47,6 +47,8 @@ pub(crate) struct Call {
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) form: Form,
+    /// How the answer is written.
+    pub(crate) encoding: Encoding,
     pub(crate) include: IncludeObject,
     pub(crate) now: Time,
     pub(crate) warnings: Vec<String>,
@@ -87,7 +89,11 @@ impl Call {
             .iter()
             .any(|subresource| subresource.name() == asked.subresource);
         let accept = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-        let form = if foreign { Form::Whole } else { negotiate::objects(accept)? };
+        let offer = Offer {
+            protobuf: api::protobuf::knows(&row.id.types()),
+            watch: asked.verb == Verb::Watch,
+        };
+        let Accepted { form, encoding } = negotiate::objects(accept.filter(|_| !foreign), offer)?;
         let include = IncludeObject::parse(query.get("includeObject").unwrap_or_default()).map_err(Status::bad_request)?;
         let now = (core.clock)();
         let ends = head.extensions.get::<CancellationToken>().cloned();
@@ -101,6 +107,7 @@ impl Call {
             uri: head.uri,
             headers: head.headers,
             form,
+            encoding,
             include,
             now,
             warnings: Vec::new(),
@@ -198,7 +205,7 @@ impl Call {
 
     /// Answers with a stored entry.
     pub(crate) fn entry(&self, code: StatusCode, entry: &Entry) -> Response<Body> {
-        if self.form == Form::Whole && self.row.convert.is_none() {
+        if self.form == Form::Whole && self.encoding == Encoding::Json && self.row.convert.is_none() {
             let mut text = BytesMut::new();
             respond::splice(&entry.stored, entry.revision, &mut text);
             let mut response = respond::bytes(code, text.freeze());
@@ -215,10 +222,12 @@ impl Call {
 
     /// Answers with an object in another row's form.
     pub(crate) fn object_of(&self, row: &Resource, code: StatusCode, object: &Object) -> Response<Body> {
-        let mut response = match self.form {
-            Form::Whole => respond::json(code, object),
-            Form::Table => respond::json(code, &table::single(row, object, self.include, true, self.now)),
-            Form::Metadata => respond::json(code, &partial(object)),
+        let mut response = match (self.form, self.encoding) {
+            (Form::Whole, Encoding::Json) => respond::json(code, object),
+            (Form::Whole, Encoding::Protobuf) => respond::protobuf(code, api::protobuf::object(object)),
+            (Form::Metadata, Encoding::Json) => respond::json(code, &partial(object)),
+            (Form::Metadata, Encoding::Protobuf) => respond::protobuf(code, api::protobuf::partial(object)),
+            (Form::Table, _) => respond::json(code, &table::single(row, object, self.include, true, self.now)),
         };
         respond::warn(&mut response, &self.warnings);
         response

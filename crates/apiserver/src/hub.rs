@@ -12,6 +12,7 @@
 mod state;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::state::{Bounds, State, decode};
-pub(crate) use self::state::{Change, Message, TooOld};
+pub(crate) use self::state::{Change, Index, Message, TooOld};
 use crate::server::Limits;
 
 /// Entries read from the store at a time while listing.
@@ -83,6 +84,8 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     /// The revision the state has reached; 0 while it does not follow.
     reached: watch::Sender<u64>,
+    /// Grows with every change of the objects.
+    changes: AtomicU64,
 }
 
 impl Hub {
@@ -90,6 +93,7 @@ impl Hub {
     pub(crate) async fn open(
         store: Arc<dyn Store>,
         prefix: &str,
+        index: Option<Index>,
         limits: &Limits,
         closing: CancellationToken,
     ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + use<>), StoreError> {
@@ -100,8 +104,9 @@ impl Hub {
         };
         let hub = Arc::new(Self {
             prefix: prefix.to_owned(),
-            state: Mutex::new(State::new(bounds)),
+            state: Mutex::new(State::new(bounds, index)),
             reached: watch::Sender::new(0),
+            changes: AtomicU64::new(0),
         });
         let changes = hub.list(store.as_ref()).await?;
         let follower = Arc::clone(&hub);
@@ -125,6 +130,17 @@ impl Hub {
     /// How many objects there are.
     pub(crate) fn len(&self) -> usize {
         self.state().len()
+    }
+
+    /// A number that is another one after every change of the objects.
+    pub(crate) fn changed(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// The objects whose indexed field has this value; none where the hub has
+    /// no index.
+    pub(crate) fn indexed(&self, value: &str) -> Vec<Arc<Entry>> {
+        self.state().indexed(value)
     }
 
     /// Waits until everything up to `revision` is visible here; false if that
@@ -209,6 +225,7 @@ impl Hub {
         }
         let changes = store.watch(&self.prefix, revision).await?;
         self.state().reset(revision.0, entries);
+        self.changes.fetch_add(1, Ordering::Release);
         self.reached.send_replace(revision.0);
         Ok(changes)
     }
@@ -257,7 +274,10 @@ impl Hub {
                 let mut state = self.state();
                 while let Some(message) = next.take() {
                     match message {
-                        Some(Ok(WatchMessage::Events(events))) => state.apply(events),
+                        Some(Ok(WatchMessage::Events(events))) => {
+                            state.apply(events);
+                            self.changes.fetch_add(1, Ordering::Release);
+                        }
                         Some(Ok(WatchMessage::Progress(Revision(revision)))) => state.advance(revision),
                         Some(Err(error)) => ended = Some(Some(error)),
                         None => ended = Some(None),

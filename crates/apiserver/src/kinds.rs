@@ -19,6 +19,7 @@ mod pod;
 mod pod_disruption_budget;
 mod pod_template;
 mod priority_class;
+mod rbac;
 mod replication_controller;
 mod resource_quota;
 pub(crate) mod reviews;
@@ -97,8 +98,10 @@ pub fn builtin() -> Registry {
         storage::class_row(),
         storage::node_row(),
         certificate_signing_request::row(),
-        reviews::token_review(),
     ] {
+        registry.insert(row);
+    }
+    for row in reviews::rows().into_iter().chain(rbac::rows()) {
         registry.insert(row);
     }
     registry

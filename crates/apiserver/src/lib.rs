@@ -49,6 +49,7 @@ mod testing;
 pub mod tokens;
 pub mod validate;
 mod verbs;
+mod wish;
 mod write;
 
 pub use authn::Identity;

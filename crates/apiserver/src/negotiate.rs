@@ -3,7 +3,7 @@
 //! Source: Kubernetes "API concepts", "Resource representations" and
 //! "Receiving resources as Tables"; RFC 9110, section 12.5.1.
 
-use api::Status;
+use api::{Status, protobuf};
 use http::{HeaderMap, header};
 
 /// The form of an answer that shows objects.
@@ -15,6 +15,47 @@ pub enum Form {
     Table,
     /// `PartialObjectMetadata`: names, labels, annotations, owners.
     Metadata,
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// Text, which everybody can read.
+    Json,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
+}
+
+/// What a client gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// What is shown of the objects.
+    pub form: Form,
+    /// How it is written.
+    pub encoding: Encoding,
+}
+
+/// What can be answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The kind has a protobuf form.
+    pub protobuf: bool,
+    /// The answer is a stream of events.
+    pub watch: bool,
+}
+
+impl Offer {
+    /// The media types, as a refusal lists them.
+    fn names(self) -> String {
+        let types = [Some("application/json"), self.protobuf.then_some(protobuf::MEDIA_TYPE)];
+        let stream = if self.watch { ";stream=watch" } else { "" };
+        types
+            .into_iter()
+            .flatten()
+            .map(|media| format!("{media}{stream}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
 }
 
 /// The form of a discovery answer.
@@ -101,30 +142,54 @@ fn not_acceptable(produced: &str) -> Status {
     Status::not_acceptable(format!("only the following media types are accepted: {produced}"))
 }
 
-/// The form objects are answered in. No header means JSON.
+/// What objects are answered in. No header means whole, as JSON.
 ///
 /// # Errors
-/// 406 when nothing the client accepts can be produced, such as protobuf alone.
-pub fn objects(accept: Option<&str>) -> Result<Form, Status> {
+/// 406 when nothing the client accepts can be produced.
+pub fn objects(accept: Option<&str>, offer: Offer) -> Result<Accepted, Status> {
     let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else {
-        return Ok(Form::Whole);
+        return Ok(Accepted {
+            form: Form::Whole,
+            encoding: Encoding::Json,
+        });
     };
-    let form = |range: &Range<'_>| {
-        if !range.is_json() {
+    let accepted = |range: &Range<'_>| {
+        let encoding = match range.media.as_str() {
+            _ if range.is_json() => Encoding::Json,
+            protobuf::MEDIA_TYPE if offer.protobuf => Encoding::Protobuf,
+            _ => return None,
+        };
+        if range.parameter("stream").is_some_and(|stream| stream != "watch") {
             return None;
         }
         let meta = range.parameter("g") == Some("meta.k8s.io") && matches!(range.parameter("v"), Some("v1" | "v1beta1"));
-        match range.parameter("as") {
-            None => Some(Form::Whole),
-            Some("Table") if meta => Some(Form::Table),
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if meta => Some(Form::Metadata),
-            Some(_) => None,
-        }
+        let form = match range.parameter("as") {
+            None => Form::Whole,
+            // A table has no protobuf form, upstream's neither.
+            Some("Table") if meta && encoding == Encoding::Json => Form::Table,
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if meta => Form::Metadata,
+            Some(_) => return None,
+        };
+        Some(Accepted { form, encoding })
     };
     ranges(accept)
         .iter()
-        .find_map(form)
-        .ok_or_else(|| not_acceptable("application/json"))
+        .find_map(accepted)
+        .ok_or_else(|| not_acceptable(&offer.names()))
+}
+
+/// Whether a client would rather have protobuf than JSON: how it gets what is
+/// not an object of the resource it asked for, such as a status.
+pub(crate) fn prefers_protobuf(headers: &HeaderMap) -> bool {
+    let first = |accept: &str| {
+        ranges(accept)
+            .iter()
+            .find_map(|range| (range.is_json() || range.media == protobuf::MEDIA_TYPE).then(|| !range.is_json()))
+    };
+    accept(headers)
+        .filter(|accept| accept.contains(protobuf::MEDIA_TYPE))
+        .and_then(first)
+        .unwrap_or(false)
 }
 
 /// The form `/api` and `/apis` are answered in.
@@ -164,34 +229,60 @@ mod tests {
 
     #[test]
     fn the_client_s_first_choice_that_exists_wins() {
+        use Encoding::{Json, Protobuf};
+        const PB: &str = "application/vnd.kubernetes.protobuf";
+        const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        const PARTIAL: &str = "as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
         let table = [
-            (None, Some(Form::Whole)),
-            (Some("application/json"), Some(Form::Whole)),
-            (Some("*/*"), Some(Form::Whole)),
-            (Some("application/vnd.kubernetes.protobuf,application/json"), Some(Form::Whole)),
-            (Some("application/vnd.kubernetes.protobuf"), None),
+            (None, Some((Form::Whole, Json))),
+            (Some("application/json".to_owned()), Some((Form::Whole, Json))),
+            (Some("*/*".to_owned()), Some((Form::Whole, Json))),
+            (Some(format!("{PB},application/json")), Some((Form::Whole, Protobuf))),
+            (Some(PB.to_owned()), Some((Form::Whole, Protobuf))),
+            (Some(format!("{PB};stream=watch")), Some((Form::Whole, Protobuf))),
+            (Some(format!("{PB};stream=other")), None),
+            (Some(format!("{PB};q=0.5,application/json")), Some((Form::Whole, Json))),
+            (Some(format!("{PB};{PARTIAL},application/json")), Some((Form::Metadata, Protobuf))),
             (
-                Some("application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json"),
-                Some(Form::Table),
+                Some(format!("{PB};as=Table;v=v1;g=meta.k8s.io,application/json")),
+                Some((Form::Whole, Json)),
+            ),
+            (Some(format!("{TABLE},application/json")), Some((Form::Table, Json))),
+            (
+                Some("application/json;as=Table;v=v9;g=meta.k8s.io,application/json".to_owned()),
+                Some((Form::Whole, Json)),
             ),
             (
-                Some("application/json;as=Table;v=v9;g=meta.k8s.io,application/json"),
-                Some(Form::Whole),
+                Some("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1".to_owned()),
+                Some((Form::Metadata, Json)),
             ),
-            (
-                Some("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
-                Some(Form::Metadata),
-            ),
-            (
-                Some("application/json;q=0.1, application/json;as=Table;v=v1;g=meta.k8s.io"),
-                Some(Form::Table),
-            ),
-            (Some("application/json;q=0"), None),
-            (Some("text/html"), None),
+            (Some(format!("application/json;q=0.1, {TABLE}")), Some((Form::Table, Json))),
+            (Some("application/json;q=0".to_owned()), None),
+            (Some("text/html".to_owned()), None),
         ];
-        for (accept, form) in table {
-            assert_eq!(objects(accept).ok(), form, "{accept:?}");
+        for (accept, wanted) in table {
+            let offer = Offer {
+                protobuf: true,
+                watch: false,
+            };
+            let got = objects(accept.as_deref(), offer)
+                .ok()
+                .map(|accepted| (accepted.form, accepted.encoding));
+            assert_eq!(got, wanted, "{accept:?}");
         }
+        let refusal = |protobuf, watch| objects(Some("text/html"), Offer { protobuf, watch }).unwrap_err().message;
+        assert_eq!(
+            refusal(true, false),
+            "only the following media types are accepted: application/json, application/vnd.kubernetes.protobuf"
+        );
+        assert_eq!(
+            refusal(true, true),
+            "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"
+        );
+        assert_eq!(
+            refusal(false, false),
+            "only the following media types are accepted: application/json"
+        );
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub struct Resource {
     pub strategy: &'static dyn Strategy,
     /// Selectable fields beside `metadata.name` and `metadata.namespace`.
     pub fields: Vec<Field>,
+    /// A field objects are looked up by inside the server, such as the node of
+    /// a pod; the empty value is not looked up.
+    pub indexed: Option<fn(&Object) -> &str>,
     /// What `kubectl get` prints.
     pub columns: Vec<Column>,
     /// Row conditions of the table form; empty for most kinds.
@@ -59,6 +62,16 @@ pub struct Resource {
 pub enum Review {
     /// Whose token is this?
     Token,
+    /// May a subject do something?
+    SubjectAccess,
+    /// The same, within one namespace.
+    LocalSubjectAccess,
+    /// May the caller do something?
+    SelfSubjectAccess,
+    /// What may the caller do in a namespace?
+    SelfSubjectRules,
+    /// Who is the caller?
+    SelfSubject,
 }
 
 /// A field a field selector may name.
@@ -337,6 +350,7 @@ impl Resource {
             convert: None,
             strategy: &Plain,
             fields: Vec::new(),
+            indexed: None,
             columns: vec![crate::table::name_column(), crate::table::age_column()],
             row_conditions: no_conditions,
             subresources: Vec::new(),

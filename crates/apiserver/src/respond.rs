@@ -2,6 +2,7 @@
 //! object its revision without decoding it.
 
 use api::Status;
+use api::protobuf::ProtobufError;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
@@ -27,6 +28,19 @@ pub(crate) fn bytes(code: StatusCode, json: impl Into<Bytes>) -> Response<Body> 
 pub(crate) fn json(code: StatusCode, value: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(text) => bytes(code, text),
+        Err(error) => status(&Status::internal(&format!("the answer could not be encoded: {error}"))),
+    }
+}
+
+/// An answer in protobuf.
+pub(crate) fn protobuf(code: StatusCode, encoded: Result<Vec<u8>, ProtobufError>) -> Response<Body> {
+    match encoded {
+        Ok(encoded) => {
+            let mut response = bytes(code, encoded);
+            let media_type = HeaderValue::from_static(api::protobuf::MEDIA_TYPE);
+            response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+            response
+        }
         Err(error) => status(&Status::internal(&format!("the answer could not be encoded: {error}"))),
     }
 }

@@ -1,10 +1,13 @@
 //! Rows whose objects are questions: a create answers them with a status.
 
-mod token;
+mod access;
+pub(crate) mod token;
 
 use api::{Object, Scope, Status};
 use http::{Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use self::access::Whose;
 
 use crate::body::Body;
 use crate::call::Call;
@@ -20,6 +23,14 @@ pub(crate) async fn create(mut call: Call, review: Review) -> Result<Response<Bo
     let mut object = codec::read(&mut call).await?;
     let status = match review {
         Review::Token => token::status(&call, &object).await?,
+        Review::SubjectAccess => access::status(&call, &object, Whose::Subject)?,
+        Review::LocalSubjectAccess => access::status(&call, &object, Whose::Local)?,
+        Review::SelfSubjectAccess => access::status(&call, &object, Whose::Own)?,
+        Review::SelfSubjectRules => access::rules(&call, &object)?,
+        Review::SelfSubject => {
+            object.meta.creation_timestamp = Some(call.now.wire());
+            json!({"userInfo": token::user_info(&call.identity)})
+        }
     };
     // As upstream shows it: a question has no name, and was never created.
     object.body.insert("status".to_owned(), status);

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::authn::Identity;
-use crate::authz::Authorizer;
+use crate::authz::{Authorizer, bootstrap, rules};
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::hub::Hub;
@@ -26,6 +26,7 @@ use crate::metrics::{Labels, Metrics};
 use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
 use crate::tokens::{self, Tokens};
+use crate::wish::Wish;
 use crate::{authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
@@ -127,8 +128,6 @@ pub struct Config {
     pub registry: Registry,
     /// The way to the nodes.
     pub nodes: Arc<dyn NodeProxy>,
-    /// Who may do what; [`crate::authz::Builtin`] to begin with.
-    pub authorizer: Arc<dyn Authorizer>,
     /// ServiceAccount tokens.
     pub tokens: Arc<Tokens>,
     /// What requests may cost.
@@ -164,6 +163,12 @@ pub enum StartError {
         /// What the server said to its own request.
         message: String,
     },
+    /// The roles every cluster has could not be made.
+    #[error("making the roles every cluster has: {message}")]
+    Roles {
+        /// Why.
+        message: String,
+    },
 }
 
 /// What every part of the request chain shares.
@@ -171,7 +176,7 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) registry: Registry,
     pub(crate) nodes: Arc<dyn NodeProxy>,
-    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) authorizer: Authorizer,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) limits: Limits,
     pub(crate) version: Version,
@@ -227,7 +232,7 @@ impl ApiServer {
                 continue;
             }
             let prefix = row.prefix(None);
-            let (hub, follow) = Hub::open(Arc::clone(&config.store), &prefix, &config.limits, closing.clone())
+            let (hub, follow) = Hub::open(Arc::clone(&config.store), &prefix, row.indexed, &config.limits, closing.clone())
                 .await
                 .map_err(|source| StartError::Read {
                     prefix: prefix.clone(),
@@ -238,10 +243,10 @@ impl ApiServer {
         }
         let server = Self {
             core: Arc::new(Core {
+                authorizer: Authorizer::new(&config.registry, &hubs),
                 store: config.store,
                 registry: config.registry,
                 nodes: config.nodes,
-                authorizer: config.authorizer,
                 tokens: config.tokens,
                 limits: config.limits,
                 version: config.version,
@@ -291,7 +296,9 @@ impl ApiServer {
                 self.make(path, object).await?;
             }
         }
-        Ok(())
+        bootstrap::drive(&self.core)
+            .await
+            .map_err(|status| StartError::Roles { message: status.message })
     }
 
     /// Makes one object, if its resource is served and it is not there.
@@ -340,6 +347,7 @@ impl ApiServer {
         let core = &self.core;
         let started = Instant::now();
         let head = request.method() == Method::HEAD;
+        let wish = Wish::of(&request);
         let mut labels = Labels::default();
         let answer = if core.closing.is_cancelled() {
             Err(Status::unavailable("the server is shutting down"))
@@ -358,7 +366,7 @@ impl ApiServer {
                 )))
             })
         };
-        let response = answer.unwrap_or_else(|status| respond::status(&status));
+        let response = wish.fulfil(answer.unwrap_or_else(|status| respond::status(&status))).await;
         core.metrics.observe(labels, response.status(), started.elapsed());
         if head { response.map(|_| body::empty()) } else { response }
     }
@@ -383,6 +391,7 @@ impl ApiServer {
         // Nobody learns from us what is served here, or what is wrong with
         // their request.
         let identity = identity.ok_or_else(Status::unauthorized)?;
+        let identity = authn::impersonation::apply(&self.core.authorizer, identity, request.headers_mut())?;
         match asked? {
             (Target::Path(path), query) => self.path(&identity, &path, &query, &request),
             (Target::Resource(asked), query) => self.resource(identity, asked, query, request).await,
@@ -431,12 +440,18 @@ impl ApiServer {
             subresource => subresource == Subresource::Proxy.name() || asked.verb == Verb::Watch,
         };
         let permit = core.metrics.admit(&core.limits, asked.verb, follows)?;
+        // Whoever changed a role sees what came of it with the next request.
+        let settles = asked.group == rules::GROUP && !asked.verb.reads();
         let mut call = Call::new(Arc::clone(core), identity, Arc::clone(row), asked, query, request)?;
         call.permit = Some(permit);
         if binding {
             return subresources::binding::create_named_in_body(call).await;
         }
-        dispatch(call).await
+        let answer = dispatch(call).await;
+        if settles {
+            core.hub(row).reach(core.store.revision().0, core.limits.fresh_timeout).await;
+        }
+        answer
     }
 }
 

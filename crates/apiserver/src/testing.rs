@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::body::{self, Body};
 use crate::registry::Ranges;
-use crate::{ApiServer, Config, Identity, Limits, NodeProxy, Version, authz, kinds};
+use crate::{ApiServer, Config, Identity, Limits, NodeProxy, Version, kinds};
 
 /// A node whose API echoes the request's path and query.
 pub(crate) struct EchoNode;
@@ -144,7 +144,6 @@ impl Rig {
             store: Arc::clone(&store),
             registry: kinds::builtin(),
             nodes: Arc::new(EchoNode),
-            authorizer: Arc::new(authz::Builtin),
             tokens: crate::testing::tokens(),
             limits,
             ranges,
@@ -172,7 +171,6 @@ impl Rig {
             store: Arc::clone(&self.store),
             registry: kinds::builtin(),
             nodes: Arc::new(EchoNode),
-            authorizer: Arc::new(authz::Builtin),
             tokens: crate::testing::tokens(),
             limits: Limits::default(),
             ranges,

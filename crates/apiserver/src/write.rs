@@ -148,6 +148,7 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
         let pinned = check_revision(call, &new, old)?;
         take_over(&mut new, old);
         restrict(&call.row, part, &mut new, old);
+        call.core.authorizer.change(&call.identity, &call.asked, &new, Some(old))?;
         match part {
             Part::Main => {
                 call.row.strategy.prepare(Change::Update { new: &mut new, old }, call.now);

@@ -22,12 +22,15 @@ impl Identity {
         }
     }
 
-    /// The controllers.
+    /// One of the controllers, such as `namespace-controller`: a ServiceAccount
+    /// of `kube-system` that holds the role `system:controller:<name>`.
+    ///
+    /// Source: upstream `--use-service-account-credentials`.
     #[must_use]
-    pub fn controllers() -> Self {
+    pub fn controller(name: &str) -> Self {
         Self {
-            user: "system:kube-controller-manager".to_owned(),
-            groups: Vec::new(),
+            user: format!("system:serviceaccount:kube-system:{name}"),
+            groups: vec!["system:serviceaccounts".to_owned(), "system:serviceaccounts:kube-system".to_owned()],
         }
     }
 

@@ -8,6 +8,8 @@
 //! its network: it is handed clients of the API server, which may be in this
 //! process or elsewhere.
 
+use std::sync::Arc;
+
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -24,13 +26,31 @@ pub mod scheduler;
 pub struct Options {
     /// Client with the identity `system:kube-scheduler`.
     pub scheduler_client: kube::Client,
-    /// Client with the identity `system:kube-controller-manager`.
-    pub controllers_client: kube::Client,
+    /// Clients of the controllers, each with an identity of its own.
+    pub controllers: Controllers,
     /// The scheduler.
     pub scheduler: scheduler::Options,
     /// The cluster's CA certificate for the ConfigMap `kube-root-ca.crt` of
     /// every namespace; `None` for no such ConfigMaps.
     pub root_ca_pem: Option<String>,
+}
+
+/// Makes the clients of controllers.
+#[derive(Clone)]
+pub struct Controllers(Arc<dyn Fn(client::Identity) -> kube::Client + Send + Sync>);
+
+impl Controllers {
+    /// From what makes a client of an identity.
+    pub fn new(client_as: impl Fn(client::Identity) -> kube::Client + Send + Sync + 'static) -> Self {
+        Self(Arc::new(client_as))
+    }
+
+    /// The client of a controller, by the name of its ServiceAccount in
+    /// `kube-system`. What it may do is its role's to say: add one to the API
+    /// server's bootstrap policy for a controller upstream does not have.
+    fn client(&self, controller: &str) -> kube::Client {
+        (self.0)(client::Identity::controller(controller))
+    }
 }
 
 /// Runs the scheduler and all controllers until `shutdown`.
@@ -41,17 +61,24 @@ pub struct Options {
 pub async fn run_all(options: Options, shutdown: CancellationToken) {
     let Options {
         scheduler_client,
-        controllers_client,
+        controllers,
         scheduler,
         root_ca_pem,
     } = options;
     let mut tasks = JoinSet::new();
     tasks.spawn(scheduler::run(scheduler_client, scheduler, shutdown.clone()));
-    tasks.spawn(namespace::run(controllers_client.clone(), shutdown.clone()));
-    tasks.spawn(namespace_content::service_accounts(controllers_client.clone(), shutdown.clone()));
-    tasks.spawn(publish::run(controllers_client.clone(), shutdown.clone()));
+    tasks.spawn(namespace::run(controllers.client("namespace-controller"), shutdown.clone()));
+    tasks.spawn(namespace_content::service_accounts(
+        controllers.client("service-account-controller"),
+        shutdown.clone(),
+    ));
+    tasks.spawn(publish::run(controllers.client("endpoint-controller"), shutdown.clone()));
     if let Some(ca_pem) = root_ca_pem {
-        tasks.spawn(namespace_content::root_certificates(controllers_client, ca_pem, shutdown));
+        tasks.spawn(namespace_content::root_certificates(
+            controllers.client("root-ca-cert-publisher"),
+            ca_pem,
+            shutdown,
+        ));
     }
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use api::Status;
 use api::typed::events::Event;
 use api::typed::{ConfigMap, Namespace, Node, Pod, ServiceAccount};
-use apiserver::{ApiServer, Body, Config, Identity, Limits, NodeProxy, Version, authz, kinds};
+use apiserver::{ApiServer, Body, Config, Identity, Limits, NodeProxy, Version, kinds};
 use futures::StreamExt;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -67,7 +67,6 @@ impl Cluster {
             store: Arc::new(store::Embedded::open(dir.path(), store::Options::default()).unwrap()),
             registry: kinds::builtin(),
             nodes: Arc::new(NoNodes),
-            authorizer: Arc::new(authz::Builtin),
             tokens: tokens(),
             ranges: apiserver::Ranges::default(),
             limits: Limits::default(),
@@ -76,10 +75,11 @@ impl Cluster {
         };
         let server = ApiServer::start(config).await.unwrap();
         let faults = Faults::default();
-        let client = |identity: client::Identity| {
+        let (shared, server) = (faults.clone(), server.clone());
+        let client = move |identity: client::Identity| {
             let server = server.clone();
-            let faults = if identity == client::Identity::controllers() {
-                faults.clone()
+            let faults = if identity.user.starts_with("system:serviceaccount:kube-system:") {
+                shared.clone()
             } else {
                 Faults::default()
             };
@@ -102,7 +102,7 @@ impl Cluster {
         };
         let options = control::Options {
             scheduler_client: client(client::Identity::scheduler()),
-            controllers_client: client(client::Identity::controllers()),
+            controllers: control::Controllers::new(client.clone()),
             scheduler: control::scheduler::Options::new("host-1", 1),
             root_ca_pem: Some("PEM".to_owned()),
         };

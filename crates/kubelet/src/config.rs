@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use api::typed::{Container, EphemeralContainer, Pod, PodDNSConfig, PodSpec, ResourceRequirements, WireQuantity};
+use api::typed::{Container, EphemeralContainer, Pod, PodDNSConfig, PodSpec, ResourceRequirements, SeccompProfile, WireQuantity};
 use api::{Uid, pods};
-use runtime::{ContainerConfig, Resources, RunAs, SandboxConfig};
+use runtime::{ContainerConfig, Resources, RunAs, SandboxConfig, Seccomp};
 
 use crate::environment::expand;
 use crate::pods::log_dir;
@@ -144,12 +144,19 @@ pub fn wire<'a>(pod: &'a Pod, name: &str) -> Result<Cow<'a, Container>, ConfigEr
     })
 }
 
-/// One container of a pod, with the variables it was found to have.
+/// One container of a pod, with the variables it was found to have. Seccomp
+/// profiles of the node's own lie below `seccomp_root`.
 ///
 /// # Errors
 /// When the spec has no container of that name, or a value of it cannot be
 /// used.
-pub fn container(pod: &Pod, name: &str, attempt: u32, env: Vec<(String, String)>) -> Result<ContainerConfig, ConfigError> {
+pub fn container(
+    pod: &Pod,
+    name: &str,
+    attempt: u32,
+    env: Vec<(String, String)>,
+    seccomp_root: &Path,
+) -> Result<ContainerConfig, ConfigError> {
     let spec = pod.spec.as_ref().ok_or(ConfigError::Missing("spec"))?;
     let wire = &wire(pod, name)?;
     let pod_security = spec.security_context.clone().unwrap_or_default();
@@ -192,6 +199,10 @@ pub fn container(pod: &Pod, name: &str, attempt: u32, env: Vec<(String, String)>
         capabilities_drop: capabilities.drop.unwrap_or_default(),
         privileged: security.privileged.unwrap_or(false),
         no_new_privileges: security.allow_privilege_escalation == Some(false),
+        seccomp: seccomp(
+            security.seccomp_profile.as_ref().or(pod_security.seccomp_profile.as_ref()),
+            seccomp_root,
+        ),
         read_only_root: security.read_only_root_filesystem.unwrap_or(false),
         mounts: Vec::new(),
         termination_message_path: wire
@@ -205,6 +216,16 @@ pub fn container(pod: &Pod, name: &str, attempt: u32, env: Vec<(String, String)>
         stop_signal: wire.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         target: ephemeral(spec, name).and_then(|own| own.target_container_name.clone().filter(|target| !target.is_empty())),
     })
+}
+
+/// `RuntimeDefault` where nothing is said: what the kubelet of upstream does with
+/// `seccompDefault`. Source: KEP-2413.
+fn seccomp(profile: Option<&SeccompProfile>, root: &Path) -> Seccomp {
+    match profile.map(|profile| (profile.type_.as_str(), profile.localhost_profile.as_deref())) {
+        Some(("Unconfined", _)) => Seccomp::Unconfined,
+        Some(("Localhost", path)) => Seccomp::Localhost(root.join(path.unwrap_or_default())),
+        _ => Seccomp::RuntimeDefault,
+    }
 }
 
 fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<Cow<'a, Container>> {
@@ -268,6 +289,24 @@ mod tests {
     }
 
     #[test]
+    fn a_container_is_filtered_unless_it_or_its_pod_says_otherwise() {
+        let seccomp = |of_pod: serde_json::Value, own: serde_json::Value| {
+            let pod = pod(&serde_json::json!({
+                "securityContext": { "seccompProfile": of_pod },
+                "containers": [{ "name": "c", "image": "i", "securityContext": { "seccompProfile": own } }]
+            }));
+            container(&pod, "c", 0, Vec::new(), Path::new("/profiles")).unwrap().seccomp
+        };
+        let of = |kind: &str| serde_json::json!({ "type": kind });
+        let null = || serde_json::Value::Null;
+        assert_eq!(seccomp(null(), null()), Seccomp::RuntimeDefault);
+        assert_eq!(seccomp(of("Unconfined"), null()), Seccomp::Unconfined);
+        assert_eq!(seccomp(of("Unconfined"), of("RuntimeDefault")), Seccomp::RuntimeDefault);
+        let own = serde_json::json!({ "type": "Localhost", "localhostProfile": "audit/a.json" });
+        assert_eq!(seccomp(null(), own), Seccomp::Localhost("/profiles/audit/a.json".into()));
+    }
+
+    #[test]
     fn a_container_takes_what_the_pod_sets_unless_it_says_otherwise() {
         let pod = pod(&serde_json::json!({
             "securityContext": { "runAsUser": 7, "runAsGroup": 8, "supplementalGroups": [9] },
@@ -279,7 +318,7 @@ mod tests {
             }]
         }));
         let env = vec![("A".to_owned(), "1".to_owned()), ("B".to_owned(), "12".to_owned())];
-        let config = container(&pod, "c", 3, env).unwrap();
+        let config = container(&pod, "c", 3, env, Path::new("/profiles")).unwrap();
         assert_eq!(
             config.run_as,
             RunAs {
@@ -295,7 +334,7 @@ mod tests {
             memory_limit_bytes: Some(64 << 20),
         };
         assert_eq!(config.resources, expected);
-        assert!(container(&pod, "d", 0, Vec::new()).is_err());
+        assert!(container(&pod, "d", 0, Vec::new(), Path::new("/profiles")).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::execute::{Ports, failure};
 pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, attempt: u32) -> Result<Outcome, Failure> {
     let unusable = |error: &dyn std::error::Error| Failure::new(FailureClass::CreateContainerConfigError, error.to_string());
     let variables = variables(ports, uid, pod, name).await?;
-    let config = config::container(pod, name, attempt, variables).map_err(|error| unusable(&error))?;
+    let config = config::container(pod, name, attempt, variables, &ports.seccomp_root).map_err(|error| unusable(&error))?;
     let created = ports.runtime.create(uid, &config).await;
     created.map(|_| Outcome::Done).map_err(|error| {
         let class = match error {

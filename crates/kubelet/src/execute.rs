@@ -38,6 +38,8 @@ pub struct Ports {
     pub pods: Arc<Pods>,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
+    /// Directory of the node's own seccomp profiles.
+    pub seccomp_root: PathBuf,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: Arc<str>,
     /// What pods take their content from.

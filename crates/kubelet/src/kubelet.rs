@@ -44,6 +44,8 @@ pub struct Options {
     pub pods: Arc<Pods>,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
+    /// Directory of the node's own seccomp profiles.
+    pub seccomp_root: PathBuf,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: String,
 }
@@ -103,6 +105,7 @@ impl Kubelet {
             machine,
             pods,
             log_root,
+            seccomp_root,
             node_resolv_conf,
         } = options;
         let mut side = JoinSet::new();
@@ -136,6 +139,7 @@ impl Kubelet {
             clock,
             pods,
             log_root,
+            seccomp_root,
             node_resolv_conf: node_resolv_conf.into(),
             sources: Sources::new(client.clone()),
             node: node_object.clone(),

@@ -82,6 +82,11 @@ impl Layout {
         self.root.join("logs")
     }
 
+    /// The operator's own seccomp profiles, named by `localhostProfile`.
+    pub(crate) fn seccomp(&self) -> PathBuf {
+        self.root.join("seccomp")
+    }
+
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.root.join("admin.kubeconfig")
     }

@@ -170,7 +170,10 @@ impl Platform {
     fn start_control(&mut self, ca_pem: &str, seed: u64) {
         let options = control::Options {
             scheduler_client: client_as(&self.api, client::Identity::scheduler()),
-            controllers_client: client_as(&self.api, client::Identity::controllers()),
+            controllers: control::Controllers::new({
+                let api = self.api.clone();
+                move |identity| client_as(&api, identity)
+            }),
             scheduler: control::scheduler::Options::new(&self.report.node, seed),
             root_ca_pem: Some(ca_pem.to_owned()),
         };
@@ -190,6 +193,7 @@ impl Platform {
             machine,
             pods,
             log_root: self.layout.pod_logs(),
+            seccomp_root: self.layout.seccomp(),
             node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         };
         self.spawn("the node agent", Kubelet::run(options, self.shutdown.clone()));
@@ -252,7 +256,6 @@ async fn start_api(
             name: node.to_owned(),
             api: node_api,
         }),
-        authorizer: Arc::new(apiserver::authz::Builtin),
         tokens,
         limits: Limits::default(),
         ranges,

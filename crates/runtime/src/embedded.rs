@@ -17,6 +17,7 @@ mod hosts;
 mod images;
 mod pod;
 mod sandbox;
+mod seccomp;
 mod shim_exe;
 mod spec;
 

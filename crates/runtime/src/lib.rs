@@ -81,6 +81,19 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// Which system calls a container may make. Source: pod API reference,
+/// `securityContext.seccompProfile`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// What ordinary programs need, and what the container's capabilities add.
+    #[default]
+    RuntimeDefault,
+    /// All of them.
+    Unconfined,
+    /// Those of a profile in OCI format, at this path on the node.
+    Localhost(PathBuf),
+}
+
 /// What a container is to be. Empty `command` and `args` mean the image's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerConfig {
@@ -110,6 +123,8 @@ pub struct ContainerConfig {
     pub privileged: bool,
     /// `allowPrivilegeEscalation: false`.
     pub no_new_privileges: bool,
+    /// The system calls it may make. Of no effect when `privileged`.
+    pub seccomp: Seccomp,
     /// The root file system cannot be written.
     pub read_only_root: bool,
     /// Bind mounts, in order.

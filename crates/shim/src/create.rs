@@ -22,6 +22,7 @@ use crate::cgroup::Trees;
 use crate::process;
 use crate::protocol::{CreateSpec, Refusal};
 use crate::rootfs::{self, Root};
+use crate::seccomp::Filters;
 use crate::users;
 
 /// In the attempt's directory: libcontainer's own, and in that the socket the
@@ -104,13 +105,17 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
     trees
         .settle_in(group, &spec.limits, spec.all_devices)
         .map_err(|cause| (Refusal::System, cause.to_string()))?;
+    let filters = Filters::of_attempt(dir).map_err(system("reading the container's seccomp filters"))?;
     // A worker that was killed may have left these.
     let _ = fs::remove_dir_all(dir.join(LIBCONTAINER_DIR));
     let refused = |error: &dyn Error| (Refusal::Start, format!("failed to create container: {}", chain(error)));
     let container = ContainerBuilder::new(spec.id, SyscallType::Linux)
         .with_root_path(dir.join(LIBCONTAINER_DIR))
         .map_err(|error| refused(&error))?
-        .with_executor(Payload { report: work.report })
+        .with_executor(Payload {
+            report: work.report,
+            filters,
+        })
         .with_stdin(work.stdin)
         .with_stdout(work.stdout)
         .with_stderr(work.stderr)
@@ -168,6 +173,7 @@ fn chain(error: &dyn Error) -> String {
 #[derive(Clone)]
 struct Payload {
     report: RawFd,
+    filters: Filters,
 }
 
 impl Executor for Payload {
@@ -175,7 +181,7 @@ impl Executor for Payload {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let args = process.args().as_deref().unwrap_or_default();
         let env = process.env().as_deref().unwrap_or_default();
-        let failure = process::exec(args, env);
+        let failure = process::exec(args, env, &self.filters);
         let line = serde_json::to_vec(&failure).unwrap_or_default();
         let _ = process::write_all(self.report, &line);
         Err(ExecutorError::Other(failure.message))

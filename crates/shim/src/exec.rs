@@ -24,6 +24,7 @@ use crate::cgroup::Trees;
 use crate::create::CONFIG_FILE;
 use crate::process::{self, CODE_NOT_STARTED, StartFailure};
 use crate::protocol::{EXEC_OUTPUT_BYTES_MAX, ExecSpec};
+use crate::seccomp::Filters;
 
 /// Most read from its output before others get their turn; a pipe's worth.
 const READ_BYTES: usize = 16 << 10;
@@ -140,8 +141,9 @@ impl Running {
 }
 
 /// Moves the worker into the container; gives how its processes run.
-fn enter(init: &OwnedFd, dir: &Path, trees: &Trees, group: &Path) -> io::Result<Process> {
+fn enter(init: &OwnedFd, dir: &Path, trees: &Trees, group: &Path) -> io::Result<(Process, Filters)> {
     let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join(CONFIG_FILE))?)?;
+    let filters = Filters::of_attempt(dir)?;
     let process = spec
         .process()
         .clone()
@@ -151,7 +153,7 @@ fn enter(init: &OwnedFd, dir: &Path, trees: &Trees, group: &Path) -> io::Result<
     // Network, IPC and UTS namespaces are the shim's own.
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
     nix::sched::setns(init.as_fd(), namespaces)?;
-    Ok(process)
+    Ok((process, filters))
 }
 
 /// What the worker and the command's process tell. Each is one line, short
@@ -176,13 +178,13 @@ fn not_started(message: &str) -> StartFailure {
 }
 
 /// Forks into the process-id namespace; the child becomes the command.
-fn become_command(process: &Process, command: &[String], output: RawFd, report: RawFd) -> i32 {
+fn become_command((process, filters): &(Process, Filters), command: &[String], output: RawFd, report: RawFd) -> i32 {
     // SAFETY: this process has one thread.
     match unsafe { nix::unistd::fork() } {
         Ok(ForkResult::Parent { child }) => tell(report, &Told::Process(child.as_raw())),
         Ok(ForkResult::Child) => {
             let failure = match prepare(process, output) {
-                Ok(()) => process::exec(command, process.env().as_deref().unwrap_or_default()),
+                Ok(()) => process::exec(command, process.env().as_deref().unwrap_or_default(), filters),
                 Err(cause) => not_started(&format!("preparing the command: {cause}")),
             };
             tell(report, &Told::Failed(failure));

@@ -4,7 +4,7 @@
 //! `serve.rs` (the one loop), `sandbox.rs` (the namespaces a pod shares),
 //! `container.rs` (one attempt: made, started, ended), `create.rs` (the worker
 //! that makes it through libcontainer), `exec.rs` (further commands),
-//! `log.rs` (CRI log lines), `record.rs` (what is left on disk),
+//! `seccomp.rs` (filters on system calls), `log.rs` (CRI log lines), `record.rs` (what is left on disk),
 //! `cgroup.rs` (v1, hybrid and v2 trees).
 //!
 //! One shim serves one pod. It holds the pod's network, IPC and UTS namespaces
@@ -30,6 +30,7 @@ pub mod protocol;
 pub mod record;
 mod rootfs;
 mod sandbox;
+pub mod seccomp;
 mod serve;
 mod users;
 

@@ -11,6 +11,8 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::unistd::{ForkResult, fork};
 use serde::{Deserialize, Serialize};
 
+use crate::seccomp::Filters;
+
 /// Exit code of a program that could not be started. Source: containerd, StartError.
 pub(crate) const CODE_NOT_STARTED: i32 = 128;
 
@@ -141,8 +143,9 @@ fn close_range(from: RawFd, to: RawFd) {
     }
 }
 
-/// Becomes the program: looks it up and executes it. Returns only on failure.
-pub(crate) fn exec(args: &[String], env: &[String]) -> StartFailure {
+/// Becomes the program: looks it up, puts the filters on, which are not to be
+/// in the way before, and executes it. Returns only on failure.
+pub(crate) fn exec(args: &[String], env: &[String], filters: &Filters) -> StartFailure {
     let Some(name) = args.first() else {
         return StartFailure {
             code: CODE_NOT_STARTED,
@@ -161,6 +164,12 @@ pub(crate) fn exec(args: &[String], env: &[String]) -> StartFailure {
             message: format!("exec {name:?}: an argument or variable holds a NUL byte"),
         };
     };
+    if let Err(cause) = filters.put_on() {
+        return StartFailure {
+            code: CODE_NOT_STARTED,
+            message: format!("applying the seccomp profile: {}", plain(&cause)),
+        };
+    }
     let Err(errno) = nix::unistd::execve(&file, &args, &env);
     let reason = io::Error::from(errno);
     StartFailure {
@@ -258,6 +267,6 @@ mod tests {
 
     #[test]
     fn nothing_to_run_is_said_so() {
-        assert!(exec(&[], &[]).message.starts_with("no command specified"));
+        assert!(exec(&[], &[], &Filters::default()).message.starts_with("no command specified"));
     }
 }

@@ -204,7 +204,9 @@ impl Checker {
         };
         if spec.ephemeral_containers.iter().flatten().any(|c| c.name == started.name) {
             // It waits for nobody, and is started once.
-            return ensure(started.attempt == 0, || format!("the ephemeral container {} was restarted", started.name));
+            return ensure(started.attempt == 0, || {
+                format!("the ephemeral container {} was restarted", started.name)
+            });
         }
         let newest = |name: &str| {
             held.attempts

@@ -9,13 +9,38 @@ use super::numbers::{self, Numbered};
 use super::{Fault, Located, wire};
 use crate::schema::{Kind, Schema};
 
+/// The fields of an object: a map, and metadata where it is kept apart.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'a> {
+    pub(super) body: &'a Map<String, Value>,
+    pub(super) metadata: Option<&'a Value>,
+}
+
+impl<'a> Fields<'a> {
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        match self.metadata {
+            Some(metadata) if name == "metadata" => Some(metadata),
+            _ => self.body.get(name),
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'a String> {
+        self.body.keys()
+    }
+}
+
 /// Writes the fields of an object.
 pub(super) fn message(schema: Schema, value: &Value, out: &mut Vec<u8>) -> Result<(), Located> {
-    let object = value.as_object().ok_or(Fault::Shape { wanted: "an object" })?;
+    let body = value.as_object().ok_or(Fault::Shape { wanted: "an object" })?;
+    fields(schema, Fields { body, metadata: None }, out)
+}
+
+/// The same, from an object in parts.
+pub(super) fn fields(schema: Schema, object: Fields<'_>, out: &mut Vec<u8>) -> Result<(), Located> {
     let fields = numbers::of(schema);
     let mut known = 0;
     for held in fields.chunk_by(|left, right| left.holder == right.holder) {
-        let present = held.iter().filter(|field| object.contains_key(field.name)).count();
+        let present = held.iter().filter(|field| object.get(field.name).is_some()).count();
         known += present;
         match held.first() {
             Some(first) if first.holder != 0 && present > 0 => wire::message(out, first.holder, |out| write_all(held, object, out))?,
@@ -24,9 +49,9 @@ pub(super) fn message(schema: Schema, value: &Value, out: &mut Vec<u8>) -> Resul
     }
     // `apiVersion` and `kind` of an object are sent beside it, or not at all.
     let types = |name: &str| schema.group_version_kind().is_some() && matches!(name, "apiVersion" | "kind");
-    if known < object.len()
+    if known < object.body.len() + usize::from(object.metadata.is_some())
         && let Some(unknown) = object
-            .keys()
+            .names()
             .find(|name| !types(name) && fields.iter().all(|field| field.name != *name))
     {
         return Err(Fault::UnknownField(unknown.clone()).into());
@@ -34,7 +59,7 @@ pub(super) fn message(schema: Schema, value: &Value, out: &mut Vec<u8>) -> Resul
     Ok(())
 }
 
-fn write_all(fields: &[Numbered], object: &Map<String, Value>, out: &mut Vec<u8>) -> Result<(), Located> {
+fn write_all(fields: &[Numbered], object: Fields<'_>, out: &mut Vec<u8>) -> Result<(), Located> {
     for field in fields {
         if let Some(value) = object.get(field.name).filter(|value| !value.is_null()) {
             write(field.number, field.schema, value, out).map_err(|error| error.inside(field.name))?;

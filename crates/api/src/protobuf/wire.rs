@@ -193,10 +193,24 @@ pub(super) fn bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
 /// Appends what `fill` writes as a message.
 pub(super) fn message<E>(out: &mut Vec<u8>, number: u32, fill: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
     push_tag(out, number, 2);
-    let start = out.len();
+    let at = out.len();
+    // Most messages are short: one byte of length, written afterwards.
+    out.push(0);
     fill(out)?;
-    let mut length = Vec::with_capacity(10);
-    push_varint(&mut length, (out.len() - start) as u64);
-    out.splice(start..start, length);
+    let mut length = (out.len() - at - 1) as u64;
+    let mut bytes = [0_u8; 10];
+    let mut used = 0;
+    loop {
+        bytes[used] = (length & 0x7f) as u8 | if length >= 0x80 { 0x80 } else { 0 };
+        used += 1;
+        length >>= 7;
+        if length == 0 {
+            break;
+        }
+    }
+    out[at] = bytes[0];
+    if used > 1 {
+        out.splice(at + 1..at + 1, bytes[1..used].iter().copied());
+    }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a hub knows: objects, the ring of changes, and who watches.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use api::Object;
@@ -63,7 +63,13 @@ pub(crate) struct State {
     ring_bytes: usize,
     bounds: Bounds,
     watchers: Vec<Watcher>,
+    index: Option<Index>,
+    /// Keys by the value of the indexed field; the empty value is not kept.
+    by_value: HashMap<String, BTreeSet<String>>,
 }
+
+/// A field that objects are looked up by, such as the node of a pod.
+pub(crate) type Index = fn(&Object) -> &str;
 
 /// How much a hub keeps.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +105,7 @@ pub(crate) fn decode(key: &str, versioned: &Versioned) -> Option<Arc<Entry>> {
 }
 
 impl State {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds, index: Option<Index>) -> Self {
         Self {
             revision: 0,
             objects: BTreeMap::new(),
@@ -108,17 +114,46 @@ impl State {
             ring_bytes: 0,
             bounds,
             watchers: Vec::new(),
+            index,
+            by_value: HashMap::new(),
         }
     }
 
     /// Begins anew from a list.
     pub(crate) fn reset(&mut self, revision: u64, entries: Vec<Arc<Entry>>) {
+        self.by_value.clear();
+        for entry in &entries {
+            self.reindex(&entry.key, None, Some(&entry.object));
+        }
         self.objects = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         self.ring.clear();
         self.ring_bytes = 0;
         self.floor = revision;
         self.revision = revision;
         self.drop_watchers();
+    }
+
+    /// Follows one object from what it was to what it is.
+    fn reindex(&mut self, key: &str, old: Option<&Object>, new: Option<&Object>) {
+        let Some(value_of) = self.index else { return };
+        let (old, new) = (old.map_or("", value_of), new.map_or("", value_of));
+        if old == new {
+            return;
+        }
+        if let Some(keys) = self.by_value.get_mut(old) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_value.remove(old);
+            }
+        }
+        if !new.is_empty() {
+            self.by_value.entry(new.to_owned()).or_default().insert(key.to_owned());
+        }
+    }
+
+    pub(crate) fn indexed(&self, value: &str) -> Vec<Arc<Entry>> {
+        let keys = self.by_value.get(value).into_iter().flatten();
+        keys.filter_map(|key| self.objects.get(key)).cloned().collect()
     }
 
     pub(crate) fn drop_watchers(&mut self) {
@@ -175,6 +210,11 @@ impl State {
                 Some(entry) => self.objects.insert(event.key.clone(), Arc::clone(entry)),
                 None => self.objects.remove(&event.key),
             };
+            self.reindex(
+                &event.key,
+                old.as_ref().map(|entry| entry.object.as_ref()),
+                new.as_ref().map(|entry| entry.object.as_ref()),
+            );
             self.revision = self.revision.max(event.revision.0);
             if old.is_none() && new.is_none() {
                 continue;

@@ -62,6 +62,7 @@ async fn rig(lags: bool, limits: Limits) -> Rig {
     let (hub, follow) = Hub::open(
         Arc::clone(&store) as Arc<dyn Store>,
         "/registry/x/",
+        Some(|object| object.str_at("spec.nodeName")),
         &limits,
         CancellationToken::new(),
     )

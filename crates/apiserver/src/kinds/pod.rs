@@ -40,6 +40,7 @@ pub(super) fn row() -> Resource {
             text_field!("status.podIP"),
             text_field!("status.nominatedNodeName"),
         ],
+        indexed: Some(|pod| pod.str_at("spec.nodeName")),
         columns: table::pod::columns(),
         row_conditions: table::pod::row_conditions,
         subresources: vec![

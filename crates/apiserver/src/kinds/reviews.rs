@@ -19,14 +19,35 @@ fn review(group: &str, kind: &str, plural: &str, scope: Scope, review: Review) -
     }
 }
 
-pub(super) fn token_review() -> Resource {
-    review(
-        "authentication.k8s.io",
-        "TokenReview",
-        "tokenreviews",
-        Scope::Cluster,
-        Review::Token,
-    )
+pub(super) fn rows() -> [Resource; 6] {
+    use Scope::{Cluster, Namespaced};
+    let (authn, authz) = ("authentication.k8s.io", "authorization.k8s.io");
+    [
+        review(authn, "TokenReview", "tokenreviews", Cluster, Review::Token),
+        review(authn, "SelfSubjectReview", "selfsubjectreviews", Cluster, Review::SelfSubject),
+        review(authz, "SubjectAccessReview", "subjectaccessreviews", Cluster, Review::SubjectAccess),
+        review(
+            authz,
+            "LocalSubjectAccessReview",
+            "localsubjectaccessreviews",
+            Namespaced,
+            Review::LocalSubjectAccess,
+        ),
+        review(
+            authz,
+            "SelfSubjectAccessReview",
+            "selfsubjectaccessreviews",
+            Cluster,
+            Review::SelfSubjectAccess,
+        ),
+        review(
+            authz,
+            "SelfSubjectRulesReview",
+            "selfsubjectrulesreviews",
+            Cluster,
+            Review::SelfSubjectRules,
+        ),
+    ]
 }
 
 /// What the subresource `token` of service accounts takes. Not a row of the

@@ -225,7 +225,6 @@ async fn a_head_has_no_body_and_a_restart_keeps_everything() {
         store: Arc::clone(&rig.store),
         registry: crate::kinds::builtin(),
         nodes: Arc::new(crate::testing::EchoNode),
-        authorizer: Arc::new(crate::authz::Builtin),
         tokens: crate::testing::tokens(),
         limits: Limits::default(),
         ranges: Ranges::default(),

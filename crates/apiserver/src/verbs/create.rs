@@ -100,6 +100,7 @@ fn own(object: &mut Object, call: &Call) {
 /// Validates and commits; `None` when the name is taken.
 async fn commit(call: &Call, new: &Object, dry_run: bool, warnings: &mut Vec<String>) -> Result<Option<Arc<Entry>>, Status> {
     call.core.authorizer.object(&call.identity, &call.asked, new)?;
+    call.core.authorizer.change(&call.identity, &call.asked, new, None)?;
     let key = call.row.key(new.namespace(), new.name());
     write::validate(&call.row, new, None, Rules::Create)?;
     admission::validate(&Attributes::create(call), new, warnings).await?;

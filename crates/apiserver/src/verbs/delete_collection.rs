@@ -54,6 +54,8 @@ pub(crate) async fn delete_collection(mut call: Call) -> Result<Response<Body>, 
     let kind = format!("{}List", call.row.id.kind);
     Ok(respond::bytes(
         StatusCode::OK,
-        list::envelope(&kind, &call.row.id.api_version(), &page, &items),
+        list::envelope(&kind, &call.row.id.api_version(), &page, items.len(), |out| {
+            out.extend_from_slice(&items)
+        }),
     ))
 }

@@ -9,7 +9,7 @@ mod cursor;
 use std::sync::Arc;
 
 use api::status::Violation;
-use api::{Object, Status};
+use api::{Object, Status, TypeMeta, protobuf};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Response, StatusCode};
 use store::{Page, Revision, StoreError};
@@ -18,7 +18,7 @@ use self::cursor::Cursor;
 use crate::body::Body;
 use crate::call::{Call, invalid_option, partial, served};
 use crate::hub::Entry;
-use crate::negotiate::Form;
+use crate::negotiate::{Encoding, Form};
 use crate::respond;
 use crate::select::Selection;
 use crate::table::{self, ListPage};
@@ -242,29 +242,46 @@ async fn past(call: &Call, selection: &Selection, at: u64, after: Option<String>
 }
 
 fn render(call: &Call, entries: &[Arc<Entry>], page: &ListPage) -> Response<Body> {
-    if call.form == Form::Whole {
-        let mut items = BytesMut::new();
-        for entry in entries {
-            if !items.is_empty() {
-                items.put_u8(b',');
-            }
-            append(call, entry, &mut items);
-        }
+    let whole = call.form == Form::Whole;
+    let api_version = call.row.id.api_version();
+    if whole && call.encoding == Encoding::Json {
         let list = format!("{}List", call.row.id.kind);
-        return respond::bytes(StatusCode::OK, envelope(&list, &call.row.id.api_version(), page, &items));
+        // What a splice adds, and a comma.
+        let size: usize = entries.iter().map(|entry| entry.stored.len() + 48).sum();
+        let items = |out: &mut BytesMut| {
+            for (index, entry) in entries.iter().enumerate() {
+                if index > 0 {
+                    out.put_u8(b',');
+                }
+                append(call, entry, out);
+            }
+        };
+        return respond::bytes(StatusCode::OK, envelope(&list, &api_version, page, size, items));
     }
     let objects: Vec<Arc<Object>> = entries.iter().map(|entry| served(&call.row, &entry.object)).collect();
-    if call.form == Form::Table {
-        return respond::json(
-            StatusCode::OK,
-            &table::list(&call.row, objects.iter().map(AsRef::as_ref), page, call.include, call.now),
-        );
+    let objects = objects.iter().map(AsRef::as_ref);
+    match (call.form, call.encoding) {
+        (Form::Table, _) => respond::json(StatusCode::OK, &table::list(&call.row, objects, page, call.include, call.now)),
+        (Form::Metadata, Encoding::Protobuf) => respond::protobuf(StatusCode::OK, protobuf::partial_list(&metadata(page), objects)),
+        (Form::Whole, _) => {
+            let types = TypeMeta {
+                api_version,
+                kind: format!("{}List", call.row.id.kind),
+            };
+            let list = protobuf::list(&types, &metadata(page), objects, &call.row.id.types());
+            respond::protobuf(StatusCode::OK, list)
+        }
+        (Form::Metadata, Encoding::Json) => {
+            let items: Vec<_> = objects.map(partial).collect();
+            let items = serde_json::to_vec(&items).unwrap_or_default();
+            // Without the brackets, which the envelope brings.
+            let items = items.get(1..items.len().saturating_sub(1)).unwrap_or_default();
+            let list = envelope("PartialObjectMetadataList", "meta.k8s.io/v1", page, items.len(), |out| {
+                out.extend_from_slice(items);
+            });
+            respond::bytes(StatusCode::OK, list)
+        }
     }
-    let items: Vec<_> = objects.iter().map(|object| partial(object)).collect();
-    let items = serde_json::to_vec(&items).unwrap_or_default();
-    // Without the brackets, which the envelope brings.
-    let items = items.get(1..items.len().saturating_sub(1)).unwrap_or_default();
-    respond::bytes(StatusCode::OK, envelope("PartialObjectMetadataList", "meta.k8s.io/v1", page, items))
 }
 
 /// Appends an entry's JSON in the row's form.
@@ -277,7 +294,8 @@ pub(crate) fn append(call: &Call, entry: &Entry, out: &mut BytesMut) {
     }
 }
 
-pub(crate) fn envelope(kind: &str, api_version: &str, page: &ListPage, items: &[u8]) -> Bytes {
+/// The metadata of a list.
+fn metadata(page: &ListPage) -> serde_json::Value {
     let mut metadata = serde_json::json!({"resourceVersion": page.resource_version});
     if let Some(next) = &page.next {
         metadata["continue"] = serde_json::Value::from(next.as_str());
@@ -285,9 +303,15 @@ pub(crate) fn envelope(kind: &str, api_version: &str, page: &ListPage, items: &[
     if let Some(count) = page.remaining_item_count {
         metadata["remainingItemCount"] = serde_json::Value::from(count);
     }
-    let mut out = BytesMut::with_capacity(items.len() + 256);
+    metadata
+}
+
+/// A list around the items that `items` writes, of about `size` bytes.
+pub(crate) fn envelope(kind: &str, api_version: &str, page: &ListPage, size: usize, items: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut out = BytesMut::with_capacity(size + 256);
+    let metadata = metadata(page);
     out.extend_from_slice(format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[").as_bytes());
-    out.extend_from_slice(items);
+    items(&mut out);
     out.extend_from_slice(b"]}");
     out.freeze()
 }

@@ -21,6 +21,7 @@ use crate::body::{self, Body};
 use crate::call::{Call, invalid_option};
 use crate::entropy;
 use crate::hub::{From, Message, Subscription};
+use crate::negotiate::Encoding;
 use crate::select::Selection;
 use crate::verbs::list::{reach, reach_newest, revision};
 
@@ -45,27 +46,36 @@ pub(crate) async fn watch(call: Call) -> Result<Response<Body>, Status> {
         From::After(asked) => reach(&call, asked).await?,
         From::Now | From::Later => reach_newest(&call).await?,
     }
+    let encoding = call.encoding;
     let subscription = call.core.hub(&call.row).subscribe(&prefix, &options.from, options.bookmarks);
     let stream = match subscription {
         Ok(subscription) => Stream::new(call, selection, &options, subscription),
         Err(too_old) => {
             // The stream is the answer; what is wrong is its only event.
             let status = Status::expired(format!("too old resource version: {} ({})", too_old.asked, too_old.oldest));
-            return Ok(respond_with(body::full(event::error(&status))));
+            return Ok(respond_with(encoding, body::full(event::error(&status, encoding))));
         }
     };
-    Ok(respond_with(body::stream(futures::stream::unfold(
-        stream,
-        |mut stream| async move { stream.next().await.map(|bytes| (Ok(bytes), stream)) },
-    ))))
+    Ok(respond_with(
+        encoding,
+        body::stream(futures::stream::unfold(stream, |mut stream| async move {
+            stream.next().await.map(|bytes| (Ok(bytes), stream))
+        })),
+    ))
 }
 
-fn respond_with(body: Body) -> Response<Body> {
+/// Source: upstream `apiserver/pkg/endpoints/handlers/watch.go`: JSON is named
+/// without its stream parameter.
+fn respond_with(encoding: Encoding, body: Body) -> Response<Body> {
+    let media_type = match encoding {
+        Encoding::Json => "application/json",
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+    };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
     response
         .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));

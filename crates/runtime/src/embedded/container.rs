@@ -10,12 +10,14 @@ use api::node::ContainerId;
 use sha2::{Digest, Sha256};
 use shim::protocol::{Answer, CreateSpec, ExecSpec, Request, State};
 use shim::record::{self, EXIT_FILE, ExitRecord, MESSAGE_FILE, now_ns};
+use shim::seccomp::SECCOMP_FILE;
 use tokio::time::Instant;
 
 use super::client::{Client, ClientError};
 use super::files::{ATTEMPT_FILE, AttemptRecord, NOTES_FILE, Phase, doing, remove_tree};
 use super::pod::{Attempt, PROMPT, Pod, Stopping};
 use super::sandbox::limits;
+use super::seccomp;
 use super::spec::{self, Parts};
 use super::{Embedded, blocking};
 use crate::image::{Reference, StoredImage};
@@ -72,7 +74,14 @@ impl Embedded {
             making: true,
         });
         let (dir, wants_message) = (pod.dir.attempt_dir(&id), !config.termination_message_path.is_empty());
-        let written = blocking(move || write_attempt(&dir, &attempt, wants_message)).await;
+        let (profile, capabilities) = (spec::seccomp(config).clone(), spec::bounding(config, &self.host));
+        let written = blocking(move || {
+            let filters = seccomp::filters(&profile, &capabilities.map_err(RuntimeError::Config)?)
+                .and_then(|filters| filters.encode())
+                .map_err(RuntimeError::Start)?;
+            write_attempt(&dir, &attempt, wants_message, &filters)
+        })
+        .await;
         let made = match written {
             Ok(()) => client.order(&request, CREATE).await.map_err(|error| pod.trouble(error)),
             Err(error) => Err(error),
@@ -373,14 +382,17 @@ fn image_id(reference: &str, image: &Image) -> String {
     own.or(image.digests.first()).unwrap_or(&image.id).clone()
 }
 
-/// Writes down what is going to be made, and the file for last words.
-fn write_attempt(dir: &Path, attempt: &AttemptRecord, wants_message: bool) -> Result<(), RuntimeError> {
+/// Writes down what is going to be made, its filters, and the file for last
+/// words.
+fn write_attempt(dir: &Path, attempt: &AttemptRecord, wants_message: bool, filters: &[u8]) -> Result<(), RuntimeError> {
     fs::DirBuilder::new()
         .mode(0o700)
         .create(dir)
         .map_err(doing("making directory", dir))?;
     let path = dir.join(ATTEMPT_FILE);
     record::write(&path, attempt, false).map_err(doing("writing", &path))?;
+    let path = dir.join(SECCOMP_FILE);
+    fs::write(&path, filters).map_err(doing("writing", &path))?;
     if wants_message {
         let path = dir.join(MESSAGE_FILE);
         let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o666).open(&path);

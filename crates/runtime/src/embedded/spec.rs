@@ -21,7 +21,7 @@ use super::files::{HOSTNAME_FILE, HOSTS_FILE, RESOLV_CONF_FILE};
 use crate::image::ImageConfig;
 use crate::{ContainerConfig, SandboxConfig};
 
-pub(super) use capability::Host;
+pub(super) use capability::{Host, bounding, seccomp};
 pub(super) use device::all as all_devices;
 
 /// Source: containerd, `defaultUnixEnv`.
@@ -86,7 +86,8 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
     if args.is_empty() {
         return Err("no command specified: neither the container nor its image names one".to_owned());
     }
-    let capabilities = capability::set(container, host)?;
+    let capabilities = bounding(container, host)?;
+    let held = capability::held(container, &capabilities);
     let cwd = container
         .working_dir
         .as_deref()
@@ -111,7 +112,7 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
             "env": environment(sandbox, container, image),
             "cwd": cwd,
             "noNewPrivileges": container.no_new_privileges,
-            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "capabilities": {"bounding": capabilities, "effective": held, "permitted": held},
         },
         "mounts": mounts(parts),
         "linux": {

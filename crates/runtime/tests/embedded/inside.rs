@@ -1,6 +1,6 @@
 //! What a container finds inside.
 
-use runtime::{ContainerConfig, ExecRequest, Mount, RunAs, Runtime, RuntimeError, SandboxConfig};
+use runtime::{ContainerConfig, ExecRequest, Mount, RunAs, Runtime, RuntimeError, SandboxConfig, Seccomp};
 use std::time::Duration;
 
 use crate::node::{Node, script};
@@ -107,6 +107,85 @@ async fn root_a_container_is_confined() {
         ..script("app", text)
     };
     assert!(printed(&node, 2, &none).await.contains(&"CapEff: 0000000000000400".to_owned()));
+}
+
+/// What a process is confined by, and whether it gets a user namespace.
+const CONFINEMENT: &str = "while read k v; do case $k in CapPrm:|CapEff:|NoNewPrivs:|Seccomp:) echo $k $v;; esac; done < /proc/self/status; \
+                           unshare -U true 2> /dev/null && echo made || echo refused";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_system_calls_are_filtered_unless_asked_otherwise() {
+    let node = Node::new("seccomp").await;
+    std::os::unix::fs::symlink("busybox", node.place.root.join("layer/bin/unshare")).unwrap();
+    let everyone = script("app", CONFINEMENT);
+    let caps = "00000000a80425fb";
+    let confined = |permitted: &str, effective: &str, privileges: u8| {
+        vec![
+            format!("CapPrm: {permitted}"),
+            format!("CapEff: {effective}"),
+            format!("NoNewPrivs: {privileges}"),
+            "Seccomp: 2".to_owned(),
+            "refused".to_owned(),
+        ]
+    };
+    assert_eq!(printed(&node, 1, &everyone).await, confined(caps, caps, 0));
+    let none = "0000000000000000";
+    let user = ContainerConfig {
+        run_as: RunAs {
+            uid: Some(101),
+            ..RunAs::default()
+        },
+        ..everyone.clone()
+    };
+    assert_eq!(printed(&node, 2, &user).await, confined(none, none, 0));
+    let bound = ContainerConfig {
+        no_new_privileges: true,
+        ..everyone.clone()
+    };
+    assert_eq!(printed(&node, 3, &bound).await, confined(caps, caps, 1));
+    let open = ContainerConfig {
+        seccomp: Seccomp::Unconfined,
+        ..everyone.clone()
+    };
+    assert_eq!(
+        printed(&node, 4, &open).await[2..],
+        ["NoNewPrivs: 0", "Seccomp: 0", "made"].map(str::to_owned)
+    );
+    let profile = node.place.root.join("profile.json");
+    let text = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["unshare"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5}]}"#;
+    std::fs::write(&profile, text).unwrap();
+    let own = ContainerConfig {
+        seccomp: Seccomp::Localhost(profile.clone()),
+        ..script("app", "unshare -U true 2>&1 | tail -n 1; mkdir /x && echo x")
+    };
+    let lines = printed(&node, 5, &own).await;
+    assert!(lines[0].ends_with("Input/output error") && lines[1] == "x", "{lines:?}");
+    std::fs::write(&profile, "{").unwrap();
+    node.runtime.run_sandbox(&node.sandbox(6)).await.unwrap();
+    let refusal = node.runtime.create(&Node::uid(6), &own).await.unwrap_err();
+    assert!(refusal.to_string().starts_with("cannot load seccomp profile"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_further_commands_are_filtered_like_the_container() {
+    let node = Node::new("seccomp-exec").await;
+    node.runtime.run_sandbox(&node.sandbox(1)).await.unwrap();
+    let id = node.start(1, &script("app", "exec sleep 1000")).await;
+    let request = ExecRequest {
+        command: [
+            "sh",
+            "-c",
+            "while read k v; do case $k in CapEff:|Seccomp:) echo $k $v;; esac; done < /proc/self/status",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        timeout: Some(Duration::from_secs(30)),
+    };
+    let done = node.runtime.exec(&Node::uid(1), &id, request).await.unwrap();
+    assert_eq!(
+        (done.code, String::from_utf8(done.output).unwrap()),
+        (0, "CapEff: 00000000a80425fb\nSeccomp: 2\n".to_owned())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

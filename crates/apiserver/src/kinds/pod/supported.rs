@@ -4,7 +4,7 @@
 //! Two tables, [`POD`] and [`CONTAINER`]. A row goes when its feature comes.
 
 use api::status::Violation;
-use api::typed::{AppArmorProfile, Container, Pod, PodSpec, SELinuxOptions, SeccompProfile};
+use api::typed::{AppArmorProfile, Container, Pod, PodSpec, SELinuxOptions};
 
 /// One thing not done yet: what it is, and the paths at which it is asked for,
 /// relative to what the table is about.
@@ -103,14 +103,6 @@ fn items<T>(list: &Option<Vec<T>>, path: impl Fn(usize) -> String, asked: impl F
         .collect()
 }
 
-/// `Unconfined` is what there is; the default is what a runtime would choose.
-fn seccomp(profile: &Option<SeccompProfile>) -> Vec<String> {
-    given(
-        "securityContext.seccompProfile",
-        profile.as_ref().is_some_and(|profile| profile.type_ != "Unconfined"),
-    )
-}
-
 fn app_armor(profile: &Option<AppArmorProfile>) -> Vec<String> {
     given(
         "securityContext.appArmorProfile",
@@ -179,15 +171,6 @@ const POD: &[Missing<OfPod>] = &[
                 set("affinity.podAntiAffinity", &affinity.pod_anti_affinity),
             ]
             .concat()
-        },
-    },
-    Missing {
-        what: "apply seccomp profiles",
-        at: |spec| {
-            spec.security_context
-                .as_ref()
-                .map(|context| seccomp(&context.seccomp_profile))
-                .unwrap_or_default()
         },
     },
     Missing {
@@ -311,16 +294,6 @@ const CONTAINER: &[Missing<OfContainer>] = &[
     Missing {
         what: "give containers a terminal",
         at: |of| given("tty", of.container.tty == Some(true)),
-    },
-    Missing {
-        what: "apply seccomp profiles",
-        at: |of| {
-            of.container
-                .security_context
-                .as_ref()
-                .map(|context| seccomp(&context.seccomp_profile))
-                .unwrap_or_default()
-        },
     },
     Missing {
         what: "apply AppArmor profiles",

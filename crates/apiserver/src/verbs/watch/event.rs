@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use api::{Object, Status};
+use api::{Object, Status, protobuf};
 use bytes::BytesMut;
 use serde_json::json;
 
 use crate::call::{Call, partial, served};
 use crate::hub::{Change, Entry};
 use crate::metrics::WatchLabels;
-use crate::negotiate::Form;
+use crate::negotiate::{Encoding, Form};
 use crate::registry::Resource;
 use crate::respond;
 use crate::select::Selection;
 use crate::table;
+
+/// The annotation of the bookmark after the initial objects (KEP-3157).
+const INITIAL_END: &str = "k8s.io/initial-events-end";
 
 /// What a change is to one watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,34 +87,70 @@ impl Encoder {
 
     fn event(&mut self, kind: Kind, entry: &Entry, revision: u64, out: &mut BytesMut) {
         self.sent.inc();
-        open(kind.name(), out);
-        if self.call.form == Form::Whole && self.call.row.convert.is_none() {
+        let whole = self.call.form == Form::Whole;
+        if whole && self.call.encoding == Encoding::Json && self.call.row.convert.is_none() {
+            open(kind.name(), out);
             respond::splice(&entry.stored, revision, out);
-        } else {
-            let mut object = Object::clone(&served(&self.call.row, &entry.object));
-            object.meta.resource_version = Some(revision.to_string());
-            let shown = match self.call.form {
-                Form::Whole => serde_json::to_vec(&object),
-                Form::Metadata => serde_json::to_vec(&partial(&object)),
-                Form::Table => {
-                    let described = std::mem::replace(&mut self.described, true);
-                    let now = (self.call.core.clock)();
-                    serde_json::to_vec(&table::single(&self.call.row, &object, self.call.include, !described, now))
-                }
-            };
-            // All three came from JSON, so they go back into it.
-            out.extend_from_slice(&shown.unwrap_or_default());
+            out.extend_from_slice(b"}\n");
+            return;
         }
+        let mut object = Object::clone(&served(&self.call.row, &entry.object));
+        object.meta.resource_version = Some(revision.to_string());
+        if self.call.encoding == Encoding::Protobuf {
+            self.framed(kind.name(), &object, out);
+            return;
+        }
+        let shown = match self.call.form {
+            Form::Whole => serde_json::to_vec(&object),
+            Form::Metadata => serde_json::to_vec(&partial(&object)),
+            Form::Table => {
+                let described = std::mem::replace(&mut self.described, true);
+                let now = (self.call.core.clock)();
+                serde_json::to_vec(&table::single(&self.call.row, &object, self.call.include, !described, now))
+            }
+        };
+        open(kind.name(), out);
+        // All three came from JSON, so they go back into it.
+        out.extend_from_slice(&shown.unwrap_or_default());
         out.extend_from_slice(b"}\n");
+    }
+
+    /// An event in protobuf. An object that has none is an error of this
+    /// server, and the watcher is told.
+    fn framed(&self, kind: &str, object: &Object, out: &mut BytesMut) {
+        let encoded = if self.call.form == Form::Metadata {
+            protobuf::partial(object)
+        } else {
+            protobuf::object(object)
+        };
+        match encoded {
+            Ok(encoded) => out.extend_from_slice(&protobuf::frame(kind, &encoded)),
+            Err(why) => {
+                let status = Status::internal(&format!("the event could not be encoded: {why}"));
+                out.extend_from_slice(&error(&status, Encoding::Protobuf));
+            }
+        }
     }
 
     /// Everything up to `revision` has been sent.
     pub(super) fn bookmark(&mut self, revision: u64, initial_end: bool, out: &mut BytesMut) {
+        let id = &self.call.row.id;
+        if self.call.encoding == Encoding::Protobuf {
+            let mut object = Object {
+                types: id.types(),
+                ..Object::default()
+            };
+            object.meta.resource_version = Some(revision.to_string());
+            if initial_end {
+                object.meta.annotations = Some([(INITIAL_END.to_owned(), "true".to_owned())].into());
+            }
+            self.framed("BOOKMARK", &object, out);
+            return;
+        }
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
-            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+            metadata["annotations"] = json!({INITIAL_END: "true"});
         }
-        let id = &self.call.row.id;
         let object = match self.call.form {
             Form::Whole => json!({"kind": id.kind, "apiVersion": id.api_version(), "metadata": metadata}),
             Form::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
@@ -132,6 +171,13 @@ fn open(kind: &str, out: &mut BytesMut) {
 }
 
 /// An `ERROR` event.
-pub(super) fn error(status: &Status) -> String {
-    format!("{}\n", json!({"type": "ERROR", "object": status}))
+pub(super) fn error(status: &Status, encoding: Encoding) -> Vec<u8> {
+    match encoding {
+        Encoding::Json => format!("{}\n", json!({"type": "ERROR", "object": status})).into_bytes(),
+        Encoding::Protobuf => {
+            // A status is made of texts and numbers; it always encodes.
+            let encoded = protobuf::encode(&json!(status)).unwrap_or_default();
+            protobuf::frame("ERROR", &encoded)
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! Which capabilities a container gets, and what this host can give.
 
-use serde_json::{Value, json};
 use shim::cgroup::Trees;
 
-use crate::ContainerConfig;
+use crate::{ContainerConfig, Seccomp};
+
+const ADMIN: &str = "CAP_SYS_ADMIN";
 
 /// Source: containerd, `defaultUnixCaps`.
 const DEFAULT: [&str; 14] = [
@@ -96,11 +97,11 @@ impl Host {
     }
 }
 
-/// The container's set, as OCI names.
+/// The container's bounding set, as OCI names.
 ///
 /// Source: containerd `WithAddedCapabilities`, `WithDroppedCapabilities`: `ALL`
 /// is applied before single names, adding before dropping.
-pub(super) fn set(container: &ContainerConfig, host: &Host) -> Result<Vec<Value>, String> {
+pub(in crate::embedded) fn bounding(container: &ContainerConfig, host: &Host) -> Result<Vec<String>, String> {
     let plain = |name: &String| {
         let upper = name.to_ascii_uppercase();
         upper.strip_prefix("CAP_").map_or(upper.clone(), str::to_owned)
@@ -136,5 +137,26 @@ pub(super) fn set(container: &ContainerConfig, host: &Host) -> Result<Vec<Value>
     }
     names.sort_unstable();
     names.dedup();
-    Ok(names.into_iter().map(|name| json!(format!("CAP_{name}"))).collect())
+    Ok(names.into_iter().map(|name| format!("CAP_{name}")).collect())
+}
+
+/// What its process holds before it becomes the program: `CAP_SYS_ADMIN` too if
+/// it has filters to put on and may gain privileges, else the kernel refuses
+/// them (seccomp(2)). Becoming the program takes it away again, since the
+/// bounding set does not have it (capabilities(7)).
+pub(super) fn held(container: &ContainerConfig, bounding: &[String]) -> Vec<String> {
+    let mut held = bounding.to_vec();
+    if seccomp(container) != &Seccomp::Unconfined && !container.no_new_privileges && !held.iter().any(|name| name == ADMIN) {
+        held.push(ADMIN.to_owned());
+    }
+    held
+}
+
+/// Source: kubelet `getSeccompProfile`, CRI server: a privileged container is unconfined.
+pub(in crate::embedded) fn seccomp(container: &ContainerConfig) -> &Seccomp {
+    if container.privileged {
+        &Seccomp::Unconfined
+    } else {
+        &container.seccomp
+    }
 }

@@ -116,7 +116,7 @@ fn the_working_directory_is_the_containers_then_the_images() {
 
 fn capabilities(container: ContainerConfig) -> Vec<String> {
     let spec = spec(&container);
-    let set = &spec["process"]["capabilities"]["effective"];
+    let set = &spec["process"]["capabilities"]["bounding"];
     let mut names: Vec<String> = set
         .as_array()
         .unwrap()
@@ -125,6 +125,27 @@ fn capabilities(container: ContainerConfig) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+#[test]
+fn only_a_process_that_needs_it_to_put_filters_on_holds_more_than_its_bounding_set() {
+    let holds_admin = |container: ContainerConfig| {
+        let spec = spec(&container);
+        let sets = &spec["process"]["capabilities"];
+        let has = |set: &str| sets[set].as_array().unwrap().contains(&"CAP_SYS_ADMIN".into());
+        assert!(!has("bounding"), "it would outlive the start of the program");
+        assert_eq!(has("effective"), has("permitted"));
+        has("effective")
+    };
+    assert!(holds_admin(ContainerConfig::default()));
+    assert!(!holds_admin(ContainerConfig {
+        no_new_privileges: true,
+        ..ContainerConfig::default()
+    }));
+    assert!(!holds_admin(ContainerConfig {
+        seccomp: crate::Seccomp::Unconfined,
+        ..ContainerConfig::default()
+    }));
 }
 
 #[test]
