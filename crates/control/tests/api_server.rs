@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+#[path = "api_server/admission.rs"]
+mod admission;
 #[path = "api_server/publish.rs"]
 mod publish;
 
