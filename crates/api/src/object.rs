@@ -3,10 +3,13 @@
 //! Storage, watch, selectors, patch and printing work on this generic form;
 //! behaviour that needs types asks for a [`view`](Object::view).
 
+mod wire;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::wire::{JsonText, Metadata};
 use crate::typed::ObjectMeta;
 
 /// `apiVersion` and `kind` of an object.
@@ -23,16 +26,16 @@ pub struct TypeMeta {
 
 /// Any API object. Unknown fields have already been pruned or rejected, per
 /// the request's `fieldValidation`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Object {
     /// `apiVersion` and `kind`.
-    #[serde(flatten)]
     pub types: TypeMeta,
-    /// `metadata`.
-    #[serde(rename = "metadata", default)]
+    /// `metadata`, without `managedFields`.
     pub meta: ObjectMeta,
+    /// `metadata.managedFields`. Few readers need it and it is as large as
+    /// the rest of many objects, so it stays text until somebody writes.
+    pub managed_fields: Option<JsonText>,
     /// Everything else: `spec`, `status`, `data`, ...
-    #[serde(flatten)]
     pub body: Map<String, Value>,
 }
 
@@ -50,18 +53,30 @@ pub struct ViewError {
 }
 
 impl Object {
-    /// Decodes a typed view of the whole object.
+    /// Decodes a typed view of the object, `managedFields` left out.
     ///
     /// # Errors
     /// Only on a shape the schema would refuse.
     pub fn view<T: DeserializeOwned>(&self) -> Result<T, ViewError> {
-        serde_json::to_value(self)
-            .and_then(serde_json::from_value)
-            .map_err(|source| ViewError {
-                kind: self.types.kind.clone(),
-                name: self.name().to_owned(),
-                source,
-            })
+        self.value().and_then(serde_json::from_value).map_err(|source| ViewError {
+            kind: self.types.kind.clone(),
+            name: self.name().to_owned(),
+            source,
+        })
+    }
+
+    /// The object as JSON, `managedFields` left out.
+    ///
+    /// # Errors
+    /// Never for an object that was decoded; the encoder's signature has one.
+    pub fn value(&self) -> Result<Value, serde_json::Error> {
+        serde_json::to_value(wire::Unmanaged(self))
+    }
+
+    /// `metadata` as it goes over the wire, `managedFields` included.
+    #[must_use]
+    pub fn metadata(&self) -> Metadata<'_> {
+        Metadata::new(self)
     }
 
     /// Encodes a typed object. `T` must serialize as a JSON object, as every
@@ -121,5 +136,17 @@ mod tests {
         assert_eq!(object.name(), "a");
         assert_eq!(object.str_at("spec.nodeName"), "n");
         assert_eq!(serde_json::to_value(&object).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn managed_fields_stay_text_in_their_own_order() {
+        let text = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"annotations":{"a":"\"b\""},"managedFields":[{"manager":"m","fieldsV1":{"k:{\"p\":80}":{".":{}},"f:b":{},"f:a":{"v:1":{}}}}],"name":"a","uid":"u"},"spec":{}}"#;
+        let object: Object = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&object).unwrap(), text);
+        assert_eq!(object.value().unwrap()["metadata"].get("managedFields"), None);
+        let value: Value = serde_json::from_str(text).unwrap();
+        let again: Object = serde_json::from_value(value.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&again).unwrap(), value);
+        assert_eq!(serde_json::to_value(object.metadata()).unwrap(), value["metadata"]);
     }
 }

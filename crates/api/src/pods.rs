@@ -8,6 +8,10 @@ use std::fmt;
 use crate::Quantity;
 use crate::typed::{Container, EphemeralContainer, Pod, PodCondition, PodSpec, WireQuantity};
 
+/// Annotation in which the API server says who asked for a pod's deletion, for
+/// the flight recorder of its node. Whoever may change the pod may change it.
+pub const DELETED_BY: &str = "lifepod.dev/deleted-by";
+
 /// Amounts by resource name, such as `cpu`.
 pub type Resources = BTreeMap<String, Quantity>;
 

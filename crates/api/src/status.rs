@@ -393,6 +393,12 @@ impl Status {
         Self::failure(500, "InternalError", format!("Internal error occurred: {message}"), None)
     }
 
+    /// 500 without a reason, for what upstream did not think of classifying.
+    #[must_use]
+    pub fn unclassified(message: impl Into<String>) -> Self {
+        Self::failure(500, "", message.into(), None)
+    }
+
     /// 503.
     #[must_use]
     pub fn unavailable(message: impl Into<String>) -> Self {

@@ -244,5 +244,5 @@ pub(crate) fn served(row: &Resource, stored: &Arc<Object>) -> Arc<Object> {
 
 /// An object as `PartialObjectMetadata`.
 pub(crate) fn partial(object: &Object) -> serde_json::Value {
-    serde_json::json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.meta})
+    serde_json::json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata()})
 }

@@ -29,6 +29,7 @@ mod expiry;
 mod health;
 mod hub;
 pub mod kinds;
+mod managed_fields;
 mod metrics;
 pub mod negotiate;
 mod openapi;

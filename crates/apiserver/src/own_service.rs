@@ -72,14 +72,16 @@ impl ApiServer {
         object["apiVersion"] = json!(version);
         object["kind"] = json!(kind);
         object["metadata"] = json!({ "name": NAME, "labels": labels });
-        let made = self.ask_self(Request::post(path), "application/json", &object).await?;
-        if made.status() != StatusCode::CONFLICT {
-            return accepted(path, made).await;
+        // First as if it were there: made anew, it would be refused the address
+        // it has already.
+        let own = format!("{path}/{NAME}");
+        let patched = self
+            .ask_self(Request::patch(own.as_str()), "application/merge-patch+json", &content)
+            .await?;
+        if patched.status() != StatusCode::NOT_FOUND {
+            return accepted(&own, patched).await;
         }
-        let path = format!("{path}/{NAME}");
-        let patch = Request::patch(path.as_str());
-        let patched = self.ask_self(patch, "application/merge-patch+json", &content).await?;
-        accepted(&path, patched).await
+        accepted(path, self.ask_self(Request::post(path), "application/json", &object).await?).await
     }
 
     async fn ask_self(&self, request: http::request::Builder, kind: &str, content: &Value) -> Result<Response<Body>, OwnServiceError> {

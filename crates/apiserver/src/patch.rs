@@ -12,6 +12,9 @@ use serde_json::Value;
 /// Source: upstream `maxJSONPatchOperations`.
 const MAX_OPERATIONS: usize = 10_000;
 
+/// The media type of server-side apply, which is no patch of a value.
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
+
 /// A patch, read.
 #[derive(Clone, Debug)]
 pub(crate) enum Patch {
@@ -30,7 +33,7 @@ impl Patch {
     /// 415 for another media type, 400 for a patch that is malformed, 413 for
     /// one with too many operations.
     pub(crate) fn read(media_type: &str, bytes: &[u8], max_depth: usize) -> Result<(Self, Vec<String>), Status> {
-        const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+        const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
         let malformed = |why: &str| Status::bad_request(format!("error decoding patch: {why}"));
         let parse = || parse_strict(bytes, max_depth).map_err(|error| malformed(&error.to_string()));
         let object = || {
@@ -55,12 +58,17 @@ impl Patch {
             }
             "application/merge-patch+json" => object().map(|(value, duplicates)| (Self::Merge(value), duplicates)),
             "application/strategic-merge-patch+json" => object().map(|(value, duplicates)| (Self::Strategic(value), duplicates)),
-            "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(Status::unsupported_media_type(format!(
-                "server-side apply is not served yet; the accepted media types of a patch are: {ACCEPTED}"
-            ))),
             _ => Err(Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
             ))),
+        }
+    }
+
+    /// Whether it may read or write `metadata.managedFields`.
+    pub(crate) fn is_about_managed_fields(&self) -> bool {
+        match self {
+            Self::Json(_) => true,
+            Self::Merge(patch) | Self::Strategic(patch) => patch.get("metadata").is_some_and(|meta| meta.get("managedFields").is_some()),
         }
     }
 

@@ -116,7 +116,7 @@ fn table_row(row: &Resource, object: &Object, include: IncludeObject, now: Time)
     match include {
         IncludeObject::None => {}
         IncludeObject::Metadata => {
-            out["object"] = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.meta });
+            out["object"] = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata() });
         }
         // An object came from JSON, so it goes back into it.
         IncludeObject::Object => out["object"] = serde_json::to_value(object).unwrap_or_default(),

@@ -243,6 +243,26 @@ impl Rig {
             .await
     }
 
+    /// Server-side apply; the body is YAML.
+    pub(crate) async fn apply(&self, path: &str, manager: &str, config: &str) -> Answer {
+        let and = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{and}fieldManager={manager}");
+        self.send(Method::PATCH, &path, "application/apply-patch+yaml", config.to_owned())
+            .await
+    }
+
+    /// A request of a program that names itself.
+    pub(crate) async fn send_as(&self, agent: &str, method: Method, path: &str, content_type: &str, body: &Value) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::CONTENT_TYPE, content_type)
+            .header(header::USER_AGENT, agent)
+            .body(body::full(body.to_string()))
+            .unwrap();
+        self.request(Some(Self::admin()), request).await
+    }
+
     pub(crate) async fn watch(&self, path: &str) -> Watching {
         self.watch_as(path, "application/json").await
     }

@@ -1,5 +1,6 @@
 //! One file per verb; the same for every resource.
 
+pub(crate) mod apply;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod delete_collection;

@@ -11,6 +11,7 @@ use crate::admission::{self, Attributes, resource_quota};
 use crate::allocate::{self, Claim};
 use crate::call::{Call, Part, served};
 use crate::hub::Entry;
+use crate::managed_fields::{self, Forms, Writer};
 use crate::registry::{Change, Resource, Rules, Subresource};
 use crate::server::Core;
 use crate::validate;
@@ -131,10 +132,65 @@ pub(crate) fn validate(row: &Resource, new: &Object, old: Option<&Object>, rules
     }
 }
 
+/// Who owns what a write set.
+pub(crate) enum Ownership {
+    /// The manager of this name owns what changed.
+    Recorded(String),
+    /// Whoever made the new version has seen to it.
+    Made,
+    /// Whoever owned it before.
+    Kept,
+}
+
+impl Ownership {
+    /// Sets the new version's `managedFields`. Before admission, as upstream:
+    /// what a plugin fills in is nobody's.
+    pub(crate) fn settle(&self, call: &Call, old: Option<&Object>, new: &mut Object) -> Result<(), Status> {
+        match (self, old) {
+            (Self::Recorded(manager), _) => {
+                let forms = Forms {
+                    row: &call.row,
+                    registry: &call.core.registry,
+                };
+                let reset = managed_fields::reset_fields(&call.row, call.part());
+                managed_fields::record(&forms, old, new, &writer(call, manager), &reset)
+            }
+            (Self::Kept, Some(old)) => {
+                new.managed_fields.clone_from(&old.managed_fields);
+                Ok(())
+            }
+            (Self::Made, _) | (Self::Kept, None) => Ok(()),
+        }
+    }
+}
+
+/// The write of a call, as `managedFields` remembers it.
+pub(crate) fn writer(call: &Call, manager: &str) -> Writer {
+    Writer {
+        manager: manager.to_owned(),
+        subresource: call.asked.subresource.clone(),
+        api_version: call.row.id.api_version(),
+        now: call.now.to_string(),
+    }
+}
+
+/// Whether a new version is what is stored; the times of writes that changed
+/// nothing do not count.
+fn is_unchanged(new: &Object, old: &Object) -> bool {
+    new.types == old.types
+        && new.meta == old.meta
+        && new.body == old.body
+        && managed_fields::equal_but_for_times(new.managed_fields.as_ref(), old.managed_fields.as_ref())
+}
+
 /// Changes one stored object: `make` gets what is stored and says what it
 /// should become. Tried again when somebody else was faster, unless the new
 /// version names the revision it was made from.
-pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<String>) -> Result<Object, Status>) -> Result<Outcome, Status> {
+pub(crate) async fn change(
+    call: &mut Call,
+    ownership: Ownership,
+    make: impl Fn(&Object, &mut Vec<String>) -> Result<Object, Status>,
+) -> Result<Outcome, Status> {
     let dry_run = call.dry_run()?;
     let key = call.key();
     let part = call.part();
@@ -144,6 +200,7 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
         let mut warnings = Vec::new();
         let mut new = make(&current.object, &mut warnings)?;
         let old = current.object.as_ref();
+        ownership.settle(call, Some(old), &mut new)?;
         admission::admit(&Attributes::update(call, old), &mut new).await?;
         let pinned = check_revision(call, &new, old)?;
         take_over(&mut new, old);
@@ -174,7 +231,7 @@ pub(crate) async fn change(call: &mut Call, make: impl Fn(&Object, &mut Vec<Stri
         admission::validate(&Attributes::update(call, old), &new, &mut warnings).await?;
         new.meta.resource_version.clone_from(&old.meta.resource_version);
         // Nothing to write: the same object with the same revision.
-        let outcome = if new == *old {
+        let outcome = if is_unchanged(&new, old) {
             Some(Outcome::Stored(current.entry))
         } else {
             replace(call, &key, &new, &current.entry, part, dry_run).await?
@@ -284,7 +341,6 @@ fn take_over(new: &mut Object, old: &Object) {
     new.generation = old.generation;
     new.generate_name.clone_from(&old.generate_name);
     new.self_link = None;
-    new.managed_fields.clone_from(&old.managed_fields);
     // A deletion is asked for by DELETE alone, and never taken back.
     new.deletion_timestamp.clone_from(&old.deletion_timestamp);
     new.deletion_grace_period_seconds = old.deletion_grace_period_seconds;

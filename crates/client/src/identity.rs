@@ -10,6 +10,9 @@ pub struct Identity {
     pub user: String,
     /// `system:authenticated` is added by the server.
     pub groups: Vec<String>,
+    /// The program's name, as upstream's user agent begins: whose name the
+    /// fields it writes carry in `managedFields`.
+    pub agent: String,
 }
 
 impl Identity {
@@ -19,6 +22,7 @@ impl Identity {
         Self {
             user: "system:kube-scheduler".to_owned(),
             groups: Vec::new(),
+            agent: "kube-scheduler".to_owned(),
         }
     }
 
@@ -31,6 +35,7 @@ impl Identity {
         Self {
             user: format!("system:serviceaccount:kube-system:{name}"),
             groups: vec!["system:serviceaccounts".to_owned(), "system:serviceaccounts:kube-system".to_owned()],
+            agent: "kube-controller-manager".to_owned(),
         }
     }
 
@@ -40,6 +45,7 @@ impl Identity {
         Self {
             user: format!("system:node:{name}"),
             groups: vec!["system:nodes".to_owned()],
+            agent: "kubelet".to_owned(),
         }
     }
 
@@ -49,6 +55,7 @@ impl Identity {
         Self {
             user: user.to_owned(),
             groups: vec!["system:masters".to_owned()],
+            agent: user.to_owned(),
         }
     }
 }

@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use api::typed::{Container, EphemeralContainer, Pod, PodDNSConfig, PodSpec, ResourceRequirements, SeccompProfile, WireQuantity};
+use api::typed::{Container, EphemeralContainer, Pod, PodDNSConfig, PodSpec, SeccompProfile};
 use api::{Uid, pods};
-use runtime::{ContainerConfig, Resources, RunAs, SandboxConfig, Seccomp};
+use runtime::{ContainerConfig, RunAs, SandboxConfig, Seccomp};
 
 use crate::environment::expand;
 use crate::pods::log_dir;
+use crate::resources;
 
-/// Fewest CPU shares the kernel takes. Source: upstream `cm/helpers_linux.go`.
-const MIN_CPU_SHARES: u64 = 2;
 /// Most name servers and search domains a resolver reads. Source: upstream
 /// `network/dns/dns.go`.
 const MAX_NAME_SERVERS: usize = 3;
@@ -62,10 +61,18 @@ pub fn sandbox(pod: &Pod, uid: &Uid, attempt: u32, log_root: &Path, node_resolv_
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
         resolv_conf: resolv_conf(spec.dns_policy.as_deref(), spec.dns_config.as_ref(), node_resolv_conf),
         host_aliases,
-        resources: Resources::default(),
+        resources: resources::of_pod(pod),
+        sysctls: sysctls(spec),
         name,
         namespace,
     })
+}
+
+fn sysctls(spec: &PodSpec) -> Vec<(String, String)> {
+    let asked = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+    asked
+        .map(|sysctl| (lifecycle::sysctl_name(&sysctl.name), sysctl.value.clone()))
+        .collect()
 }
 
 /// `spec.hostname`, else the pod's name, cut to what a host name may be.
@@ -144,8 +151,16 @@ pub fn wire<'a>(pod: &'a Pod, name: &str) -> Result<Cow<'a, Container>, ConfigEr
     })
 }
 
-/// One container of a pod, with the variables it was found to have. Seccomp
-/// profiles of the node's own lie below `seccomp_root`.
+/// What a container's configuration takes from the node.
+#[derive(Clone, Copy, Debug)]
+pub struct ThisNode<'a> {
+    /// Directory of the node's own seccomp profiles.
+    pub seccomp_root: &'a Path,
+    /// Memory of the node.
+    pub memory_capacity_bytes: u64,
+}
+
+/// One container of a pod, with the variables it was found to have.
 ///
 /// # Errors
 /// When the spec has no container of that name, or a value of it cannot be
@@ -155,7 +170,7 @@ pub fn container(
     name: &str,
     attempt: u32,
     env: Vec<(String, String)>,
-    seccomp_root: &Path,
+    node: &ThisNode<'_>,
 ) -> Result<ContainerConfig, ConfigError> {
     let spec = pod.spec.as_ref().ok_or(ConfigError::Missing("spec"))?;
     let wire = &wire(pod, name)?;
@@ -193,6 +208,7 @@ pub fn container(
             uid: id("securityContext.runAsUser", security.run_as_user.or(pod_security.run_as_user))?,
             gid: id("securityContext.runAsGroup", security.run_as_group.or(pod_security.run_as_group))?,
             supplemental_gids,
+            only_these_groups: pod_security.supplemental_groups_policy.as_deref() == Some("Strict"),
         },
         run_as_non_root: security.run_as_non_root.or(pod_security.run_as_non_root).unwrap_or(false),
         capabilities_add: capabilities.add.unwrap_or_default(),
@@ -201,7 +217,7 @@ pub fn container(
         no_new_privileges: security.allow_privilege_escalation == Some(false),
         seccomp: seccomp(
             security.seccomp_profile.as_ref().or(pod_security.seccomp_profile.as_ref()),
-            seccomp_root,
+            node.seccomp_root,
         ),
         read_only_root: security.read_only_root_filesystem.unwrap_or(false),
         mounts: Vec::new(),
@@ -212,7 +228,8 @@ pub fn container(
         termination_message_from_log: wire.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
         stdin: wire.stdin.unwrap_or(false),
         tty: wire.tty.unwrap_or(false),
-        resources: resources(wire.resources.as_ref())?,
+        oom_score: resources::oom_score(pod, wire, node.memory_capacity_bytes),
+        resources: resources::of_container(wire.resources.as_ref())?,
         stop_signal: wire.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         target: ephemeral(spec, name).and_then(|own| own.target_container_name.clone().filter(|target| !target.is_empty())),
     })
@@ -250,38 +267,18 @@ pub fn expand_in(pod: &Pod, container: &str, command: &[String]) -> Vec<String> 
     command.iter().map(|word| expand(word, |name| known.get(name).copied())).collect()
 }
 
-/// Cgroup settings of a container. Source: upstream
-/// `kuberuntime_container_linux.go`, `calculateLinuxResources`.
-fn resources(wire: Option<&ResourceRequirements>) -> Result<Resources, ConfigError> {
-    let empty = ResourceRequirements::default();
-    let wire = wire.unwrap_or(&empty);
-    let quantity = |list: &Option<BTreeMap<String, WireQuantity>>, name: &str| {
-        let Some(WireQuantity(text)) = list.as_ref().and_then(|list| list.get(name)) else {
-            return Ok(None);
-        };
-        let parsed: Result<api::quantity::Quantity, _> = text.parse();
-        parsed.map(Some).map_err(|_| ConfigError::Invalid {
-            field: format!("resources.{name}"),
-            value: text.clone(),
-        })
-    };
-    let amount = |value: i128| u64::try_from(value.max(0)).unwrap_or(u64::MAX);
-    let cpu_limit = quantity(&wire.limits, "cpu")?;
-    let cpu_request = quantity(&wire.requests, "cpu")?.or(cpu_limit);
-    let memory_limit = quantity(&wire.limits, "memory")?;
-    let shares = cpu_request.map_or(MIN_CPU_SHARES, |q| {
-        (amount(q.milli().into()) * 1024 / 1000).clamp(MIN_CPU_SHARES, 262_144)
-    });
-    Ok(Resources {
-        cpu_shares: Some(shares),
-        cpu_limit_milli: cpu_limit.map(|q| amount(q.milli().into())).filter(|milli| *milli > 0),
-        memory_limit_bytes: memory_limit.map(|q| amount(q.bytes().into())).filter(|bytes| *bytes > 0),
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use runtime::Resources;
+
     use super::*;
+
+    fn node() -> ThisNode<'static> {
+        ThisNode {
+            seccomp_root: Path::new("/profiles"),
+            memory_capacity_bytes: 1 << 30,
+        }
+    }
 
     fn pod(spec: &serde_json::Value) -> Pod {
         let text = serde_json::json!({ "metadata": { "name": "a", "namespace": "dev" }, "spec": spec });
@@ -295,7 +292,7 @@ mod tests {
                 "securityContext": { "seccompProfile": of_pod },
                 "containers": [{ "name": "c", "image": "i", "securityContext": { "seccompProfile": own } }]
             }));
-            container(&pod, "c", 0, Vec::new(), Path::new("/profiles")).unwrap().seccomp
+            container(&pod, "c", 0, Vec::new(), &node()).unwrap().seccomp
         };
         let of = |kind: &str| serde_json::json!({ "type": kind });
         let null = || serde_json::Value::Null;
@@ -318,13 +315,14 @@ mod tests {
             }]
         }));
         let env = vec![("A".to_owned(), "1".to_owned()), ("B".to_owned(), "12".to_owned())];
-        let config = container(&pod, "c", 3, env, Path::new("/profiles")).unwrap();
+        let config = container(&pod, "c", 3, env, &node()).unwrap();
         assert_eq!(
             config.run_as,
             RunAs {
                 uid: Some(10),
                 gid: Some(8),
-                supplemental_gids: vec![9]
+                supplemental_gids: vec![9],
+                only_these_groups: false,
             }
         );
         assert_eq!(config.command, ["echo", "12"]);
@@ -334,7 +332,7 @@ mod tests {
             memory_limit_bytes: Some(64 << 20),
         };
         assert_eq!(config.resources, expected);
-        assert!(container(&pod, "d", 0, Vec::new(), Path::new("/profiles")).is_err());
+        assert!(container(&pod, "d", 0, Vec::new(), &node()).is_err());
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use api::Uid;
-use api::typed::Pod;
+use api::pods;
+use api::typed::{Node, Pod};
 use lifecycle::{Failure, FailureClass, Outcome};
 use runtime::RuntimeError;
 
-use crate::config;
+use crate::config::{self, ThisNode};
 use crate::environment::{self, Surroundings};
 use crate::execute::{Ports, failure};
 
@@ -18,7 +19,11 @@ use crate::execute::{Ports, failure};
 pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, attempt: u32) -> Result<Outcome, Failure> {
     let unusable = |error: &dyn std::error::Error| Failure::new(FailureClass::CreateContainerConfigError, error.to_string());
     let variables = variables(ports, uid, pod, name).await?;
-    let config = config::container(pod, name, attempt, variables, &ports.seccomp_root).map_err(|error| unusable(&error))?;
+    let node = ThisNode {
+        seccomp_root: &ports.seccomp_root,
+        memory_capacity_bytes: memory_capacity_bytes(&ports.node.borrow()),
+    };
+    let config = config::container(pod, name, attempt, variables, &node).map_err(|error| unusable(&error))?;
     let created = ports.runtime.create(uid, &config).await;
     created.map(|_| Outcome::Done).map_err(|error| {
         let class = match error {
@@ -27,6 +32,13 @@ pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, a
         };
         failure(&error, class)
     })
+}
+
+fn memory_capacity_bytes(node: &Node) -> u64 {
+    let capacity = pods::amounts(node.status.as_ref().and_then(|status| status.capacity.as_ref()));
+    capacity
+        .get("memory")
+        .map_or(0, |quantity| u64::try_from(quantity.bytes()).unwrap_or(0))
 }
 
 async fn variables(ports: &Ports, uid: &Uid, pod: &Pod, name: &str) -> Result<Vec<(String, String)>, Failure> {

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::Clock;
 use crate::config;
 use crate::create;
+use crate::flight::FlightRecorder;
 use crate::hook;
 use crate::pods::{Pods, log_dir};
 use crate::prober;
@@ -36,6 +37,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// The pods of this node.
     pub pods: Arc<Pods>,
+    /// What happened to them and why.
+    pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
     /// Directory of the node's own seccomp profiles.

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::execute::Ports;
+use crate::flight::FlightRecorder;
 use crate::node_status::{self, Machine, NodeIdentity};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
@@ -42,6 +43,8 @@ pub struct Options {
     pub machine: Machine,
     /// The pods of this node, shared with the node API.
     pub pods: Arc<Pods>,
+    /// The flight recorder, shared with the node API.
+    pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
     /// Directory of the node's own seccomp profiles.
@@ -104,6 +107,7 @@ impl Kubelet {
             node,
             machine,
             pods,
+            flights,
             log_root,
             seccomp_root,
             node_resolv_conf,
@@ -138,6 +142,7 @@ impl Kubelet {
             runtime,
             clock,
             pods,
+            flights,
             log_root,
             seccomp_root,
             node_resolv_conf: node_resolv_conf.into(),
@@ -165,7 +170,9 @@ impl Kubelet {
     async fn follow_pods(mut self) -> Result<(), KubeletError> {
         let pods = Api::<Pod>::all(self.ports.client.clone());
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.name));
-        let mut changes = watcher::watcher(pods, mine).default_backoff().boxed();
+        // Who wrote which field is nothing to a node, and as long as the rest.
+        let pods = watcher::watcher(pods, mine).default_backoff();
+        let mut changes = pods.modify(|pod| pod.metadata.managed_fields = None).boxed();
         let mut hints = self.ports.runtime.hints();
         let mut listed: Option<BTreeSet<Uid>> = None;
         let mut first_list = true;
@@ -328,6 +335,7 @@ impl Kubelet {
             Ok(uid) => {
                 self.workers.remove(&uid);
                 self.ports.pods.remove(&uid);
+                self.ports.flights.gone(&uid, self.ports.clock.now());
                 self.ports.sources.release(&uid);
             }
             // Its pod stays as it is until the next start of the agent.

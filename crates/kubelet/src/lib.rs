@@ -5,7 +5,8 @@
 //! driver around the state machine of one pod), [`execute`] (effects),
 //! [`config`] (what a pod spec means to the runtime), [`sources`] (the objects
 //! pods take content from), [`environment`] (a container's variables),
-//! [`status_writer`], [`node_status`], [`server`] (the node API).
+//! [`status_writer`], [`node_status`], [`flight`] (what happened and why),
+//! [`server`] (the node API).
 //!
 //! This crate deliberately does not know the store, how a network is made, or
 //! which runtime runs the containers. It decides nothing about a pod's life:
@@ -16,6 +17,7 @@ pub mod config;
 mod create;
 pub mod environment;
 pub mod execute;
+pub mod flight;
 mod grpc;
 mod handler;
 mod hook;
@@ -25,8 +27,9 @@ pub mod node_status;
 pub mod pod_worker;
 pub mod pods;
 mod prober;
+pub mod resources;
 pub mod server;
-pub mod sources;
+mod sources;
 pub mod status_writer;
 
 pub use clock::{Clock, SystemClock};

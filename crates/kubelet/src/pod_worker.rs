@@ -16,12 +16,15 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::execute::{Ports, Subject, execute};
+use crate::flight;
 use crate::status_writer::StatusWriter;
 
 /// Hints may be lost: a pod is looked at this often in any case.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Delay before a runtime that does not answer is asked again.
 const OBSERVE_RETRY: Duration = Duration::from_millis(500);
+/// People who ask what is to come, at a time.
+const ASKS: usize = 4;
 /// Unfinished actions' reports waiting to be read.
 const PROGRESS_QUEUE: usize = 16;
 
@@ -102,6 +105,10 @@ impl PodWorker {
         let mut wake_at = Time::FAR_FUTURE;
         let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_EVERY, LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (asks, mut asked) = mpsc::channel(ASKS);
+        let (namespace, name) = (wanted.desired.namespace.clone(), wanted.desired.name.clone());
+        let uid = self.uid.clone();
+        self.ports.flights.begin(flight::Subject { namespace, name, uid }, asks);
         self.observe();
         loop {
             let clock = self.ports.clock.clone();
@@ -116,6 +123,11 @@ impl PodWorker {
                 Ok(()) = mailbox.hints.changed() => {
                     mailbox.hints.borrow_and_update();
                     self.observe();
+                    continue;
+                }
+                Some(answer) = asked.recv() => {
+                    // Who asked may have given up waiting.
+                    let _ = answer.send(machine.outlook(self.ports.clock.now()));
                     continue;
                 }
                 Ok(()) = mailbox.sources.changed() => {
@@ -139,6 +151,7 @@ impl PodWorker {
 
     /// Does what a step says. True when the pod is finished.
     fn follow(&mut self, step: Step, wanted: &Wanted) -> bool {
+        self.ports.flights.record(&self.uid, step.transitions);
         if let Some(status) = step.status {
             self.status.offer(status);
         }

@@ -1,6 +1,10 @@
 //! The node API, with upstream's paths: what the API server asks a node.
 //!
-//! `GET /healthz`, `GET /pods`, `GET /containerLogs/NAMESPACE/POD/CONTAINER`.
+//! `GET /healthz`, `GET /pods`, `GET /containerLogs/NAMESPACE/POD/CONTAINER`,
+//! and of our own `GET /flightRecorder/NAMESPACE/POD`: a [`FlightList`].
+//!
+//! [`FlightList`]: crate::flight::FlightList
+//!
 //! Who may ask is decided before a request gets here.
 
 use std::io;
@@ -19,6 +23,7 @@ use percent_encoding::percent_decode_str;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::flight::FlightRecorder;
 use crate::logs::{LogFile, LogOptions, Renderer};
 use crate::pods::{Known, Pods, log_dir};
 
@@ -34,6 +39,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct NodeApi {
     pods: Arc<Pods>,
+    flights: FlightRecorder,
     log_root: PathBuf,
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
@@ -42,9 +48,10 @@ pub struct NodeApi {
 impl NodeApi {
     /// A node API over the pods of this node. Followed logs end on `shutdown`.
     #[must_use]
-    pub fn new(pods: Arc<Pods>, log_root: PathBuf, clock: Arc<dyn Clock>, shutdown: CancellationToken) -> Self {
+    pub fn new(pods: Arc<Pods>, flights: FlightRecorder, log_root: PathBuf, clock: Arc<dyn Clock>, shutdown: CancellationToken) -> Self {
         Self {
             pods,
+            flights,
             log_root,
             clock,
             shutdown,
@@ -85,6 +92,7 @@ impl NodeApi {
                     &serde_json::json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items }),
                 ))
             }
+            ["flightRecorder", namespace, pod] => Ok(json(StatusCode::OK, &self.flights.find(namespace, pod).await)),
             ["containerLogs", namespace, pod, container] => {
                 let options = LogOptions::parse(request.uri().query().unwrap_or_default(), self.clock.now())
                     .map_err(|error| Box::new(Status::bad_request(error.to_string())))?;

@@ -9,6 +9,7 @@ use api::node::ContainerId;
 use api::typed::PodStatus;
 
 use crate::event::PodEvent;
+use crate::flight::Transition;
 use crate::input::{Handler, Hook, ProbeKind, PullPolicy};
 
 /// What the driver must do after one step.
@@ -26,6 +27,8 @@ pub struct Step {
     /// Send [`Input::Tick`](crate::Input::Tick) at this instant. Replaces the
     /// previous one; `None` means no wake-up is needed.
     pub wake_at: Option<Time>,
+    /// What became different and why, for the flight recorder.
+    pub transitions: Vec<Transition>,
     /// The API no longer knows the pod and nothing of it is left on the node:
     /// the machine may be dropped.
     pub finished: bool,

@@ -8,9 +8,14 @@ use api::typed::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, To
 
 use crate::input::Rejection;
 
+mod sysctl;
+
+pub use sysctl::dotted as sysctl_name;
+
 /// Refuses a pod that does not fit beside `others`, the pods this node has
 /// admitted and that are not over. The first reason found is given.
 pub fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Rejection> {
+    sysctl::admit(pod)?;
     resources(pod, others, node)?;
     let predicate = |holds: bool, name: &str, why: &str| {
         let rejection = || Rejection {

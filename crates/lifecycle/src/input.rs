@@ -295,6 +295,8 @@ pub struct Desired {
     pub host_ips: Vec<IpAddr>,
     /// It is being deleted.
     pub deletion: Option<Deletion>,
+    /// Who asked for the deletion, as [`api::pods::DELETED_BY`] says.
+    pub deleted_by: Option<String>,
     /// The API no longer knows it.
     pub gone: bool,
     /// The node refused it. Only heeded while nothing of it was started.
@@ -363,6 +365,7 @@ impl Desired {
             qos_class: None,
             host_ips: Vec::new(),
             deletion: None,
+            deleted_by: None,
             gone: true,
             rejection: None,
             eviction: None,

@@ -4,7 +4,8 @@
 //! [`action`] (what the driver may be asked to do), [`machine`] (absorb one
 //! input, plan from the whole state), `plan/` (one concern each), [`restart`]
 //! (policy and back-off), `status` (what the API shows), [`event`] (the
-//! texts), [`admit`] (may this pod run on this node).
+//! texts), [`admit`] (may this pod run on this node), [`flight`] (what happened
+//! and why, for people).
 //!
 //! This crate deliberately does not know tokio, files, sockets, clocks, chance
 //! or hash order. Time arrives with every input; what the runtime holds arrives
@@ -14,6 +15,7 @@
 pub mod action;
 pub mod admit;
 pub mod event;
+pub mod flight;
 pub mod input;
 pub mod machine;
 mod memory;
@@ -22,7 +24,7 @@ pub mod restart;
 mod status;
 
 pub use action::{Action, ActionId, Reason, Step, Target, Verb};
-pub use admit::admit;
+pub use admit::{admit, sysctl_name};
 pub use event::{EventType, PodEvent};
 pub use input::{
     Container, Deletion, Desired, Eviction, Failure, FailureClass, Handler, Hook, Hooks, Input, NodeFacts, OWNED_CONDITIONS, Outcome,

@@ -3,6 +3,7 @@
 //! Source: upstream `pod_workers.go` for the stages.
 
 mod hand_out;
+mod listen;
 mod outcome;
 
 use api::Time;
@@ -11,6 +12,7 @@ use api::typed::PodStatus;
 
 use crate::action::{Hands, InFlight, Step, Target, Verb};
 use crate::event::{self, PodEvent};
+use crate::flight::Flight;
 use crate::input::{Container, Desired, Input, Progress};
 use crate::memory::{Ending, Memory};
 use crate::plan::{self, Plan, World, terminate};
@@ -48,6 +50,7 @@ pub struct Machine {
     hands: Hands,
     next_id: u64,
     memory: Memory,
+    flight: Flight,
     seed: u64,
 }
 
@@ -73,6 +76,7 @@ impl Machine {
             hands: Hands::default(),
             next_id: 0,
             memory,
+            flight: Flight::default(),
             seed,
         }
     }
@@ -80,15 +84,22 @@ impl Machine {
     /// Absorbs one input, then plans from the whole state.
     pub fn step(&mut self, now: Time, input: Input) -> Step {
         let mut step = Step::default();
+        let mut flight = std::mem::take(&mut self.flight);
+        flight.hear(self, now, &input);
         self.absorb(now, input, &mut step.events);
-        if self.observed.is_none() {
-            return step;
+        if self.observed.is_some() {
+            self.decide(now, &mut step);
         }
-        let plan = self.plan(now, &mut step.events);
-        self.publish(now, &mut step);
-        self.hand_out(now, plan, &mut step);
-        step.finished = self.desired.gone && self.stage == Stage::Terminated && self.hands.0.is_empty() && self.forgotten(now);
+        flight.see(self, now, &mut step);
+        self.flight = flight;
         step
+    }
+
+    fn decide(&mut self, now: Time, step: &mut Step) {
+        let plan = self.plan(now, &mut step.events);
+        self.publish(now, step);
+        self.hand_out(now, plan, step);
+        step.finished = self.desired.gone && self.stage == Stage::Terminated && self.hands.0.is_empty() && self.forgotten(now);
     }
 
     /// How far the pod is.

@@ -100,6 +100,11 @@ impl ProbeRecord {
         }
     }
 
+    /// Failures since the last success.
+    pub(crate) fn failures_in_a_row(&self) -> u32 {
+        if self.last == Some(false) { self.run } else { 0 }
+    }
+
     /// Counts one more attempt; equal results in a row make the result.
     pub(crate) fn count(&mut self, now: Time, well: bool, kind: ProbeKind, probe: &Probe) {
         if kind == ProbeKind::Readiness && self.last.is_none() && !well {

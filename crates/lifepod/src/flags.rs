@@ -43,6 +43,14 @@ Ctrl-C ends the platform and leaves the containers running: the next `lifepod up
 
 Uses the platform that runs on the data directory, or starts one for the time of the run.")]
     Run(Run),
+    /// Tell why a Pod is as it is: what blocked or killed it, and what happens next
+    #[command(after_help = "Examples:
+  lifepod why pod/web -n shop
+  lifepod why web -o json | jq .containers
+
+Reads the API and the node's flight recorder (through nodes/proxy) with your kubeconfig's rights.
+Pods that are gone are remembered for an hour.")]
+    Why(Why),
     /// The images on this node
     Images {
         #[command(subcommand)]
@@ -109,6 +117,35 @@ pub(crate) struct Run {
     pub file: PathBuf,
     #[command(flatten)]
     pub up: Up,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Why {
+    /// The pod: `pod/NAME`
+    pub pod: String,
+    /// Its namespace [default: that of the kubeconfig's context]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+    /// Kubeconfig to use [default: $KUBECONFIG, ~/.kube/config, or the administrator's in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    #[command(flatten)]
+    pub data: DataDir,
+}
+
+/// Form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// Plain words
+    Text,
+    /// JSON, for programs
+    Json,
 }
 
 #[derive(Debug, Subcommand)]

@@ -82,6 +82,11 @@ impl Layout {
         self.root.join("logs")
     }
 
+    /// The flight recorder's log.
+    pub(crate) fn flights(&self) -> PathBuf {
+        self.root.join("flights")
+    }
+
     /// The operator's own seccomp profiles, named by `localhostProfile`.
     pub(crate) fn seccomp(&self) -> PathBuf {
         self.root.join("seccomp")

@@ -13,6 +13,7 @@ mod preflight;
 mod run;
 mod settings;
 mod up;
+mod why;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -57,6 +58,10 @@ fn dispatch(command: Command, started: Instant) -> Result<ExitCode> {
         Command::Run(run) => {
             log_to_stderr("error");
             return tokio_runtime()?.block_on(run::run(run));
+        }
+        Command::Why(why) => {
+            log_to_stderr("error");
+            return tokio_runtime()?.block_on(why::run(why));
         }
         Command::Images { command } => {
             log_to_stderr("warn");

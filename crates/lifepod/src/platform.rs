@@ -15,8 +15,9 @@ use apiserver::server::{ApiServer, Config, Limits, NodeProxy, Version};
 use apiserver::tokens::Tokens;
 use apiserver::tokens::key::SigningKey;
 use async_trait::async_trait;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
+use kubelet::flight::FlightRecorder;
 use kubelet::node_status::{Machine, NodeIdentity};
 use kubelet::pods::Pods;
 use kubelet::{Clock, Kubelet, NodeApi, SystemClock};
@@ -68,12 +69,16 @@ pub(crate) fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Cl
     client::in_process(move |request: Request<kube::client::Body>| {
         let (api, identity) = (api.clone(), identity.clone());
         async move {
+            let agent = HeaderValue::from_str(&identity.agent);
             let identity = Identity {
                 user: identity.user,
                 groups: identity.groups,
                 ..Identity::default()
             };
-            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            if let Ok(agent) = agent {
+                request.headers_mut().insert(header::USER_AGENT, agent);
+            }
             api.handle(Some(identity), request).await
         }
     })
@@ -121,7 +126,8 @@ impl Platform {
             tokio::task::spawn_blocking(move || store::embedded::Embedded::open(&directory, store::embedded::Options::default())).await??;
         let store = Arc::new(store);
         let pods = Arc::new(Pods::default());
-        let node_api = NodeApi::new(pods.clone(), layout.pod_logs(), clock.clone(), shutdown.clone());
+        let (flights, flight_log) = FlightRecorder::open(layout.flights(), clock.clone(), shutdown.clone());
+        let node_api = NodeApi::new(pods.clone(), flights.clone(), layout.pod_logs(), clock.clone(), shutdown.clone());
         let version = Version::default();
         let tokens = tokens(&layout, listen)?;
         let api = start_api(store.clone(), &identity.name, node_api, &version, tokens, clock.clone(), up).await?;
@@ -139,6 +145,11 @@ impl Platform {
         let serving = serve(listener, tls, api.clone(), ConnectionLimits::default(), shutdown.clone());
         tasks.spawn(async move {
             serving.await;
+            Ok(())
+        });
+
+        tasks.spawn(async move {
+            flight_log.await;
             Ok(())
         });
 
@@ -163,7 +174,7 @@ impl Platform {
             _lock: lock,
         };
         platform.start_control(authority.certificate_pem(), clock.now().0.unsigned_abs());
-        platform.start_kubelet(identity, machine, pods, clock);
+        platform.start_kubelet(identity, machine, pods, flights, clock);
         Ok(platform)
     }
 
@@ -184,7 +195,7 @@ impl Platform {
         });
     }
 
-    fn start_kubelet(&mut self, node: NodeIdentity, machine: Machine, pods: Arc<Pods>, clock: Arc<SystemClock>) {
+    fn start_kubelet(&mut self, node: NodeIdentity, machine: Machine, pods: Arc<Pods>, flights: FlightRecorder, clock: Arc<SystemClock>) {
         let options = kubelet::Options {
             client: client_as(&self.api, client::Identity::node(&node.name)),
             runtime: self.parts.runtime.clone() as Arc<dyn Runtime>,
@@ -192,6 +203,7 @@ impl Platform {
             node,
             machine,
             pods,
+            flights,
             log_root: self.layout.pod_logs(),
             seccomp_root: self.layout.seccomp(),
             node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),

@@ -139,6 +139,9 @@ pub struct SandboxSpec {
     pub shared_pid: bool,
     /// Hostname in the new UTS namespace.
     pub hostname: String,
+    /// Kernel parameters of the new namespaces: dotted names and values.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
     /// Limits of the whole pod.
     pub limits: Limits,
 }
@@ -194,8 +197,11 @@ pub struct UserSpec {
     pub uid: Option<u32>,
     /// Overrides the group of the image.
     pub gid: Option<u32>,
-    /// Further groups, beside those of the image's `/etc/group`.
+    /// Further groups.
     pub groups: Vec<u32>,
+    /// Leave out those the image's `/etc/group` puts the user in.
+    #[serde(default)]
+    pub only_these_groups: bool,
 }
 
 /// A command to run in a running container.

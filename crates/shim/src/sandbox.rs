@@ -76,6 +76,9 @@ impl Sandbox {
                 .map_err(io::Error::from)
                 .map_err(doing("setting the hostname"))?;
         }
+        for (name, value) in &spec.sysctls {
+            set_sysctl(name, value)?;
+        }
         if spec.own_ipc {
             mount_shm(&dir.join(SHM_DIR)).map_err(doing("mounting /dev/shm"))?;
         }
@@ -86,6 +89,28 @@ impl Sandbox {
         };
         Ok(Self { spec, reaper })
     }
+}
+
+/// Sets a parameter of the namespaces the calling process is in.
+fn set_sysctl(name: &str, value: &str) -> Result<(), SandboxError> {
+    let swapped = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    let path: PathBuf = name.chars().map(swapped).collect::<String>().into();
+    // The agent lets known names through only; a path of another shape would
+    // be a file of the node's.
+    if !path.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
+        return Err(SandboxError {
+            doing: "setting a kernel parameter",
+            cause: io::Error::other(format!("{name:?} is not the name of one")),
+        });
+    }
+    fs::write(Path::new("/proc/sys").join(path), value).map_err(|cause| SandboxError {
+        doing: "setting a kernel parameter",
+        cause: io::Error::new(cause.kind(), format!("{name}={value}: {cause}")),
+    })
 }
 
 fn mount_shm(at: &Path) -> io::Result<()> {

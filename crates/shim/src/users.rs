@@ -89,7 +89,7 @@ pub(crate) fn resolve(user: &UserSpec, passwd: &str, group: &str) -> Result<Iden
         (None, None) => account.as_ref().map_or(0, |a| a.gid),
     };
     let mut further = user.groups.clone();
-    if let Some(account) = &account {
+    if let Some(account) = account.as_ref().filter(|_| !user.only_these_groups) {
         further.extend(
             groups(group)
                 .filter(|(_, _, members)| members.split(',').any(|m| m == account.name))
@@ -121,6 +121,17 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102::/srv:/bin/false\nbroken\n";
     const GROUP: &str = "root:x:0:\nweb:x:102:\nlogs:x:7:root,web\n";
 
+    #[test]
+    fn the_images_groups_are_left_out_when_asked() {
+        let user = UserSpec {
+            image: "web".into(),
+            groups: vec![9],
+            only_these_groups: true,
+            ..UserSpec::default()
+        };
+        assert_eq!(resolve(&user, PASSWD, GROUP).unwrap().groups, [9, 102]);
+    }
+
     fn of(image: &str, uid: Option<u32>, gid: Option<u32>) -> Result<Identity, String> {
         resolve(
             &UserSpec {
@@ -128,6 +139,7 @@ mod tests {
                 uid,
                 gid,
                 groups: vec![9],
+                only_these_groups: false,
             },
             PASSWD,
             GROUP,

@@ -3,12 +3,13 @@
 mod act;
 mod user;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use api::Time;
 use api::node::{ContainerId, ExitCause, Observation, Uid};
 use api::typed::{Pod, PodStatus};
+use lifecycle::flight::Transition;
 use lifecycle::{Action, ActionId, Desired, Failure, Input, Machine, NodeFacts, Outcome, ProbeKind, Probed, Progress, Rejection, Step};
 
 use crate::check::Checker;
@@ -18,6 +19,9 @@ use crate::trace::{self, Trace};
 
 /// When every world begins: a whole second.
 pub const START: Time = Time::from_secs(1_700_000_000);
+
+/// Transitions of a pod that are kept.
+const FLIGHT_KEPT: usize = 4_096;
 
 /// What is known of an image outside the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +108,8 @@ pub struct World {
     pub steps: u64,
     /// Events recorded, by pod and reason.
     pub events: BTreeMap<(Uid, String), u64>,
+    /// What the flight recorder was told, by pod: the newest.
+    pub flights: BTreeMap<Uid, VecDeque<Transition>>,
     pub(crate) workers: BTreeMap<Uid, Worker>,
     pub(crate) forgotten: BTreeSet<Uid>,
     pub(crate) rejections: BTreeMap<Uid, Rejection>,
@@ -131,6 +137,7 @@ impl World {
             failing: Vec::new(),
             steps: 0,
             events: BTreeMap::new(),
+            flights: BTreeMap::new(),
             workers: BTreeMap::new(),
             forgotten: BTreeSet::new(),
             rejections: BTreeMap::new(),
@@ -326,6 +333,9 @@ impl World {
         if step.finished {
             self.say("finished");
         }
+        let flight = self.flights.entry(uid.clone()).or_default();
+        flight.extend(step.transitions.iter().cloned());
+        flight.drain(..flight.len().saturating_sub(FLIGHT_KEPT));
     }
 
     /// A status reaches the API, unless it is lost; then it comes later.

@@ -80,3 +80,53 @@ fn root_system_calls_are_filtered_by_the_profile() {
     platform.wait_status("default", "own", "Completed", LIMIT).unwrap();
     assert_eq!(logs("own"), ["mkdir: can't create directory '/x': No space left on device", "done"]);
 }
+
+/// A Burstable Pod with everything else of a Pod's own that the kernel can be
+/// asked about, and one whose parameter no Pod may set.
+const KERNEL: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: bounded }
+spec:
+  restartPolicy: Never
+  securityContext:
+    runAsUser: 1000
+    supplementalGroups: [2000]
+    supplementalGroupsPolicy: Strict
+    sysctls: [{ name: net.ipv4.ip_local_port_range, value: "40000 50000" }]
+  containers:
+  - name: main
+    image: busybox:1.30
+    command: [sh, -c, "cat /proc/sys/net/ipv4/ip_local_port_range /proc/self/oom_score_adj; id -G"]
+    resources: { requests: { memory: 1Mi }, limits: { cpu: 500m, memory: 64Mi } }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: forbidden }
+spec:
+  securityContext: { sysctls: [{ name: kernel.msgmax, value: "1" }] }
+  containers: [{ name: main, image: "busybox:1.30", command: [sleep, "1000"] }]
+"#;
+
+#[test]
+fn root_the_kernel_holds_a_pod_to_what_it_asked_for() {
+    let build = Build::from_env().unwrap();
+    let platform = Platform::start("kernel", &build).unwrap();
+    platform.create(KERNEL).unwrap();
+    platform.wait_status("default", "bounded", "Completed", LIMIT).unwrap();
+    let logs = platform.ok(&["logs", "bounded"]).unwrap();
+    let lines: Vec<&str> = logs.lines().collect();
+    assert_eq!(lines[0], "40000\t50000");
+    let score: i32 = lines[1].parse().unwrap();
+    assert!((3..=999).contains(&score), "a Burstable container's: {score}");
+    assert_eq!(lines[2], "0 2000");
+
+    platform.wait_status("default", "forbidden", "SysctlForbidden", LIMIT).unwrap();
+    let message = platform
+        .ok(&["get", "pod", "forbidden", "-o", "jsonpath={.status.phase}: {.status.message}"])
+        .unwrap();
+    assert_eq!(
+        message,
+        "Failed: Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted"
+    );
+}

@@ -102,7 +102,7 @@ fn list_meta() -> Result<Schema, Fault> {
 }
 
 fn metadata(object: &Object) -> Result<Value, Fault> {
-    serde_json::to_value(&object.meta).map_err(|_| Fault::Shape { wanted: "metadata" })
+    serde_json::to_value(object.metadata()).map_err(|_| Fault::Shape { wanted: "metadata" })
 }
 
 fn raw(schema: Schema, object: &Object, out: &mut Vec<u8>) -> Result<(), Located> {

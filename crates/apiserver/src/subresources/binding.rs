@@ -93,7 +93,8 @@ async fn read(call: &mut Call) -> Result<Binding, Status> {
 
 async fn bind(mut call: Call, binding: Binding) -> Result<Response<Body>, Status> {
     let now = call.now;
-    write::change(&mut call, |pod, _| assign(pod, &binding, now)).await?;
+    // Nobody owns where a pod runs: upstream writes it past the field managers.
+    write::change(&mut call, write::Ownership::Kept, |pod, _| assign(pod, &binding, now)).await?;
     Ok(respond::json(StatusCode::CREATED, &created()))
 }
 

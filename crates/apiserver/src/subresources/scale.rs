@@ -12,8 +12,10 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::codec::{self, Parsed};
 use crate::kinds::scale;
-use crate::patch::Patch;
+use crate::managed_fields::manager_name;
+use crate::patch::{APPLY, Patch};
 use crate::verbs::update::match_path;
+use crate::write::Ownership;
 use crate::{table, write};
 
 /// `GET .../scale`.
@@ -26,13 +28,20 @@ pub(crate) async fn get(call: Call) -> Result<Response<Body>, Status> {
 pub(crate) async fn update(mut call: Call) -> Result<Response<Body>, Status> {
     let mut asked = codec::read_as(&mut call, &scale()).await?;
     match_path(&call, &mut asked)?;
-    let outcome = write::change(&mut call, |object, _| scaled(object, &asked)).await?;
+    let ownership = Ownership::Recorded(manager_name(&call, false)?);
+    let outcome = write::change(&mut call, ownership, |object, _| scaled(object, &asked)).await?;
     answer(&call, &outcome.entry().object)
 }
 
 /// `PATCH .../scale`: the patch is of the scale, not of the object.
 pub(crate) async fn patch(mut call: Call) -> Result<Response<Body>, Status> {
     let media_type = call.content_type();
+    if media_type == APPLY {
+        return Err(Status::unsupported_media_type(
+            "server-side apply of a scale is not served yet; patch it, or apply the object itself",
+        ));
+    }
+    let ownership = Ownership::Recorded(manager_name(&call, false)?);
     let bytes = call.read_body().await?;
     let (patch, _) = Patch::read(&media_type, &bytes, call.core.limits.body_depth)?;
     let row = scale();
@@ -52,7 +61,7 @@ pub(crate) async fn patch(mut call: Call) -> Result<Response<Body>, Status> {
         }
         scaled(object, &asked)
     };
-    let outcome = write::change(&mut call, make).await?;
+    let outcome = write::change(&mut call, ownership, make).await?;
     answer(&call, &outcome.entry().object)
 }
 

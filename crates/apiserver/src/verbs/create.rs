@@ -15,7 +15,9 @@ use crate::allocate::{self, Claim};
 use crate::body::Body;
 use crate::call::Call;
 use crate::hub::Entry;
+use crate::managed_fields::manager_name;
 use crate::registry::{Change, Rules};
+use crate::write::Ownership;
 use crate::{codec, entropy, write};
 
 /// How often another name is tried when a generated one is taken.
@@ -28,12 +30,13 @@ pub(crate) async fn create(mut call: Call) -> Result<Response<Body>, Status> {
     }
     let mut object = codec::read(&mut call).await?;
     place(&call, &mut object)?;
-    let entry = store(&mut call, object).await?;
+    let ownership = Ownership::Recorded(manager_name(&call, false)?);
+    let entry = store(&mut call, object, &ownership).await?;
     Ok(call.entry(StatusCode::CREATED, &entry))
 }
 
 /// The body's namespace must be the request's; absent, it becomes that.
-fn place(call: &Call, object: &mut Object) -> Result<(), Status> {
+pub(super) fn place(call: &Call, object: &mut Object) -> Result<(), Status> {
     let asked = call.namespace();
     if call.row.scope == Scope::Cluster {
         object.meta.namespace = None;
@@ -48,7 +51,7 @@ fn place(call: &Call, object: &mut Object) -> Result<(), Status> {
 }
 
 /// Stores a decoded object that is in its place.
-async fn store(call: &mut Call, mut object: Object) -> Result<Arc<Entry>, Status> {
+pub(super) async fn store(call: &mut Call, mut object: Object, ownership: &Ownership) -> Result<Arc<Entry>, Status> {
     if object
         .meta
         .resource_version
@@ -62,6 +65,7 @@ async fn store(call: &mut Call, mut object: Object) -> Result<Arc<Entry>, Status
     own(&mut object, call);
     // What is wrong with the place comes before what is wrong with the object.
     namespace(call, &object).await?;
+    ownership.settle(call, None, &mut object)?;
     admission::admit(&Attributes::create(call), &mut object).await?;
     let mut attempts = if generated { NAME_ATTEMPTS } else { 1 };
     loop {
@@ -94,7 +98,6 @@ fn own(object: &mut Object, call: &Call) {
     meta.generation = None;
     meta.resource_version = None;
     meta.self_link = None;
-    meta.managed_fields = None;
 }
 
 /// Validates and commits; `None` when the name is taken.

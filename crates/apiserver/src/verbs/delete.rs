@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::pods::DELETED_BY;
 use api::status::Violation;
 use api::{Object, ResourceId, Status, Time};
 use http::{Response, StatusCode};
@@ -275,7 +276,11 @@ pub(crate) async fn delete_one(call: &Call, name: &str, key: &str, options: &Opt
                 });
             }
             Step::Remove => (vec![Op::Delete(key.to_owned())], None),
-            Step::Mark(marked) => {
+            Step::Mark(mut marked) => {
+                if row.has(Subresource::Binding) {
+                    let annotations = marked.meta.annotations.get_or_insert_default();
+                    annotations.insert(DELETED_BY.to_owned(), call.identity.user.clone());
+                }
                 let (stored, bytes) = write::encode(row, &marked)?;
                 (vec![Op::Put(key.to_owned(), bytes.clone())], Some((stored, bytes)))
             }

@@ -10,14 +10,23 @@ use http::{Response, StatusCode};
 use crate::body::Body;
 use crate::call::Call;
 use crate::codec::{self, FieldValidation, Parsed};
-use crate::patch::Patch;
+use crate::managed_fields::manager_name;
+use crate::patch::{APPLY, Patch};
 use crate::registry::Resource;
-use crate::write;
+use crate::verbs::apply;
+use crate::write::{self, Ownership};
 
 /// Applies the patch to what is stored and answers with what is stored then.
 pub(crate) async fn patch(mut call: Call) -> Result<Response<Body>, Status> {
     let validation = FieldValidation::of(&call)?;
     let media_type = call.content_type();
+    if media_type == APPLY {
+        return apply::apply(call).await;
+    }
+    if call.query.get("force").is_some() {
+        return Err(call.invalid_option(Violation::forbidden("force", "may not be specified for non-apply patch")));
+    }
+    let ownership = Ownership::Recorded(manager_name(&call, false)?);
     let bytes = call.read_body().await?;
     let (patch, duplicates) = Patch::read(&media_type, &bytes, call.core.limits.body_depth)?;
     let row = std::sync::Arc::clone(&call.row);
@@ -31,14 +40,20 @@ pub(crate) async fn patch(mut call: Call) -> Result<Response<Body>, Status> {
         }
         Ok(object)
     };
-    let outcome = write::change(&mut call, make).await?;
+    let outcome = write::change(&mut call, ownership, make).await?;
     Ok(call.entry(StatusCode::OK, outcome.entry()))
 }
 
 /// The object after the patch. Pure.
 fn patched(row: &Resource, patch: &Patch, current: &Object) -> Result<(Object, Vec<String>), Status> {
-    let mut value =
-        serde_json::to_value(current).map_err(|error| Status::internal(&format!("the stored object could not be encoded: {error}")))?;
+    // Few patches are about managed fields, and they are long.
+    let about_managers = patch.is_about_managed_fields();
+    let value = if about_managers {
+        serde_json::to_value(current)
+    } else {
+        current.value()
+    };
+    let mut value = value.map_err(|error| Status::internal(&format!("the stored object could not be encoded: {error}")))?;
     patch.apply(row.schema, &mut value)?;
     let (mut object, complaints) = codec::decode(
         row,
@@ -47,6 +62,9 @@ fn patched(row: &Resource, patch: &Patch, current: &Object) -> Result<(Object, V
             complaints: Vec::new(),
         },
     )?;
+    if !about_managers {
+        object.managed_fields.clone_from(&current.managed_fields);
+    }
     if object.meta.resource_version == current.meta.resource_version {
         // The patch did not name another one, so it may be applied to a newer
         // version just as well; one that names this version finds it changed

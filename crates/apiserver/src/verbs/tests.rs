@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use crate::testing::Rig;
 
+mod applies;
 mod protobuf;
 mod reads;
 mod watches;

@@ -5,13 +5,16 @@ use http::{Response, StatusCode};
 
 use crate::body::Body;
 use crate::call::Call;
+use crate::managed_fields::manager_name;
+use crate::write::Ownership;
 use crate::{codec, write};
 
 /// Replaces the object and answers with what is stored now.
 pub(crate) async fn update(mut call: Call) -> Result<Response<Body>, Status> {
     let mut object = codec::read(&mut call).await?;
     match_path(&call, &mut object)?;
-    let outcome = write::change(&mut call, |_, _| Ok(object.clone())).await?;
+    let ownership = Ownership::Recorded(manager_name(&call, false)?);
+    let outcome = write::change(&mut call, ownership, |_, _| Ok(object.clone())).await?;
     Ok(call.entry(StatusCode::OK, outcome.entry()))
 }
 

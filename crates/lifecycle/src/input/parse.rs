@@ -73,6 +73,7 @@ impl Desired {
                 at: at.into(),
                 grace: seconds(meta.deletion_grace_period_seconds.unwrap_or(30)),
             }),
+            deleted_by: meta.annotations.as_ref().and_then(|all| all.get(api::pods::DELETED_BY).cloned()),
             gone: false,
             rejection: None,
             eviction: None,

@@ -48,10 +48,14 @@ pub(crate) fn any_pending(w: World<'_>) -> bool {
     w.desired.all().any(|c| w.newest(&c.name).is_some_and(|view| pending(c, view)))
 }
 
+/// What the note on a failed `postStart` hook of this attempt says.
+pub(crate) fn noted_error(view: &ContainerView) -> Option<&str> {
+    view.notes.get(NOTE_POST_START).filter(|note| *note != DONE).map(String::as_str)
+}
+
 /// What a failed `postStart` hook of this attempt said.
 pub(crate) fn error<'a>(w: World<'a>, view: &'a ContainerView) -> Option<&'a str> {
-    let noted = view.notes.get(NOTE_POST_START).filter(|note| *note != DONE).map(String::as_str);
-    noted.or_else(|| {
+    noted_error(view).or_else(|| {
         let ended = w.memory.hooks.get(&(view.id.clone(), Hook::PostStart))?;
         ended.as_ref().err().map(String::as_str)
     })

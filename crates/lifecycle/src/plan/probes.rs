@@ -122,6 +122,12 @@ pub(crate) fn ready(w: World<'_>, container: &Container, view: &ContainerView) -
     container.probes.readiness.is_none() || known.unwrap_or_else(|| shown(w, view).is_some_and(|c| c.ready))
 }
 
+/// The probe an attempt is noted to be killed by.
+pub(crate) fn noted(view: &ContainerView) -> Option<ProbeKind> {
+    let note = view.notes.get(NOTE_KILLED)?;
+    ProbeKind::ALL.into_iter().find(|kind| kind.as_str() == note)
+}
+
 /// The probe that has this attempt killed.
 pub(crate) fn condemned(w: World<'_>, view: &ContainerView) -> Option<ProbeKind> {
     let kinds = [ProbeKind::Liveness, ProbeKind::Startup];

@@ -202,7 +202,13 @@ fn look_at_host() -> Result<Host, RuntimeError> {
     let trees = Trees::detect().map_err(|error| RuntimeError::Config(error.to_string()))?;
     let status = Path::new("/proc/self/status");
     let capabilities = Host::capabilities_of(&fs::read_to_string(status).map_err(doing("reading", status))?);
-    Ok(Host { trees, capabilities })
+    let score = Path::new("/proc/self/oom_score_adj");
+    let text = fs::read_to_string(score).map_err(doing("reading", score))?;
+    Ok(Host {
+        trees,
+        capabilities,
+        own_oom_score: text.trim().parse().unwrap_or_default(),
+    })
 }
 
 fn destroy(trees: &Trees, group: &Path) -> Result<(), RuntimeError> {

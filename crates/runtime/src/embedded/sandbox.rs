@@ -252,6 +252,7 @@ fn sandbox_spec(config: &SandboxConfig) -> SandboxSpec {
         own_ipc: !config.host_ipc,
         shared_pid: config.share_process_namespace && !config.host_pid,
         hostname: config.hostname.clone(),
+        sysctls: config.sysctls.clone(),
         limits: limits(&config.resources),
     }
 }

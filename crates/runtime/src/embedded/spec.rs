@@ -112,6 +112,7 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
             "env": environment(sandbox, container, image),
             "cwd": cwd,
             "noNewPrivileges": container.no_new_privileges,
+            "oomScoreAdj": host.oom_score(container.oom_score),
             "capabilities": {"bounding": capabilities, "effective": held, "permitted": held},
         },
         "mounts": mounts(parts),
@@ -157,6 +158,7 @@ pub(super) fn user(sandbox: &SandboxConfig, container: &ContainerConfig, image: 
         uid: run_as.uid,
         gid: run_as.gid,
         groups: run_as.supplemental_gids.clone(),
+        only_these_groups: run_as.only_these_groups,
     })
 }
 

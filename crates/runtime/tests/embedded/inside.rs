@@ -47,6 +47,7 @@ async fn root_users_are_who_they_should_be() {
         uid: Some(101),
         gid: None,
         supplemental_gids: vec![9],
+        only_these_groups: false,
     };
     let config = ContainerConfig {
         run_as,
@@ -164,6 +165,47 @@ async fn root_system_calls_are_filtered_unless_asked_otherwise() {
     node.runtime.run_sandbox(&node.sandbox(6)).await.unwrap();
     let refusal = node.runtime.create(&Node::uid(6), &own).await.unwrap_err();
     assert!(refusal.to_string().starts_with("cannot load seccomp profile"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_kernel_parameters_are_the_pods_own() {
+    let node = Node::new("sysctls").await;
+    let asked = [("net.ipv4.ip_local_port_range", "40000 50000"), ("kernel.shm_rmid_forced", "1")];
+    let sandbox = SandboxConfig {
+        sysctls: asked.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        ..node.sandbox(1)
+    };
+    let before = std::fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap();
+    node.runtime.run_sandbox(&sandbox).await.unwrap();
+    let text = "cat /proc/sys/net/ipv4/ip_local_port_range /proc/sys/kernel/shm_rmid_forced";
+    let id = node.start(1, &script("app", text)).await;
+    assert_eq!(node.exit(1, &id).await.code, 0);
+    assert_eq!(node.lines(1, "app"), ["stdout F 40000\t50000", "stdout F 1"]);
+    assert_eq!(std::fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap(), before);
+    let sandbox = SandboxConfig {
+        sysctls: vec![("net.ipv4.no_such_thing".to_owned(), "1".to_owned())],
+        ..node.sandbox(2)
+    };
+    let refusal = node.runtime.run_sandbox(&sandbox).await.unwrap_err().to_string();
+    assert!(refusal.contains("net.ipv4.no_such_thing"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_the_oom_score_is_the_containers() {
+    let node = Node::new("oom-score").await;
+    let config = ContainerConfig {
+        oom_score: 700,
+        ..script("app", "cat /proc/self/oom_score_adj; exec sleep 1000")
+    };
+    node.runtime.run_sandbox(&node.sandbox(1)).await.unwrap();
+    let id = node.start(1, &config).await;
+    node.until_log(1, "app", "700").await;
+    let request = ExecRequest {
+        command: vec!["cat".into(), "/proc/self/oom_score_adj".into()],
+        timeout: Some(Duration::from_secs(30)),
+    };
+    let done = node.runtime.exec(&Node::uid(1), &id, request).await.unwrap();
+    assert_eq!((done.code, done.output.as_slice()), (0, &b"700\n"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

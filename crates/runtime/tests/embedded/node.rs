@@ -283,6 +283,7 @@ pub(crate) fn sandbox(root: &Path, n: u32) -> SandboxConfig {
         share_process_namespace: false,
         resolv_conf: "nameserver 10.0.0.10\n".into(),
         host_aliases: Vec::new(),
+        sysctls: Vec::new(),
         log_dir: root.join("logs").join(n.to_string()),
         resources: Resources::default(),
     }

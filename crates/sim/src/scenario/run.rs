@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use api::Time;
 use api::node::{ExitCause, Uid};
 use api::typed::{EphemeralContainer, Pod, PodCondition};
+use lifecycle::flight::{Next, Outlook, Transition};
 use lifecycle::{Eviction, Failure, FailureClass, ProbeKind, Probed, Rejection};
 use serde_json::{Value, json};
 
@@ -144,6 +146,7 @@ impl Run {
             ["show", name] => return Ok(Some(self.show(name))),
             ["conditions"] => return Ok(Some(self.conditions())),
             ["phase"] => return Ok(Some(self.phase())),
+            ["why"] => return Ok(Some(self.why())),
             _ => return self.misfortune(line, &words).map(|()| None),
         }
         Ok(None)
@@ -284,6 +287,27 @@ impl Run {
             .collect()
     }
 
+    /// The flight so far, and the outlook.
+    fn why(&mut self) -> Vec<String> {
+        self.world.trace.take();
+        let flight = self.world.flights.remove(&self.uid).unwrap_or_default();
+        if let Some(entry) = flight.iter().find(|entry| !survives(entry)) {
+            self.world.broken(&format!("a transition does not survive JSON: {entry:?}"));
+        }
+        let time = |at: Time| format!("{:.3}s", trace::since_start(at).as_secs_f64());
+        let mut lines: Vec<String> = flight.iter().map(|entry| format!("{:<9} {entry}", time(entry.at))).collect();
+        let outlook = self.world.machine(&self.uid).map(|machine| machine.outlook(self.world.now));
+        let Outlook { next, containers } = outlook.unwrap_or_default();
+        let mut tell = |name: &str, next: Vec<Next>| {
+            let about = if name.is_empty() { String::new() } else { format!("{name}: ") };
+            let when = |at: Option<Time>| at.map_or_else(|| "next".to_owned(), |at| format!("at {}", time(at)));
+            lines.extend(next.iter().map(|next| format!("-> {about}{}: {}", when(next.at), next.what)));
+        };
+        tell("", next);
+        containers.into_iter().for_each(|container| tell(&container.name, container.next));
+        lines
+    }
+
     fn phase(&self) -> Vec<String> {
         let Some(status) = self.world.status(&self.uid) else {
             return vec!["not in the API".to_owned()];
@@ -298,6 +322,13 @@ impl Run {
         .flatten()
         .collect()
     }
+}
+
+/// Whether a transition is the same after it was written and read.
+fn survives(entry: &Transition) -> bool {
+    let written = serde_json::to_value(entry).ok();
+    let read = written.clone().and_then(|value| serde_json::from_value::<Transition>(value).ok());
+    written.is_some() && read.and_then(|entry| serde_json::to_value(entry).ok()) == written
 }
 
 /// A JSON object, one field a line.

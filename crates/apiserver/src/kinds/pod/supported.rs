@@ -205,25 +205,6 @@ const POD: &[Missing<OfPod>] = &[
         },
     },
     Missing {
-        what: "leave out the groups of the image",
-        at: |spec| {
-            let policy = spec
-                .security_context
-                .as_ref()
-                .and_then(|context| context.supplemental_groups_policy.as_deref());
-            given("securityContext.supplementalGroupsPolicy", policy == Some("Strict"))
-        },
-    },
-    Missing {
-        what: "set sysctls",
-        at: |spec| {
-            spec.security_context
-                .as_ref()
-                .map(|context| many("securityContext.sysctls", &context.sysctls))
-                .unwrap_or_default()
-        },
-    },
-    Missing {
         what: "run Windows containers",
         at: |spec| {
             spec.security_context

@@ -75,6 +75,8 @@ pub(in crate::embedded) struct Host {
     pub(in crate::embedded) trees: Trees,
     /// Capabilities this process may pass on, one bit each.
     pub(in crate::embedded) capabilities: u64,
+    /// The OOM score of this process, which containers start from.
+    pub(in crate::embedded) own_oom_score: i32,
 }
 
 impl Host {
@@ -82,6 +84,16 @@ impl Host {
     pub(in crate::embedded) fn capabilities_of(status: &str) -> u64 {
         let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
         line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+    }
+
+    /// The score to set: lower than its own only what may raise limits can.
+    /// Source: containerd, `restrict_oom_score_adj`; proc(5).
+    pub(in crate::embedded) fn oom_score(&self, wanted: i32) -> i32 {
+        if self.has("SYS_RESOURCE") {
+            wanted
+        } else {
+            wanted.max(self.own_oom_score)
+        }
     }
 
     /// What is missing of what containers may ask for.

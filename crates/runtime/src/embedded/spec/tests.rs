@@ -11,6 +11,7 @@ fn host(mounts: &str) -> Host {
     Host {
         trees: shim::cgroup::Trees::from_mountinfo(mounts),
         capabilities: Host::capabilities_of("Name:\tx\nCapBnd:\t000001fffeffffff\n"),
+        own_oom_score: 0,
     }
 }
 
@@ -27,6 +28,7 @@ fn sandbox() -> SandboxConfig {
         share_process_namespace: false,
         resolv_conf: String::new(),
         host_aliases: Vec::new(),
+        sysctls: Vec::new(),
         log_dir: "/logs".into(),
         resources: Resources::default(),
     }

@@ -85,10 +85,6 @@ fn parts_of_a_pod() {
             "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution",
         ),
         (json!({ "securityContext": { "fsGroup": 1 } }), "securityContext.fsGroup"),
-        (
-            json!({ "securityContext": { "sysctls": [{ "name": "net.a", "value": "1" }] } }),
-            "securityContext.sysctls",
-        ),
     ];
     for (mut spec, path) in rows {
         spec["containers"] = json!([{ "name": "a", "image": "i" }]);
