@@ -50,6 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         )),
         limits: Limits::default(),
         ranges: Ranges::default(),
+        baseline_namespaces: false,
         version: Version::default(),
         clock: Arc::new(now),
     };

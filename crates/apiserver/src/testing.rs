@@ -147,6 +147,7 @@ impl Rig {
             tokens: crate::testing::tokens(),
             limits,
             ranges,
+            baseline_namespaces: false,
             version: Version::default(),
             clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
         };
@@ -166,17 +167,24 @@ impl Rig {
 
     /// Another server over the same store.
     pub(crate) async fn sibling(&self, ranges: Ranges) -> ApiServer {
+        self.sibling_with(|config| config.ranges = ranges).await
+    }
+
+    /// The same, with a configuration of its own.
+    pub(crate) async fn sibling_with(&self, configure: impl FnOnce(&mut Config)) -> ApiServer {
         let clock = Arc::clone(&self.now_s);
-        let config = Config {
+        let mut config = Config {
             store: Arc::clone(&self.store),
             registry: kinds::builtin(),
             nodes: Arc::new(EchoNode),
             tokens: crate::testing::tokens(),
             limits: Limits::default(),
-            ranges,
+            ranges: Ranges::default(),
+            baseline_namespaces: false,
             version: Version::default(),
             clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
         };
+        configure(&mut config);
         ApiServer::start(config).await.unwrap()
     }
 

@@ -72,6 +72,7 @@ impl Cluster {
             tokens: tokens(),
             ranges: apiserver::Ranges::default(),
             limits: Limits::default(),
+            baseline_namespaces: false,
             version: Version::default(),
             clock: Arc::new(|| jiff::Timestamp::now().into()),
         };

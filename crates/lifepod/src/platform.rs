@@ -271,6 +271,7 @@ async fn start_api(
         tokens,
         limits: Limits::default(),
         ranges,
+        baseline_namespaces: up.baseline_namespaces,
         version: version.clone(),
         clock: Arc::new(move || clock.now()),
     };

@@ -138,6 +138,17 @@ impl Plugin for PodSecurity {
         pods && matches!(asked.subresource, "" | "ephemeralcontainers") || asked.is("", "namespaces") || template_path(asked).is_some()
     }
 
+    /// Where that was asked for, new namespaces are baseline; the system's own
+    /// are not.
+    async fn admit(&self, asked: &Attributes<'_>, object: &mut Object) -> Result<(), Status> {
+        let label = format!("{PREFIX}enforce");
+        if asked.lookup.core.baseline_namespaces && asked.creates("", "namespaces") && asked.identity.user != "system:apiserver" {
+            let labels = object.meta.labels.get_or_insert_default();
+            labels.entry(label).or_insert_with(|| Level::Baseline.name().to_owned());
+        }
+        Ok(())
+    }
+
     async fn validate(&self, asked: &Attributes<'_>, object: &Object, warnings: &mut Vec<String>) -> Result<(), Status> {
         if asked.row.id.plural == "namespaces" {
             return namespace(asked, object, warnings).await;

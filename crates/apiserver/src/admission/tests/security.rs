@@ -163,3 +163,26 @@ async fn labels_that_make_no_sense_are_refused() {
         r#"422 Namespace "default" is invalid: metadata.labels[pod-security.kubernetes.io/warn-version]: Invalid value: "1.7": must be "latest" or "v1.x""#
     );
 }
+
+#[tokio::test]
+async fn new_namespaces_are_baseline_where_that_was_asked_for() {
+    let rig = Rig::new().await;
+    let strict = rig.sibling_with(|config| config.baseline_namespaces = true).await;
+    let make = |manifest: Value| {
+        let server = strict.clone();
+        async move {
+            let request = http::Request::post("/api/v1/namespaces")
+                .header("content-type", "application/json")
+                .body(crate::body::full(manifest.to_string()))
+                .unwrap();
+            let response = server.handle(Some(Rig::admin()), request).await;
+            let text = crate::body::read(response.into_body(), 1 << 20).await.unwrap();
+            serde_json::from_slice::<Value>(&text).unwrap()["metadata"]["labels"]["pod-security.kubernetes.io/enforce"].clone()
+        }
+    };
+    assert_eq!(make(json!({"metadata": {"name": "one"}})).await, "baseline");
+    let own = json!({"metadata": {"name": "two", "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
+    assert_eq!(make(own).await, "privileged");
+    let system = rig.get("/api/v1/namespaces/kube-system").await.json();
+    assert_eq!(system["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], Value::Null);
+}
