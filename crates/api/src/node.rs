@@ -135,6 +135,40 @@ pub enum RunState {
     Exited(Exit),
 }
 
+/// What the pods of a node use of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeUsage {
+    /// Most memory all pods together may have, if their cgroup, or one around
+    /// it, is limited.
+    pub memory_limit_bytes: Option<u64>,
+    /// Memory of all pods that cannot be taken back at once.
+    pub memory_bytes: u64,
+    /// By pod.
+    pub pods: BTreeMap<Uid, PodUsage>,
+}
+
+/// What a pod uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodUsage {
+    /// Memory that cannot be taken back at once: the working set.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub processes: u64,
+    /// By name, the newest attempt of each.
+    pub containers: BTreeMap<String, ContainerUsage>,
+}
+
+/// What a container uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerUsage {
+    /// Working set.
+    pub memory_bytes: u64,
+    /// Its writable layer and its logs.
+    pub disk_bytes: u64,
+    /// Files in them.
+    pub inodes: u64,
+}
+
 /// How a container attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {

@@ -48,6 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             "",
             tokens::key::SigningKey::ephemeral()?,
         )),
+        audit: None,
         limits: Limits::default(),
         ranges: Ranges::default(),
         baseline_namespaces: false,

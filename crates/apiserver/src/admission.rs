@@ -11,6 +11,7 @@
 //! Source: Kubernetes "Admission Control in Kubernetes"; upstream
 //! `pkg/kubeapiserver/options/plugins.go` `AllOrderedPlugins` for the order.
 
+mod certificate_signers;
 mod certificates;
 mod default_tolerations;
 mod limit_ranger;
@@ -41,6 +42,7 @@ const CHAIN: &[&dyn Plugin] = &[
     &default_tolerations::DefaultTolerations,
     &runtime_class::RuntimeClass,
     &certificates::Certificates,
+    &certificate_signers::CertificateSigners,
 ];
 
 /// What is done to the object.

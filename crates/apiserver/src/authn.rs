@@ -2,6 +2,7 @@
 //! a token ([`bearer`]), or whom they may act as ([`impersonation`]).
 
 pub(crate) mod bearer;
+mod bootstrap_token;
 pub(crate) mod impersonation;
 
 use std::collections::BTreeMap;

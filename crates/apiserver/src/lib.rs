@@ -6,7 +6,8 @@
 //! `verbs/create.rs` and `write.rs` (a write from body to store), `admission.rs`
 //! (rules for many kinds), `allocate.rs` (what must be unique among objects),
 //! `expiry.rs` (objects that live for a while), `hub.rs` and `verbs/watch.rs`
-//! (from the store to watchers), [`serve`] and [`pki`] (the HTTPS front).
+//! (from the store to watchers), [`sealed`] (what is encrypted on disk),
+//! [`audit`] (what is kept of every request), `fairness.rs`, [`serve`] and [`pki`] (the HTTPS front).
 //!
 //! This crate does not know any other component: schedulers, controllers and
 //! kubelets are callers with an identity, in this process or elsewhere. Nodes
@@ -18,6 +19,7 @@
 
 mod admission;
 mod allocate;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
@@ -26,6 +28,7 @@ mod codec;
 mod discovery;
 mod entropy;
 mod expiry;
+mod fairness;
 mod health;
 mod hub;
 pub mod kinds;
@@ -40,6 +43,7 @@ pub mod registry;
 pub mod request;
 mod respond;
 mod reviews;
+pub mod sealed;
 mod select;
 pub mod serve;
 pub mod server;

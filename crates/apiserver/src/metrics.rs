@@ -15,7 +15,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::authn::Identity;
 use crate::body::Body;
+use crate::fairness::{Callers, Class, Turn, is_own};
 use crate::request::{ResourceRequest, Verb};
 use crate::respond;
 use crate::server::{Core, Limits};
@@ -81,6 +83,11 @@ struct Stored {
     resource: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditLabels {
+    outcome: &'static str,
+}
+
 /// Source: upstream `requestLatencies` buckets, thinned.
 const BUCKETS_S: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0,
@@ -98,6 +105,8 @@ pub(crate) struct Metrics {
     reads: Arc<AtomicU64>,
     writes: Arc<AtomicU64>,
     streams: Arc<AtomicU64>,
+    callers: Callers,
+    audited: Family<AuditLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -124,6 +133,12 @@ impl Default for Metrics {
         );
         registry.register("apiserver_dropped_requests", "Requests refused with 429", Family::clone(&rejected));
         registry.register("apiserver_watch_events", "Events sent to watchers", Family::clone(&watch_events));
+        let audited: Family<AuditLabels, Gauge> = Family::default();
+        registry.register(
+            "apiserver_audit_records",
+            "Records of the audit log, by what became of them",
+            audited.clone(),
+        );
         registry.register("apiserver_storage_objects", "Objects stored", Family::clone(&objects));
         let count = || Arc::new(AtomicU64::new(0));
         Self {
@@ -137,6 +152,8 @@ impl Default for Metrics {
             reads: count(),
             writes: count(),
             streams: count(),
+            callers: Callers::default(),
+            audited,
         }
     }
 }
@@ -145,6 +162,8 @@ impl Default for Metrics {
 pub(crate) struct Permit {
     count: Arc<AtomicU64>,
     gauge: Gauge,
+    /// The caller's own count.
+    turn: Option<Turn>,
 }
 
 impl Drop for Permit {
@@ -156,12 +175,13 @@ impl Drop for Permit {
 
 impl Metrics {
     /// Takes a request in, unless too many of its kind are being answered.
-    pub(crate) fn admit(&self, limits: &Limits, verb: Verb, stream: bool) -> Result<Permit, Status> {
-        let (count, limit, request_kind) = match (stream, verb.reads()) {
-            (true, _) => (&self.streams, limits.streams, "longRunning"),
-            (false, true) => (&self.reads, limits.reads, "readOnly"),
-            (false, false) => (&self.writes, limits.writes, "mutating"),
+    pub(crate) fn admit(&self, limits: &Limits, identity: &Identity, verb: Verb, stream: bool) -> Result<Permit, Status> {
+        let (count, limit, request_kind, class) = match (stream, verb.reads()) {
+            (true, _) => (&self.streams, limits.streams, "longRunning", Class::Stream),
+            (false, true) => (&self.reads, limits.reads, "readOnly", Class::Read),
+            (false, false) => (&self.writes, limits.writes, "mutating", Class::Write),
         };
+        let turn = self.callers.take(identity, class, limits);
         let labels = InFlight { request_kind };
         let before = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let gauge = self.in_flight.get_or_create(&labels).clone();
@@ -169,8 +189,10 @@ impl Metrics {
         let permit = Permit {
             count: Arc::clone(count),
             gauge,
+            turn: turn,
         };
-        if before >= limit as u64 {
+        // A flood of others' must not keep the cluster's own parts out.
+        if permit.turn.is_none() || before >= limit as u64 && !is_own(identity) {
             self.rejected.get_or_create(&labels).inc();
             drop(permit);
             return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
@@ -213,6 +235,13 @@ impl Metrics {
                     resource: row.id.qualified(),
                 })
                 .set(count);
+        }
+        if let Some(log) = &core.audit {
+            let counts = log.counts();
+            for (outcome, count) in [("written", &counts.written), ("dropped", &counts.dropped)] {
+                let count = i64::try_from(count.load(std::sync::atomic::Ordering::Relaxed)).unwrap_or(i64::MAX);
+                self.audited.get_or_create(&AuditLabels { outcome }).set(count);
+            }
         }
         let mut text = String::new();
         match encode(&mut text, &self.registry) {

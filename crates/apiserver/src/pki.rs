@@ -3,6 +3,8 @@
 //! Keys are ECDSA P-256. Files that hold a key are written to a temporary
 //! name with mode 0600, synced, and renamed.
 
+pub mod request;
+
 use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -84,6 +86,12 @@ pub enum PkiError {
         user: String,
         /// What was asked for.
         groups: Vec<String>,
+    },
+    /// A request for a certificate is none.
+    #[error("the request for a certificate cannot be used: {why}")]
+    Request {
+        /// What is wrong with it.
+        why: String,
     },
     /// TLS would not take the certificate or key.
     #[error("TLS does not accept the {what}")]

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Peer;
 use crate::authn::{self, Identity};
 use crate::body::{Body, BodyError};
 use crate::server::ApiServer;
@@ -30,9 +32,13 @@ use crate::server::ApiServer;
 pub struct ConnectionLimits {
     /// Connections at a time; more wait in the kernel's queue.
     pub connections: usize,
+    /// Of these, those of clients that show no certificate; more are closed.
+    /// Whoever cannot say who they are must not keep the others out.
+    pub strangers: usize,
     /// For the TLS handshake.
     pub handshake_timeout: Duration,
-    /// For the headers of an HTTP/1.1 request, and so for idle connections.
+    /// For the headers of an HTTP/1.1 request, and so for idle connections;
+    /// and for the first request, whatever is spoken.
     pub header_timeout: Duration,
     /// Between pings that find out whether an HTTP/2 client is still there.
     pub ping_interval: Duration,
@@ -40,6 +46,8 @@ pub struct ConnectionLimits {
     pub ping_timeout: Duration,
     /// Requests at a time on one HTTP/2 connection.
     pub streams: u32,
+    /// Of the headers of one request.
+    pub header_bytes: u32,
     /// For running requests to end after shutdown began; watches are cut.
     pub drain_timeout: Duration,
 }
@@ -48,11 +56,14 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 2_048,
+            strangers: 1_024,
             handshake_timeout: Duration::from_secs(10),
-            header_timeout: Duration::from_secs(90),
+            // Source: upstream `ReadHeaderTimeout`.
+            header_timeout: Duration::from_secs(32),
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(15),
             streams: 250,
+            header_bytes: 64 << 10,
             drain_timeout: Duration::from_secs(5),
         }
     }
@@ -64,7 +75,9 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, api: ApiServer
     let front = Arc::new(Front {
         acceptor: TlsAcceptor::from(tls),
         api,
-        http: http(&limits),
+        http1: http(&limits).http1_only(),
+        http2: http(&limits).http2_only(),
+        strangers: Semaphore::new(limits.strangers),
         limits,
         shutdown,
     });
@@ -114,19 +127,25 @@ async fn accept_failed(error: &io::Error) {
 
 fn http(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.header_bytes as usize);
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(limits.ping_interval)
         .keep_alive_timeout(limits.ping_timeout)
-        .max_concurrent_streams(limits.streams);
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.header_bytes);
     http
 }
 
 struct Front {
     acceptor: TlsAcceptor,
     api: ApiServer,
-    http: auto::Builder<TokioExecutor>,
+    http1: auto::Builder<TokioExecutor>,
+    http2: auto::Builder<TokioExecutor>,
+    strangers: Semaphore,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
 }
@@ -164,16 +183,45 @@ impl Front {
                     None
                 }
             });
+        let stranger = if identity.is_none() {
+            self.strangers.try_acquire().ok()
+        } else {
+            None
+        };
+        if identity.is_none() && stranger.is_none() {
+            tracing::debug!(%peer, "too many connections without a client certificate");
+            return;
+        }
+        let asked = AtomicBool::new(false);
         let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+            asked.store(true, Ordering::Relaxed);
             let (api, identity) = (self.api.clone(), identity.clone());
             let mut request = request.map(|body| body.map_err(BodyError::from).boxed_unsync());
+            request.extensions_mut().insert(Peer(peer.ip()));
             // Watches would keep a connection from draining.
             request.extensions_mut().insert(self.shutdown.clone());
             async move { Ok::<_, Infallible>(contained(&api, identity, request).await) }
         });
-        let mut connection = pin!(self.http.serve_connection_with_upgrades(TokioIo::new(tls), service));
+        // What TLS agreed on, not what the first bytes look like: nobody waits
+        // for those.
+        let http = if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
+            &self.http2
+        } else {
+            &self.http1
+        };
+        let mut connection = pin!(http.serve_connection_with_upgrades(TokioIo::new(tls), service));
+        let silent = async {
+            tokio::time::sleep(self.limits.header_timeout).await;
+            if asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = silent => {
+                tracing::debug!(%peer, "no request came");
+                return;
+            }
             () = self.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Seen;
 use crate::authn::Identity;
 use crate::authz::{Authorizer, bootstrap, rules};
 use crate::body::{self, Body};
@@ -27,7 +28,7 @@ use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
 use crate::tokens::{self, Tokens};
 use crate::wish::Wish;
-use crate::{authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, verbs};
+use crate::{audit, authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
 /// handed a [`Time`].
@@ -58,6 +59,12 @@ pub struct Limits {
     pub writes: usize,
     /// Watches and followed logs at a time; more get 429.
     pub streams: usize,
+    /// Of [`reads`](Self::reads), those of one caller who is no master.
+    pub user_reads: usize,
+    /// Of [`writes`](Self::writes), those of one caller who is no master.
+    pub user_writes: usize,
+    /// Of [`streams`](Self::streams), those of one caller who is no master.
+    pub user_streams: usize,
     /// Events a watcher may be behind before it is dropped.
     pub watcher_events: usize,
     /// Events a hub keeps for watches that resume.
@@ -86,6 +93,9 @@ impl Default for Limits {
             reads: 400,
             writes: 200,
             streams: 4_096,
+            user_reads: 200,
+            user_writes: 100,
+            user_streams: 2_048,
             watcher_events: 1_024,
             hub_events: 1_024,
             hub_bytes: 1 << 20,
@@ -130,6 +140,8 @@ pub struct Config {
     pub nodes: Arc<dyn NodeProxy>,
     /// ServiceAccount tokens.
     pub tokens: Arc<Tokens>,
+    /// Where requests are recorded; `None` for nowhere.
+    pub audit: Option<audit::Log>,
     /// What requests may cost.
     pub limits: Limits,
     /// What objects are given, such as the addresses of Services. Servers over
@@ -181,6 +193,7 @@ pub(crate) struct Core {
     pub(crate) nodes: Arc<dyn NodeProxy>,
     pub(crate) authorizer: Authorizer,
     pub(crate) tokens: Arc<Tokens>,
+    pub(crate) audit: Option<audit::Log>,
     pub(crate) limits: Limits,
     pub(crate) version: Version,
     pub(crate) clock: Clock,
@@ -209,6 +222,12 @@ impl Core {
             .get(row.storage)
             .expect("a hub is made for the storage of every row at start, and rows are not added later")
     }
+}
+
+/// What is noted of a request while it is answered.
+struct Notes {
+    labels: Labels,
+    seen: Option<Seen>,
 }
 
 /// A running API server. Clones share it; it ends with the last of them.
@@ -252,6 +271,7 @@ impl ApiServer {
                 registry: config.registry,
                 nodes: config.nodes,
                 tokens: config.tokens,
+                audit: config.audit,
                 limits: config.limits,
                 version: config.version,
                 clock: config.clock,
@@ -363,7 +383,11 @@ impl ApiServer {
         let started = Instant::now();
         let head = request.method() == Method::HEAD;
         let wish = Wish::of(&request);
-        let mut labels = Labels::default();
+        let path = request.uri().path().to_owned();
+        let mut notes = Notes {
+            labels: Labels::default(),
+            seen: core.audit.as_ref().map(|_| Seen::of(&request, (core.clock)())),
+        };
         let answer = if core.closing.is_cancelled() {
             Err(Status::unavailable("the server is shutting down"))
         } else {
@@ -373,7 +397,7 @@ impl ApiServer {
                 Some(_) => core.limits.proxy_timeout,
                 None => core.limits.request_timeout,
             };
-            let answering = Box::pin(self.answer(identity, request, &mut labels));
+            let answering = Box::pin(self.answer(identity, request, &mut notes));
             tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| {
                 Err(Status::timeout(format!(
                     "the request was not finished within {} seconds",
@@ -381,16 +405,25 @@ impl ApiServer {
                 )))
             })
         };
-        let response = wish.fulfil(answer.unwrap_or_else(|status| respond::status(&status))).await;
-        core.metrics.observe(labels, response.status(), started.elapsed());
+        if let Some(seen) = &mut notes.seen {
+            seen.answered(&answer);
+        }
+        let mut response = wish.fulfil(answer.unwrap_or_else(|status| respond::status(&status))).await;
+        core.metrics.observe(notes.labels, response.status(), started.elapsed());
+        if let (Some(log), Some(seen)) = (&core.audit, notes.seen) {
+            response = audit::finish(log, seen, &path, response, &core.clock);
+        }
         if head { response.map(|_| body::empty()) } else { response }
     }
 
-    async fn answer(&self, identity: Option<Identity>, mut request: Request<Body>, labels: &mut Labels) -> Result<Response<Body>, Status> {
+    async fn answer(&self, identity: Option<Identity>, mut request: Request<Body>, notes: &mut Notes) -> Result<Response<Body>, Status> {
         let asked = Query::parse(request.uri().query().unwrap_or_default())
             .and_then(|query| Ok((request::target(request.method(), request.uri().path(), &query)?, query)));
         if let Ok((Target::Resource(asked), query)) = &asked {
-            labels.set(asked, query.get("dryRun").is_some());
+            notes.labels.set(asked, query.get("dryRun").is_some());
+            if let Some(seen) = &mut notes.seen {
+                seen.asked = Some(asked.clone());
+            }
         }
         if let Ok((Target::Path(path), query)) = &asked
             && let Some(response) = health::answer(&self.core, path, query)
@@ -406,7 +439,18 @@ impl ApiServer {
         // Nobody learns from us what is served here, or what is wrong with
         // their request.
         let identity = identity.ok_or_else(Status::unauthorized)?;
-        let identity = authn::impersonation::apply(&self.core.authorizer, identity, request.headers_mut())?;
+        if let Some(seen) = &mut notes.seen {
+            seen.user = Some(identity.clone());
+        }
+        let identity = match authn::impersonation::apply(&self.core.authorizer, &identity, request.headers_mut())? {
+            Some(other) => {
+                if let Some(seen) = &mut notes.seen {
+                    seen.impersonated = Some(other.clone());
+                }
+                other
+            }
+            None => identity,
+        };
         match asked? {
             (Target::Path(path), query) => self.path(&identity, &path, &query, &request),
             (Target::Resource(asked), query) => self.resource(identity, asked, query, request).await,
@@ -454,7 +498,7 @@ impl ApiServer {
             "log" => query.boolean("follow")?.unwrap_or(false),
             subresource => subresource == Subresource::Proxy.name() || asked.verb == Verb::Watch,
         };
-        let permit = core.metrics.admit(&core.limits, asked.verb, follows)?;
+        let permit = core.metrics.admit(&core.limits, &identity, asked.verb, follows)?;
         // Whoever changed a role sees what came of it with the next request.
         let settles = asked.group == rules::GROUP && !asked.verb.reads();
         let mut call = Call::new(Arc::clone(core), identity, Arc::clone(row), asked, query, request)?;

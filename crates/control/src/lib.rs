@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub mod backend;
+pub mod cluster_role_aggregation;
+pub mod csr;
 pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoints;
@@ -39,6 +41,8 @@ pub struct Options {
     /// The cluster's CA certificate for the ConfigMap `kube-root-ca.crt` of
     /// every namespace; `None` for no such ConfigMaps.
     pub root_ca_pem: Option<String>,
+    /// Who signs requests for certificates; `None` leaves them alone.
+    pub signer: Option<Arc<dyn csr::Signer>>,
 }
 
 /// Makes the clients of controllers.
@@ -70,6 +74,7 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
         controllers,
         scheduler,
         root_ca_pem,
+        signer,
     } = options;
     let mut tasks = JoinSet::new();
     tasks.spawn(scheduler::run(scheduler_client, scheduler, shutdown.clone()));
@@ -82,6 +87,13 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
     tasks.spawn(disruption::run(controllers.client("disruption-controller"), shutdown.clone()));
     tasks.spawn(quota::run(controllers.client("resourcequota-controller"), shutdown.clone()));
     tasks.spawn(garbage::run(controllers.client("generic-garbage-collector"), shutdown.clone()));
+    tasks.spawn(cluster_role_aggregation::run(
+        controllers.client("clusterrole-aggregation-controller"),
+        shutdown.clone(),
+    ));
+    if let Some(signer) = signer {
+        tasks.spawn(csr::run(controllers.client("certificate-controller"), signer, shutdown.clone()));
+    }
     if let Some(ca_pem) = root_ca_pem {
         tasks.spawn(namespace_content::root_certificates(
             controllers.client("root-ca-cert-publisher"),

@@ -70,6 +70,7 @@ impl Cluster {
             registry: kinds::builtin(),
             nodes: Arc::new(NoNodes),
             tokens: tokens(),
+            audit: None,
             ranges: apiserver::Ranges::default(),
             limits: Limits::default(),
             baseline_namespaces: false,
@@ -108,6 +109,7 @@ impl Cluster {
             controllers: control::Controllers::new(client.clone()),
             scheduler: control::scheduler::Options::new("host-1", 1),
             root_ca_pem: Some("PEM".to_owned()),
+            signer: None,
         };
         let mut cluster = Self {
             admin: client(client::Identity::admin("admin")),

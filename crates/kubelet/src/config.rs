@@ -191,6 +191,8 @@ pub fn container(
     for gid in pod_security.supplemental_groups.iter().flatten() {
         supplemental_gids.extend(id("spec.securityContext.supplementalGroups", Some(*gid))?);
     }
+    // Its volumes are given to this group.
+    supplemental_gids.extend(id("spec.securityContext.fsGroup", pod_security.fs_group)?);
     let known: BTreeMap<&str, &str> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let expand_all = |words: &Option<Vec<String>>| {
         let words = words.iter().flatten();

@@ -6,11 +6,12 @@ use api::Uid;
 use api::pods;
 use api::typed::{Node, Pod};
 use lifecycle::{Failure, FailureClass, Outcome};
-use runtime::RuntimeError;
+use runtime::{ContainerConfig, RuntimeError};
 
 use crate::config::{self, ThisNode};
 use crate::environment::{self, Surroundings};
 use crate::execute::{Ports, failure};
+use crate::volumes::mounts;
 
 /// Makes an attempt, with its variables resolved now.
 ///
@@ -19,11 +20,15 @@ use crate::execute::{Ports, failure};
 pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, attempt: u32) -> Result<Outcome, Failure> {
     let unusable = |error: &dyn std::error::Error| Failure::new(FailureClass::CreateContainerConfigError, error.to_string());
     let variables = variables(ports, uid, pod, name).await?;
+    let wire = config::wire(pod, name).map_err(|error| unusable(&error))?;
+    let mounts = mounts::of(pod, &wire, &variables, |volume| ports.volumes.place(uid, volume))
+        .map_err(|error| Failure::new(FailureClass::CreateContainerConfigError, error))?;
     let node = ThisNode {
         seccomp_root: &ports.seccomp_root,
         memory_capacity_bytes: memory_capacity_bytes(&ports.node.borrow()),
     };
     let config = config::container(pod, name, attempt, variables, &node).map_err(|error| unusable(&error))?;
+    let config = ContainerConfig { mounts, ..config };
     let created = ports.runtime.create(uid, &config).await;
     created.map(|_| Outcome::Done).map_err(|error| {
         let class = match error {
@@ -53,16 +58,11 @@ async fn variables(ports: &Ports, uid: &Uid, pod: &Pod, name: &str) -> Result<Ve
         .get(uid)
         .and_then(|known| known.observed.sandbox.as_ref().map(|sandbox| sandbox.ips.clone()))
         .unwrap_or_default();
-    let allocatable = {
-        let node = ports.node.borrow();
-        let status = node.status.as_ref();
-        status.and_then(|status| status.allocatable.clone()).unwrap_or_default()
-    };
     let around = Surroundings {
         pod,
         pod_ips: &pod_ips,
         host_ips: &ports.host_ips,
-        allocatable: &allocatable,
+        allocatable: &ports.allocatable(),
         services: &services.map_err(|error| unusable(error.to_string()))?,
         found: &found,
     };

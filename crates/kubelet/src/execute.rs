@@ -1,6 +1,7 @@
 //! Carries out one action of a pod's state machine. No policy: what to do,
 //! and what to make of the result, is decided there.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use api::Uid;
 use api::node::Observation;
-use api::typed::{Node, Pod};
+use api::typed::{Node, Pod, WireQuantity};
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use lifecycle::{Action, Failure, FailureClass, Input, Outcome, Progress, PullPolicy, Pulled, Target, Verb};
@@ -25,6 +26,7 @@ use crate::pods::{Pods, log_dir};
 use crate::prober;
 use crate::sources::Sources;
 use crate::status_writer::StatusWriter;
+use crate::volumes::{Scope, Volumes};
 
 /// Everything an action may act on.
 #[derive(Clone)]
@@ -47,6 +49,8 @@ pub struct Ports {
     pub node_resolv_conf: Arc<str>,
     /// What pods take their content from.
     pub sources: Sources,
+    /// Their volumes.
+    pub volumes: Arc<Volumes>,
     /// The Node object, as last seen.
     pub node: watch::Receiver<Node>,
     /// The node's addresses, primary first.
@@ -71,6 +75,14 @@ impl Ports {
         let observation = self.runtime.observe(uid).await?;
         self.pods.set_observed(uid, Arc::new(observation.clone()));
         Ok(observation)
+    }
+
+    /// What the node can give to pods.
+    #[must_use]
+    pub fn allocatable(&self) -> BTreeMap<String, WireQuantity> {
+        let node = self.node.borrow();
+        let status = node.status.as_ref();
+        status.and_then(|status| status.allocatable.clone()).unwrap_or_default()
     }
 }
 
@@ -117,8 +129,21 @@ async fn perform(
     let uid = &subject.uid;
     let done = |result: Result<(), RuntimeError>, class| result.map(|()| Outcome::Done).map_err(|error| failure(&error, class));
     match &action.verb {
-        // Pods with volumes are refused until there are volumes.
-        Verb::MountVolumes | Verb::UnmountVolumes | Verb::Cancel(_) => Ok(Outcome::Done),
+        Verb::Cancel(_) => Ok(Outcome::Done),
+        Verb::MountVolumes => {
+            let pod = subject.pod.as_ref().ok_or_else(unknown)?;
+            let mounted = ports.volumes.set_up(ports, uid, pod, Scope::All).await;
+            mounted.map(|()| Outcome::Done).map_err(|errors| {
+                let first = errors.first().map(ToString::to_string);
+                Failure::new(FailureClass::Mount, first.unwrap_or_default())
+            })
+        }
+        Verb::UnmountVolumes => {
+            let unmounted = ports.volumes.tear_down(uid).await;
+            unmounted
+                .map(|()| Outcome::Done)
+                .map_err(|error| Failure::new(FailureClass::Mount, error))
+        }
         Verb::RunSandbox { attempt } => {
             let pod = wanted(subject)?;
             let sandbox = config::sandbox(pod, uid, *attempt, &ports.log_root, &ports.node_resolv_conf)
@@ -155,10 +180,11 @@ async fn perform(
 }
 
 fn wanted(subject: &Subject) -> Result<&Pod, Failure> {
-    subject
-        .pod
-        .as_deref()
-        .ok_or_else(|| Failure::new(FailureClass::Api, "the API server has not told what this pod should be"))
+    subject.pod.as_deref().ok_or_else(unknown)
+}
+
+fn unknown() -> Failure {
+    Failure::new(FailureClass::Api, "the API server has not told what this pod should be")
 }
 
 fn container_name(target: &Target) -> Result<&str, Failure> {

@@ -1,6 +1,8 @@
 //! Which pods there are: follows the API and the runtime, and keeps one
 //! worker per pod.
 
+mod drain;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,20 +16,24 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube_runtime::WatchStreamExt;
 use kube_runtime::watcher::{self, Event};
-use lifecycle::{Desired, NodeFacts, Rejection};
+use lifecycle::{Desired, Eviction, NodeFacts, Rejection};
 use runtime::{Runtime, RuntimeError};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use self::drain::Drain;
+use self::drain::Draining;
 use crate::clock::Clock;
+use crate::eviction::{self, Findings};
 use crate::execute::Ports;
 use crate::flight::FlightRecorder;
-use crate::node_status::{self, Machine, NodeIdentity};
+use crate::node_status::{self, Machine, NodeIdentity, NodeState};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
 use crate::sources::{self, Sources};
+use crate::volumes::{self, Volumes};
 
 /// What a kubelet needs.
 pub struct Options {
@@ -47,10 +53,17 @@ pub struct Options {
     pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
+    /// The pods' volumes.
+    pub volumes: Arc<Volumes>,
     /// Directory of the node's own seccomp profiles.
     pub seccomp_root: PathBuf,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: String,
+    /// When the node counts as short of something.
+    pub eviction: eviction::Config,
+    /// The node is being shut down: pods are stopped, none is started, and
+    /// [`Kubelet::run`] ends once none runs.
+    pub drain: Option<Drain>,
 }
 
 /// Why a kubelet could not start or go on.
@@ -90,8 +103,14 @@ pub struct Kubelet {
     recorder: Recorder,
     workers: BTreeMap<Uid, Worker>,
     tasks: JoinSet<Uid>,
+    state: watch::Receiver<NodeState>,
+    evictions: mpsc::Receiver<(Uid, Eviction)>,
+    draining: Option<Draining>,
     shutdown: CancellationToken,
 }
+
+/// Evictions chosen and not yet begun: one at a time is chosen.
+const EVICTIONS_MAX: usize = 1;
 
 impl Kubelet {
     /// Registers the node, then runs its pods until `shutdown`. Containers go
@@ -109,9 +128,14 @@ impl Kubelet {
             pods,
             flights,
             log_root,
+            volumes,
             seccomp_root,
             node_resolv_conf,
+            eviction,
+            drain,
         } = options;
+        // Its own end is not everybody's.
+        let shutdown = shutdown.child_token();
         let mut side = JoinSet::new();
         let reporter = Reporter {
             component: "kubelet".to_owned(),
@@ -120,7 +144,12 @@ impl Kubelet {
         let (recorder, recording) = Recorder::new(client.clone(), reporter, shutdown.clone());
         side.spawn(recording);
 
-        let registered = node_status::register(&client, &node, &machine, clock.now())
+        let first = NodeState {
+            shutting_down: drain.is_some(),
+            ..NodeState::default()
+        };
+        let (state, state_seen) = watch::channel(first.clone());
+        let registered = node_status::register(&client, &node, &machine, &first, clock.now())
             .await
             .map_err(|error| KubeletError::Register {
                 node: node.name.clone(),
@@ -135,6 +164,7 @@ impl Kubelet {
             machine,
             registered,
             clock.clone(),
+            state_seen.clone(),
             shutdown.clone(),
         ));
 
@@ -147,22 +177,41 @@ impl Kubelet {
             seccomp_root,
             node_resolv_conf: node_resolv_conf.into(),
             sources: Sources::new(client.clone()),
+            volumes,
             node: node_object.clone(),
             host_ips: Arc::from([node.ip]),
             client,
         };
         side.spawn(ports.sources.clone().run(shutdown.clone()));
+        let (evictions, to_evict) = mpsc::channel(EVICTIONS_MAX);
+        let findings = Findings {
+            state,
+            evictions,
+            recorder: recorder.clone(),
+            node: node_reference(&node.name),
+        };
+        side.spawn(eviction::run(ports.clone(), eviction, findings, shutdown.clone()));
         let kubelet = Self {
             ports,
             facts: NodeFacts { host_ips: vec![node.ip] },
-            name: node.name,
+            name: node.name.clone(),
             node: node_object,
             recorder,
             workers: BTreeMap::new(),
             tasks: JoinSet::new(),
-            shutdown,
+            state: state_seen,
+            evictions: to_evict,
+            draining: drain.map(Draining::new),
+            shutdown: shutdown.clone(),
         };
+        if drain.is_some() {
+            kubelet.announce_shutdown(node_reference(&node.name));
+        }
         let result = kubelet.follow_pods().await;
+        if drain.is_some() {
+            // The node's own tasks have nothing left to do.
+            shutdown.cancel();
+        }
         while side.join_next().await.is_some() {}
         result
     }
@@ -190,6 +239,7 @@ impl Kubelet {
                         self.forget_unlisted(&listed.take().unwrap_or_default());
                         if std::mem::take(&mut first_list) {
                             self.adopt_orphans().await?;
+                            if self.drain_on() { break }
                         }
                     }
                     Some(Ok(Event::Apply(pod))) => {
@@ -208,7 +258,12 @@ impl Kubelet {
                         worker.hints.send_modify(|count| *count = count.wrapping_add(1));
                     }
                 }
-                Some(ended) = self.tasks.join_next() => self.worker_ended(ended),
+                Some(ended) = self.tasks.join_next() => {
+                    self.worker_ended(ended);
+                    if !first_list && self.drain_on() { break }
+                }
+                Some((uid, eviction)) = self.evictions.recv() => self.evict(&uid, eviction),
+                () = late(self.draining.as_ref().and_then(Draining::until)) => if self.drain_on() { break },
                 () = self.shutdown.cancelled() => break,
             }
         }
@@ -233,18 +288,36 @@ impl Kubelet {
             Some(worker) => {
                 self.hold_sources(&uid, &pod, &worker.sources);
                 worker.wanted.send_modify(|wanted| {
-                    // A refusal stands, whatever changes about the pod.
-                    let rejection = wanted.desired.rejection.take();
+                    // What the node has decided stands, whatever changes about the pod.
+                    let desired = Desired {
+                        rejection: wanted.desired.rejection.take(),
+                        eviction: wanted.desired.eviction.take(),
+                        drain: wanted.desired.drain,
+                        ..desired
+                    };
                     *wanted = Wanted { desired, pod: Some(pod) };
-                    wanted.desired.rejection = rejection;
                 });
             }
+            None if self.draining.is_some() && !self.runs(&uid).await => {}
             None => {
                 let desired = self.admit(desired, &pod).await;
                 self.start(uid.clone(), Wanted { desired, pod: Some(pod) });
             }
         }
         Some(uid)
+    }
+
+    /// Whether there is anything of a pod to be stopped.
+    async fn runs(&self, uid: &Uid) -> bool {
+        let seen = self.ports.observe(uid).await;
+        seen.is_ok_and(|seen| seen.sandbox.is_some_and(|sandbox| sandbox.ready))
+    }
+
+    /// The node gives a pod up.
+    fn evict(&mut self, uid: &Uid, eviction: Eviction) {
+        if let Some(worker) = self.workers.get(uid) {
+            worker.wanted.send_modify(|wanted| wanted.desired.eviction = Some(eviction));
+        }
     }
 
     /// Asks whether a pod that has just come to this node may run here. Pods
@@ -292,7 +365,9 @@ impl Kubelet {
     /// What the pod refers to is watched from now on.
     fn hold_sources(&self, uid: &Uid, pod: &Pod, tell: &watch::Sender<u64>) {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        self.ports.sources.hold(uid, namespace, &sources::of_environment(pod), tell);
+        let mut references = sources::of_environment(pod);
+        references.extend(volumes::references(pod));
+        self.ports.sources.hold(uid, namespace, &references, tell);
     }
 
     /// The API no longer knows a pod: its worker stops and forgets it.
@@ -313,9 +388,22 @@ impl Kubelet {
         }
     }
 
-    /// Pods the runtime has and the API does not: deleted while we were away.
+    /// Pods of which the runtime or a volume is left and the API knows nothing:
+    /// deleted while we were away.
     async fn adopt_orphans(&mut self) -> Result<(), KubeletError> {
-        for uid in self.ports.runtime.list().await.map_err(KubeletError::Runtime)? {
+        let mut left: BTreeSet<Uid> = self
+            .ports
+            .runtime
+            .list()
+            .await
+            .map_err(KubeletError::Runtime)?
+            .into_iter()
+            .collect();
+        match self.ports.volumes.pods() {
+            Ok(pods) => left.extend(pods),
+            Err(error) => tracing::warn!(error = %error, "the directory of volumes cannot be read"),
+        }
+        for uid in left {
             if !self.workers.contains_key(&uid) {
                 tracing::info!(uid = %uid, "removing a pod that the API server does not know");
                 self.start(
@@ -337,6 +425,7 @@ impl Kubelet {
                 self.ports.pods.remove(&uid);
                 self.ports.flights.gone(&uid, self.ports.clock.now());
                 self.ports.sources.release(&uid);
+                self.ports.volumes.forget(&uid);
             }
             // Its pod stays as it is until the next start of the agent.
             Err(error) => tracing::error!(node = self.name, error = %error, "a pod's worker failed"),
@@ -373,6 +462,9 @@ impl Kubelet {
 
     /// The node's verdict on a new pod, given the pods it already has.
     fn rejection(&self, uid: &Uid, pod: &Pod) -> Option<Rejection> {
+        if let Err(refused) = lifecycle::evict::admit(pod, &self.state.borrow().pressures) {
+            return Some(refused);
+        }
         let known = self.ports.pods.all();
         let others: Vec<&Pod> = known
             .iter()
@@ -390,17 +482,29 @@ impl Kubelet {
     }
 }
 
+/// The node, as its events name it. Upstream's kubelet uses the name where the
+/// UID belongs; so do clients that look these events up.
+fn node_reference(name: &str) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Node".to_owned()),
+        name: Some(name.to_owned()),
+        uid: Some(name.to_owned()),
+        ..ObjectReference::default()
+    }
+}
+
+/// Waits until `at`; without one, for ever.
+async fn late(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The node's events at start. Source: upstream `kubelet_node_status.go`.
 fn announce(recorder: &Recorder, node: &Node, clock: &dyn Clock) {
     let name = node.metadata.name.clone().unwrap_or_default();
-    // Upstream's kubelet uses the name where the UID belongs; so do clients
-    // that look these events up.
-    let involved = ObjectReference {
-        kind: Some("Node".to_owned()),
-        name: Some(name.clone()),
-        uid: Some(name.clone()),
-        ..ObjectReference::default()
-    };
+    let involved = node_reference(&name);
     let record = |reason: &str, message: String| {
         recorder.record(RecordedEvent {
             involved: involved.clone(),

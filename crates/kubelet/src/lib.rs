@@ -4,7 +4,7 @@
 //! Reading order: [`kubelet`] (which pods there are), [`pod_worker`] (the
 //! driver around the state machine of one pod), [`execute`] (effects),
 //! [`config`] (what a pod spec means to the runtime), [`sources`] (the objects
-//! pods take content from), [`environment`] (a container's variables),
+//! pods take content from), [`environment`] (a container's variables), [`volumes`],
 //! [`status_writer`], [`node_status`], [`flight`] (what happened and why),
 //! [`server`] (the node API).
 //!
@@ -16,6 +16,7 @@ pub mod clock;
 pub mod config;
 mod create;
 pub mod environment;
+pub mod eviction;
 pub mod execute;
 pub mod flight;
 mod grpc;
@@ -31,7 +32,8 @@ pub mod resources;
 pub mod server;
 mod sources;
 pub mod status_writer;
+pub mod volumes;
 
 pub use clock::{Clock, SystemClock};
-pub use kubelet::{Kubelet, KubeletError, Options};
+pub use kubelet::{Drain, Kubelet, KubeletError, Options};
 pub use server::NodeApi;

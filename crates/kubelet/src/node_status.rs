@@ -3,7 +3,7 @@
 //! Source: Kubernetes docs "Nodes" and "Node Status"; upstream
 //! `kubelet_node_status.go` and `component-helpers/apimachinery/lease`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use futures::StreamExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube_runtime::WatchStreamExt;
 use kube_runtime::watcher::{self, Event};
+use lifecycle::evict::Pressure;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -31,8 +32,6 @@ const STATUS_CHECK: Duration = Duration::from_secs(10);
 const STATUS_WRITE: Duration = Duration::from_secs(300);
 /// Pods a node takes, as upstream's default.
 const MAX_PODS: u32 = 110;
-/// Memory kept free for the node itself: upstream's hard eviction threshold.
-const RESERVED_MEMORY_BYTES: u64 = 100 * 1024 * 1024;
 
 /// What this machine is. Read once at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +40,12 @@ pub struct Machine {
     pub cpus: u32,
     /// Installed memory.
     pub memory_bytes: u64,
+    /// Of that, kept from pods: the hard eviction threshold.
+    pub reserved_memory_bytes: u64,
     /// Size of the file system that holds the data directory.
     pub storage_bytes: u64,
+    /// Of that, kept from pods.
+    pub reserved_storage_bytes: u64,
     /// Kernel release.
     pub kernel: String,
     /// `PRETTY_NAME` of the distribution.
@@ -51,6 +54,15 @@ pub struct Machine {
     pub machine_id: String,
     /// Changes with every boot.
     pub boot_id: String,
+}
+
+/// How the node is doing, as its parts share it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeState {
+    /// What it is short of.
+    pub pressures: BTreeSet<Pressure>,
+    /// It is being shut down.
+    pub shutting_down: bool,
 }
 
 impl Machine {
@@ -77,7 +89,9 @@ impl Machine {
         Ok(Self {
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
             memory_bytes: memory_kib * 1024,
+            reserved_memory_bytes: 0,
             storage_bytes: disk.f_blocks * disk.f_frsize,
+            reserved_storage_bytes: 0,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             os_image,
             machine_id: text("/etc/machine-id"),
@@ -130,11 +144,10 @@ pub fn registration(node: &NodeIdentity) -> Node {
 /// Resources of the machine, and what of them pods may request.
 #[must_use]
 pub fn resources(machine: &Machine) -> (BTreeMap<String, WireQuantity>, BTreeMap<String, WireQuantity>) {
-    let of = |memory_bytes: u64| {
-        let storage_kib = machine.storage_bytes / 1024;
+    let of = |memory_bytes: u64, storage_bytes: u64| {
         [
             ("cpu", machine.cpus.to_string()),
-            ("ephemeral-storage", format!("{storage_kib}Ki")),
+            ("ephemeral-storage", format!("{}Ki", storage_bytes / 1024)),
             ("memory", format!("{}Ki", memory_bytes / 1024)),
             ("pods", MAX_PODS.to_string()),
         ]
@@ -143,34 +156,53 @@ pub fn resources(machine: &Machine) -> (BTreeMap<String, WireQuantity>, BTreeMap
         .collect()
     };
     (
-        of(machine.memory_bytes),
-        of(machine.memory_bytes.saturating_sub(RESERVED_MEMORY_BYTES)),
+        of(machine.memory_bytes, machine.storage_bytes),
+        of(
+            machine.memory_bytes.saturating_sub(machine.reserved_memory_bytes),
+            machine.storage_bytes.saturating_sub(machine.reserved_storage_bytes),
+        ),
     )
 }
 
-/// The status of a healthy node. Transition times are kept from `last` where
+/// Type, status, reason and message of each condition.
+///
+/// Source: upstream `pkg/kubelet/nodestatus/setters.go`.
+fn verdicts(state: &NodeState) -> [(&'static str, &'static str, &'static str, &'static str); 4] {
+    let pressure = |pressure: Pressure| {
+        let (bad, good) = match pressure {
+            Pressure::Memory => (
+                ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            ),
+            Pressure::Disk => (
+                ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+                ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            ),
+            Pressure::Pid => (
+                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+                ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            ),
+        };
+        let under = state.pressures.contains(&pressure);
+        let (reason, message) = if under { bad } else { good };
+        (pressure.as_str(), if under { "True" } else { "False" }, reason, message)
+    };
+    let [memory, disk, pid] = Pressure::ALL.map(pressure);
+    let ready = if state.shutting_down {
+        ("Ready", "False", "KubeletNotReady", "node is shutting down")
+    } else {
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status")
+    };
+    [memory, disk, pid, ready]
+}
+
+/// The status of the node. Transition times are kept from `last` where
 /// a condition has not changed.
 #[must_use]
-pub fn status(node: &NodeIdentity, machine: &Machine, last: Option<&NodeStatus>, now: Time) -> NodeStatus {
+pub fn status(node: &NodeIdentity, machine: &Machine, state: &NodeState, last: Option<&NodeStatus>, now: Time) -> NodeStatus {
     let (capacity, allocatable) = resources(machine);
-    let healthy = [
-        (
-            "MemoryPressure",
-            "False",
-            "KubeletHasSufficientMemory",
-            "kubelet has sufficient memory available",
-        ),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        (
-            "PIDPressure",
-            "False",
-            "KubeletHasSufficientPID",
-            "kubelet has sufficient PID available",
-        ),
-        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-    ];
     let known = last.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let conditions = healthy.map(|(type_, value, reason, message)| {
+    let conditions = verdicts(state).map(|(type_, value, reason, message)| {
         let since = known
             .iter()
             .find(|c| c.type_ == type_ && c.status == value)
@@ -218,7 +250,13 @@ pub fn status(node: &NodeIdentity, machine: &Machine, last: Option<&NodeStatus>,
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
-pub async fn register(client: &kube::Client, node: &NodeIdentity, machine: &Machine, now: Time) -> Result<Node, kube::Error> {
+pub async fn register(
+    client: &kube::Client,
+    node: &NodeIdentity,
+    machine: &Machine,
+    state: &NodeState,
+    now: Time,
+) -> Result<Node, kube::Error> {
     let nodes = Api::<Node>::all(client.clone());
     let wanted = registration(node);
     let stored = match nodes.create(&PostParams::default(), &wanted).await {
@@ -229,7 +267,7 @@ pub async fn register(client: &kube::Client, node: &NodeIdentity, machine: &Mach
         }
         Err(error) => return Err(error),
     };
-    write_status(&nodes, node, &status(node, machine, stored.status.as_ref(), now)).await
+    write_status(&nodes, node, &status(node, machine, state, stored.status.as_ref(), now)).await
 }
 
 async fn write_status(nodes: &Api<Node>, node: &NodeIdentity, status: &NodeStatus) -> Result<Node, kube::Error> {
@@ -266,6 +304,7 @@ pub async fn heartbeat(
     machine: Machine,
     registered: Node,
     clock: std::sync::Arc<dyn Clock>,
+    mut state: watch::Receiver<NodeState>,
     shutdown: CancellationToken,
 ) {
     let nodes = Api::<Node>::all(client.clone());
@@ -280,28 +319,36 @@ pub async fn heartbeat(
                 if let Err(error) = renew(&leases, &registered, clock.now()).await {
                     tracing::warn!(node = node.name, error = %error, "the node's Lease was not renewed");
                 }
+                continue;
             }
-            _ = status_timer.tick() => {
-                let now = clock.now();
-                match refresh(&nodes, &node, &machine, now, now.since(written_at) >= STATUS_WRITE).await {
-                    Ok(true) => written_at = now,
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(node = node.name, error = %error, "the node's status was not written"),
-                }
-            }
+            Ok(()) = state.changed() => {}
+            _ = status_timer.tick() => {}
+        }
+        let (now, current) = (clock.now(), state.borrow_and_update().clone());
+        match refresh(&nodes, &node, &machine, &current, now, now.since(written_at) >= STATUS_WRITE).await {
+            Ok(true) => written_at = now,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(node = node.name, error = %error, "the node's status was not written"),
         }
     }
 }
 
 /// Writes the status if it differs from the stored one or `due`. An object
 /// that was deleted is registered again.
-async fn refresh(nodes: &Api<Node>, node: &NodeIdentity, machine: &Machine, now: Time, due: bool) -> Result<bool, kube::Error> {
+async fn refresh(
+    nodes: &Api<Node>,
+    node: &NodeIdentity,
+    machine: &Machine,
+    state: &NodeState,
+    now: Time,
+    due: bool,
+) -> Result<bool, kube::Error> {
     let Some(stored) = nodes.get_opt(&node.name).await? else {
         nodes.create(&PostParams::default(), &registration(node)).await?;
-        write_status(nodes, node, &status(node, machine, None, now)).await?;
+        write_status(nodes, node, &status(node, machine, state, None, now)).await?;
         return Ok(true);
     };
-    let fresh = status(node, machine, stored.status.as_ref(), now);
+    let fresh = status(node, machine, state, stored.status.as_ref(), now);
     let same = stored.status.as_ref().is_some_and(|old| unchanged(old, &fresh));
     if same && !due {
         return Ok(false);
@@ -375,8 +422,8 @@ mod tests {
     #[test]
     fn a_heartbeat_alone_is_no_change_and_keeps_transition_times() {
         let machine = Machine::read(std::path::Path::new("/")).unwrap();
-        let first = status(&node(), &machine, None, Time::from_secs(100));
-        let later = status(&node(), &machine, Some(&first), Time::from_secs(200));
+        let first = status(&node(), &machine, &NodeState::default(), None, Time::from_secs(100));
+        let later = status(&node(), &machine, &NodeState::default(), Some(&first), Time::from_secs(200));
         assert!(unchanged(&first, &later));
         let since = |s: &NodeStatus| s.conditions.as_ref().unwrap()[3].last_transition_time.clone();
         assert_eq!(since(&first), since(&later));
@@ -389,10 +436,32 @@ mod tests {
     fn pods_may_not_request_what_the_node_needs_itself() {
         let machine = Machine {
             memory_bytes: 1 << 30,
+            reserved_memory_bytes: 100 << 20,
             ..Machine::read(std::path::Path::new("/")).unwrap()
         };
         let (capacity, allocatable) = resources(&machine);
         assert_eq!(capacity["memory"].0, "1048576Ki");
         assert_eq!(allocatable["memory"].0, "946176Ki");
+    }
+
+    #[test]
+    fn a_node_that_is_short_or_ends_says_so() {
+        let machine = Machine::read(std::path::Path::new("/")).unwrap();
+        let state = NodeState {
+            pressures: BTreeSet::from([Pressure::Disk]),
+            shutting_down: true,
+        };
+        let conditions = status(&node(), &machine, &state, None, Time::from_secs(1)).conditions.unwrap();
+        let told: Vec<_> = conditions
+            .iter()
+            .map(|c| (c.type_.as_str(), c.status.as_str(), c.message.as_deref().unwrap()))
+            .collect();
+        let expected = [
+            ("MemoryPressure", "False", "kubelet has sufficient memory available"),
+            ("DiskPressure", "True", "kubelet has disk pressure"),
+            ("PIDPressure", "False", "kubelet has sufficient PID available"),
+            ("Ready", "False", "node is shutting down"),
+        ];
+        assert_eq!(told, expected);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use api::typed::{ObjectReference, Pod};
 use api::{Time, Uid};
 use client::{RecordedEvent, Recorder};
-use lifecycle::{Action, ActionId, Desired, EventType, Failure, FailureClass, Input, Machine, PodEvent, Step, Verb};
+use lifecycle::{Action, ActionId, Desired, EventType, Eviction, Failure, FailureClass, Input, Machine, PodEvent, Step, Verb};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::execute::{Ports, Subject, execute};
 use crate::flight;
 use crate::status_writer::StatusWriter;
+use crate::volumes::{MountError, Scope};
 
 /// Hints may be lost: a pod is looked at this often in any case.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -50,6 +51,10 @@ pub struct Mailbox {
 enum Ended {
     Action(ActionId, Input),
     Observed(Input),
+    /// The content of volumes was looked at.
+    Refreshed(Vec<MountError>),
+    /// So were their sizes.
+    Measured(Option<Eviction>),
 }
 
 /// The state of one worker task.
@@ -65,6 +70,11 @@ pub struct PodWorker {
     /// An observation is under way; another one would see the same.
     observing: bool,
     progress: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    /// When the content of the pod's volumes is to be looked at.
+    refresh_at: Time,
+    /// That, or the measuring of volumes, is under way.
+    refreshing: bool,
+    measuring: bool,
 }
 
 impl PodWorker {
@@ -87,6 +97,9 @@ impl PodWorker {
             tasks: std::collections::HashMap::new(),
             observing: false,
             progress: mpsc::channel(PROGRESS_QUEUE),
+            refresh_at: Time::FAR_FUTURE,
+            refreshing: false,
+            measuring: false,
         };
         worker.drive(wanted, &mut mailbox, &shutdown).await;
         gone.cancel();
@@ -115,10 +128,16 @@ impl PodWorker {
             let input = tokio::select! {
                 changed = mailbox.wanted.changed() => {
                     if changed.is_err() { return }
-                    wanted = mailbox.wanted.borrow_and_update().clone();
+                    let before = std::mem::replace(&mut wanted, mailbox.wanted.borrow_and_update().clone());
+                    if shown(&before) != shown(&wanted) {
+                        self.poke();
+                    }
                     Input::Desired(Box::new(wanted.desired.clone()))
                 }
-                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+                Some(ended) = self.running.join_next_with_id() => match self.ended(ended, &mut wanted) {
+                    Some(input) => input,
+                    None => continue,
+                },
                 Some(progress) = self.progress.1.recv() => progress,
                 Ok(()) = mailbox.hints.changed() => {
                     mailbox.hints.borrow_and_update();
@@ -132,10 +151,16 @@ impl PodWorker {
                 }
                 Ok(()) = mailbox.sources.changed() => {
                     mailbox.sources.borrow_and_update();
+                    self.poke();
                     Input::SourcesChanged
                 }
                 _ = look.tick() => {
                     self.observe();
+                    self.measure(&wanted);
+                    continue;
+                }
+                () = clock.sleep_until(self.refresh_at) => {
+                    self.refresh(&wanted);
                     continue;
                 }
                 () = clock.sleep_until(wake_at) => Input::Tick,
@@ -144,6 +169,8 @@ impl PodWorker {
             let step = machine.step(self.ports.clock.now(), input);
             wake_at = step.wake_at.unwrap_or(Time::FAR_FUTURE);
             if self.follow(step, &wanted) {
+                // Of a pod that stops with its node this is the last word.
+                self.status.flush().await;
                 return;
             }
         }
@@ -200,9 +227,61 @@ impl PodWorker {
         });
     }
 
-    /// Accounts for a task that has ended; every one ends in an input.
-    fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) -> Input {
-        match ended {
+    /// Something the pod's volumes carry may have changed.
+    fn poke(&mut self) {
+        self.ports.volumes.poke(&self.uid, self.ports.clock.now());
+        self.refresh_at = self.refresh_due();
+    }
+
+    /// Never while it is under way: its end asks again.
+    fn refresh_due(&self) -> Time {
+        if self.refreshing {
+            return Time::FAR_FUTURE;
+        }
+        self.ports.volumes.due(&self.uid)
+    }
+
+    /// Brings the content of the pod's volumes up to date.
+    fn refresh(&mut self, wanted: &Wanted) {
+        self.refresh_at = Time::FAR_FUTURE;
+        let Some(pod) = wanted.pod.clone() else { return };
+        self.refreshing = true;
+        let (ports, uid) = (self.ports.clone(), self.uid.clone());
+        self.running.spawn(async move {
+            let done = ports.volumes.set_up(&ports, &uid, &pod, Scope::Content).await;
+            Ended::Refreshed(done.err().unwrap_or_default())
+        });
+    }
+
+    /// Looks whether a volume holds more than it may.
+    fn measure(&mut self, wanted: &Wanted) {
+        let Some(pod) = wanted.pod.clone().filter(|_| wanted.desired.eviction.is_none()) else {
+            return;
+        };
+        if std::mem::replace(&mut self.measuring, true) {
+            return;
+        }
+        let (ports, uid) = (self.ports.clone(), self.uid.clone());
+        self.running
+            .spawn(async move { Ended::Measured(ports.volumes.overfull(&uid, &pod).await) });
+    }
+
+    /// Accounts for a task that has ended; what the machine is to know of it.
+    fn ended(&mut self, ended: Result<(Id, Ended), JoinError>, wanted: &mut Wanted) -> Option<Input> {
+        let input = match ended {
+            Ok((_, Ended::Refreshed(errors))) => {
+                self.refreshing = false;
+                self.refresh_at = self.refresh_due();
+                for error in errors {
+                    self.record(&failed_mount(&error), wanted);
+                }
+                return None;
+            }
+            Ok((_, Ended::Measured(eviction))) => {
+                self.measuring = false;
+                wanted.desired.eviction = Some(eviction?);
+                return Some(Input::Desired(Box::new(wanted.desired.clone())));
+            }
             Ok((_, Ended::Observed(input))) => {
                 self.observing = false;
                 input
@@ -210,14 +289,15 @@ impl PodWorker {
             Ok((task, Ended::Action(id, input))) => {
                 self.tasks.remove(&task);
                 self.actions.remove(&id);
+                self.refresh_at = self.refresh_due();
                 input
             }
             Err(error) => {
                 let Some(id) = self.tasks.remove(&error.id()) else {
-                    // The observing task panicked: look again.
+                    // A task that only looks panicked: look again.
                     tracing::error!(uid = %self.uid, error = %error, "an observation failed");
-                    self.observing = false;
-                    return Input::Tick;
+                    (self.observing, self.refreshing, self.measuring) = (false, false, false);
+                    return Some(Input::Tick);
                 };
                 self.actions.remove(&id);
                 let failure = if error.is_cancelled() {
@@ -234,7 +314,8 @@ impl PodWorker {
                     after: None,
                 }
             }
-        }
+        };
+        Some(input)
     }
 
     fn record(&self, event: &PodEvent, wanted: &Wanted) {
@@ -249,6 +330,24 @@ impl PodWorker {
             message: event.message.clone(),
             at: self.ports.clock.now(),
         });
+    }
+}
+
+/// What of a pod its volumes show, and may change.
+fn shown(wanted: &Wanted) -> [Option<&BTreeMap<String, String>>; 2] {
+    let meta = wanted.pod.as_ref().map(|pod| &pod.metadata);
+    [
+        meta.and_then(|meta| meta.labels.as_ref()),
+        meta.and_then(|meta| meta.annotations.as_ref()),
+    ]
+}
+
+fn failed_mount(error: &MountError) -> PodEvent {
+    PodEvent {
+        event_type: EventType::Warning,
+        reason: "FailedMount".to_owned(),
+        message: error.to_string(),
+        field_path: None,
     }
 }
 

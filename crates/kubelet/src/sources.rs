@@ -128,7 +128,7 @@ impl SourceError {
 }
 
 /// What was found of the objects a pod refers to.
-pub type Found = BTreeMap<Reference, Result<Arc<Content>, SourceError>>;
+pub(crate) type Found = BTreeMap<Reference, Result<Arc<Content>, SourceError>>;
 
 #[derive(Clone, Debug)]
 enum State {
@@ -454,7 +454,7 @@ fn secret(object: Secret) -> Content {
 
 /// Every ConfigMap and Secret the environment of a pod's containers names.
 #[must_use]
-pub fn of_environment(pod: &Pod) -> BTreeSet<Reference> {
+pub(crate) fn of_environment(pod: &Pod) -> BTreeSet<Reference> {
     let Some(spec) = &pod.spec else { return BTreeSet::new() };
     let mut references = BTreeSet::new();
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {

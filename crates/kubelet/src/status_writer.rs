@@ -138,7 +138,7 @@ fn patch(uid: &Uid, status: &PodStatus) -> Value {
     let order: Vec<_> = conditions.iter().map(|condition| json!({ "type": condition.type_ })).collect();
     let owned: Vec<_> = conditions
         .iter()
-        .filter(|condition| OWNED_CONDITIONS.contains(&condition.type_.as_str()))
+        .filter(|condition| OWNED_CONDITIONS.contains(&condition.type_.as_str()) || is_our_disruption(condition))
         .map(explicit)
         .collect();
     fields.insert("conditions".to_owned(), Value::Array(owned));
@@ -150,6 +150,13 @@ fn patch(uid: &Uid, status: &PodStatus) -> Value {
         }
     }
     json!({ "metadata": { "uid": uid.as_str() }, "status": fields })
+}
+
+/// `DisruptionTarget` is written by many; the kubelet's is told by its reason.
+///
+/// Source: upstream `types/pod_status.go`, `PodConditionSharedByKubelet`.
+fn is_our_disruption(condition: &PodCondition) -> bool {
+    condition.type_ == "DisruptionTarget" && condition.reason.as_deref() == Some("TerminationByKubelet")
 }
 
 /// A condition with its absent texts as nulls, so that old texts do not stay.
@@ -175,7 +182,11 @@ mod tests {
             ..PodCondition::default()
         };
         let status = PodStatus {
-            conditions: Some(vec![condition("example.com/gate"), condition("Ready")]),
+            conditions: Some(vec![
+                condition("example.com/gate"),
+                condition("DisruptionTarget"),
+                condition("Ready"),
+            ]),
             phase: Some("Running".into()),
             ..PodStatus::default()
         };

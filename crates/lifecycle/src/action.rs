@@ -29,8 +29,8 @@ pub struct Step {
     pub wake_at: Option<Time>,
     /// What became different and why, for the flight recorder.
     pub transitions: Vec<Transition>,
-    /// The API no longer knows the pod and nothing of it is left on the node:
-    /// the machine may be dropped.
+    /// The machine may be dropped: the API no longer knows the pod and nothing
+    /// of it is left on the node, or it has stopped with its node.
     pub finished: bool,
 }
 
@@ -254,6 +254,8 @@ pub enum Reason {
     Gone,
     /// The node evicts the pod.
     Evicted,
+    /// The node is being shut down.
+    NodeShutdown,
     /// `activeDeadlineSeconds` has passed.
     DeadlineExceeded,
     /// Every container is finished for good.
@@ -281,6 +283,7 @@ impl fmt::Display for Reason {
             Self::Deleted => "deleted",
             Self::Gone => "gone",
             Self::Evicted => "evicted",
+            Self::NodeShutdown => "node-shutdown",
             Self::DeadlineExceeded => "deadline-exceeded",
             Self::Finished => "finished",
             Self::GraceShortened => "grace-shortened",

@@ -135,7 +135,7 @@ fn tolerated(pod: &Pod, node: &Node) -> bool {
 }
 
 /// Source: upstream `Toleration.ToleratesTaint`.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let text = |t: &Option<String>| t.clone().unwrap_or_default();
     let effect = text(&toleration.effect);
     let key = text(&toleration.key);

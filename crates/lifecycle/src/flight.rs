@@ -387,6 +387,7 @@ impl Flight {
             Reason::Gone => Cause::Vanished,
             Reason::Deleted => deletion(machine.desired()),
             Reason::Evicted => ended(machine, Ending::Evicted),
+            Reason::NodeShutdown => ended(machine, Ending::Drained),
             Reason::DeadlineExceeded => ended(machine, Ending::DeadlineExceeded),
             Reason::Finished => ended(machine, memory.ending.unwrap_or(Ending::Finished)),
             Reason::NotMounted | Reason::NoSandbox | Reason::Started | Reason::Due | Reason::Durable => return None,
@@ -450,6 +451,9 @@ fn ended(machine: &Machine, ending: Ending) -> Cause {
                 .as_ref()
                 .map(|eviction| eviction.message.as_str())
                 .unwrap_or_default()),
+        },
+        Ending::Drained => Cause::Eviction {
+            message: "the node is being shut down".to_owned(),
         },
         Ending::DeadlineExceeded => Cause::Deadline {
             after_s: desired.active_deadline.unwrap_or_default().as_secs(),

@@ -18,6 +18,8 @@ use crate::action::ActionId;
 pub use handler::{Handler, Hook, Hooks, Probe, ProbeKind, Probed, Probes};
 pub use parse::OWNED_CONDITIONS;
 
+/// Pod status reason of an eviction, also its event's.
+pub(crate) const EVICTED: &str = "Evicted";
 /// Pod status message of a passed `activeDeadlineSeconds`, also its event's.
 pub(crate) const DEADLINE_EXCEEDED: &str = "Pod was active on the node longer than the specified deadline";
 
@@ -303,6 +305,9 @@ pub struct Desired {
     pub rejection: Option<Rejection>,
     /// The node wants it to end.
     pub eviction: Option<Eviction>,
+    /// The node is being shut down: the pod is to stop, with at most this
+    /// grace, and to start again with the node.
+    pub drain: Option<Duration>,
 }
 
 /// A pod this node cannot run as written.
@@ -369,6 +374,7 @@ impl Desired {
             gone: true,
             rejection: None,
             eviction: None,
+            drain: None,
         }
     }
 

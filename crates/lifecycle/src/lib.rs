@@ -4,8 +4,9 @@
 //! [`action`] (what the driver may be asked to do), [`machine`] (absorb one
 //! input, plan from the whole state), `plan/` (one concern each), [`restart`]
 //! (policy and back-off), `status` (what the API shows), [`event`] (the
-//! texts), [`admit`] (may this pod run on this node), [`flight`] (what happened
-//! and why, for people).
+//! texts), [`admit`] (may this pod run on this node), [`evict`] (which pods a
+//! node that runs short gives up), [`flight`] (what happened and why, for
+//! people).
 //!
 //! This crate deliberately does not know tokio, files, sockets, clocks, chance
 //! or hash order. Time arrives with every input; what the runtime holds arrives
@@ -15,6 +16,7 @@
 pub mod action;
 pub mod admit;
 pub mod event;
+pub mod evict;
 pub mod flight;
 pub mod input;
 pub mod machine;

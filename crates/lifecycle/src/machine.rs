@@ -99,7 +99,9 @@ impl Machine {
         let plan = self.plan(now, &mut step.events);
         self.publish(now, step);
         self.hand_out(now, plan, step);
-        step.finished = self.desired.gone && self.stage == Stage::Terminated && self.hands.0.is_empty() && self.forgotten(now);
+        step.finished = self.stage == Stage::Terminated
+            && self.hands.0.is_empty()
+            && (self.desired.gone && self.forgotten(now) || self.desired.drain.is_some() && step.wake_at.is_none());
     }
 
     /// How far the pod is.
@@ -125,9 +127,11 @@ impl Machine {
             Input::Desired(desired) => {
                 let gone = self.desired.gone || desired.gone;
                 let eviction = desired.eviction.clone().or(self.desired.eviction.take());
+                let drain = desired.drain.or(self.desired.drain);
                 self.desired = Desired {
                     gone,
                     eviction,
+                    drain,
                     ..*desired
                 };
             }
@@ -225,6 +229,9 @@ impl Machine {
         if self.desired.deletion.is_some() {
             return Some(Ending::Deleted);
         }
+        if self.desired.drain.is_some() {
+            return Some(Ending::Drained);
+        }
         // A status that says it is over ends it, whatever else could be done:
         // sidecars are not restarted for their own sake.
         let status = status::generate(self.world(now, &self.seen()), Stage::Sync);
@@ -238,7 +245,10 @@ impl Machine {
         self.memory.retries.clear();
         match (ending, &self.desired.rejection, &self.desired.eviction) {
             (Ending::Rejected, Some(rejection), _) => events.push(PodEvent::warning(&rejection.reason, rejection.message.clone())),
-            (Ending::Evicted, _, Some(eviction)) => events.push(PodEvent::warning(&eviction.reason, eviction.message.clone())),
+            // Upstream tells of evictions, and not of what ends with its node.
+            (Ending::Evicted, _, Some(eviction)) if eviction.reason == crate::input::EVICTED => {
+                events.push(PodEvent::warning(&eviction.reason, eviction.message.clone()))
+            }
             (Ending::DeadlineExceeded, _, _) => events.push(event::deadline_exceeded()),
             _ => {} // no event of its own
         }

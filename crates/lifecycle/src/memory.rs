@@ -37,6 +37,8 @@ pub(crate) enum Ending {
     Gone,
     Rejected,
     Evicted,
+    /// Stopped with its node, to start again with it.
+    Drained,
     DeadlineExceeded,
     Finished,
 }

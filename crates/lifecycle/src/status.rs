@@ -43,10 +43,17 @@ pub(crate) fn generate(w: World<'_>, stage: Stage) -> PodStatus {
     pod_ips(w, &mut status);
     let mut init: Vec<_> = w.desired.init.iter().map(|c| container::status(w, stage, c)).collect();
     let mut regular: Vec<_> = w.desired.containers.iter().map(|c| container::status(w, stage, c)).collect();
-    if stage == Stage::Terminated {
+    // What stops with its node is not over.
+    let drained = w.memory.ending == Some(Ending::Drained);
+    if stage == Stage::Terminated && !drained {
         settle(w.desired, &mut init, &mut regular);
     }
-    let phase = phase::phase(w, stage, &init, &regular);
+    let last_phase = w.last.and_then(|last| last.phase.as_deref()).unwrap_or("Pending");
+    let phase = if drained {
+        last_phase
+    } else {
+        phase::phase(w, stage, &init, &regular)
+    };
     regular.sort_by(|a, b| a.name.cmp(&b.name));
     let mut ephemeral: Vec<_> = w.desired.ephemeral.iter().map(|c| container::status(w, stage, c)).collect();
     ephemeral.sort_by(|a, b| a.name.cmp(&b.name));

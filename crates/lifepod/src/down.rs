@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use kubelet::Drain;
 use runtime::image::PullOptions;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::flags::Down;
+use crate::flags::{Down, Up};
 use crate::layout::{Layout, Lock};
+use crate::platform::Platform;
 use crate::settings::Settings;
 use crate::{node, preflight};
 
+/// What stopping pods may take beyond their grace.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// How long a running `lifepod up` may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -21,11 +25,19 @@ pub(crate) async fn run(down: Down) -> Result<()> {
     if !layout.exists() {
         bail!("there is no data directory {}; nothing is to be removed", layout.root().display());
     }
-    let _lock = take_over(&layout).await?;
+    let mut lock = take_over(&layout).await?;
     let Some(settings) = Settings::read(&layout)? else {
         println!("nothing of {} is on this host", layout.root().display());
         return Ok(());
     };
+    if down.grace > 0 {
+        drop(lock);
+        if let Err(error) = stop_pods(&down, &layout).await {
+            eprintln!("the pods are not stopped by their grace but killed: {error:#}");
+        }
+        lock = take_over(&layout).await?;
+    }
+    let _lock = lock;
     let parts = node::open(&settings, preflight::host_ip(), PullOptions::default(), &layout).await?;
     let removed = node::purge(&parts, &layout).await?;
     println!(
@@ -33,6 +45,21 @@ pub(crate) async fn run(down: Down) -> Result<()> {
         layout.root().display()
     );
     Ok(())
+}
+
+/// Lets the pods stop by their grace: with a platform as the last one was,
+/// whose node says that it is shutting down.
+async fn stop_pods(down: &Down, layout: &Layout) -> Result<()> {
+    let mut up = Up::last(layout)?;
+    up.data = down.data.clone();
+    let (grace, critical) = (
+        Duration::from_secs(down.grace),
+        Duration::from_secs(down.grace_critical.min(down.grace)),
+    );
+    let mut platform = Platform::start_with(&up, Some(Drain { grace, critical })).await?;
+    let stopped = tokio::time::timeout(grace + DRAIN_LIMIT, platform.drained()).await;
+    platform.stop().await;
+    stopped.with_context(|| format!("they did not stop within {} s", grace.as_secs()))?
 }
 
 /// The data directory's lock, after the process that held it has ended.

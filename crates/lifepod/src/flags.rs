@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 
 /// A Kubernetes-wire-compatible pod platform in one binary.
 #[derive(Debug, Parser)]
@@ -34,7 +35,11 @@ Ctrl-C ends the platform and leaves the containers running: the next `lifepod up
 `lifepod down` removes them.")]
     Up(Up),
     /// Stop the platform and remove every container, mount, cgroup, link and rule it made
-    #[command(after_help = "Stored objects and images stay in the data directory: the next `lifepod up` starts the pods again.")]
+    #[command(
+        after_help = "Pods are stopped as when a node shuts down: each by its own grace, critical ones last, all within --grace.
+Stored objects and images stay in the data directory: the next `lifepod up` starts the pods again, but for those
+with restartPolicy Never, which are Failed, reason Terminated, as they must not run twice."
+    )]
     Down(Down),
     /// Run the Pods of a manifest once: show their life, clean up at the end
     #[command(after_help = "Examples:
@@ -56,6 +61,11 @@ Pods that are gone are remembered for an hour.")]
         #[command(subcommand)]
         command: Images,
     },
+    /// The key that stored Secrets are encrypted with
+    Secrets {
+        #[command(subcommand)]
+        command: Secrets,
+    },
     /// Print the version of Lifepod and of the Kubernetes API it serves
     Version,
     /// Print a completion script for a shell
@@ -67,14 +77,15 @@ Pods that are gone are remembered for an hour.")]
 }
 
 /// Where a platform keeps everything.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
 pub(crate) struct DataDir {
     /// Directory of all state: objects, images, logs, keys
     #[arg(long, default_value = "/var/lib/lifepod", value_name = "DIR")]
     pub data_dir: PathBuf,
 }
 
-#[derive(Clone, Debug, Args)]
+/// Kept in the data directory, so that `down` can go on with them.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
 pub(crate) struct Up {
     #[command(flatten)]
     pub data: DataDir,
@@ -105,12 +116,58 @@ pub(crate) struct Up {
     /// Registry mirrors and credentials, a YAML or JSON file
     #[arg(long, value_name = "FILE")]
     pub registries: Option<PathBuf>,
+    #[command(flatten)]
+    pub eviction: Eviction,
+}
+
+/// When the node counts as short of something and pods are evicted; as the
+/// kubelet's flags of these names.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub(crate) struct Eviction {
+    /// Below these, pods are evicted at once, for example `memory.available<1Gi,nodefs.available<10%` [default: 100Mi of memory, 1Gi and 1% of the inodes of the disks]
+    #[arg(long, value_name = "THRESHOLDS")]
+    pub eviction_hard: Option<String>,
+    /// Below these, pods are evicted after a while, with grace
+    #[arg(long, default_value = "", value_name = "THRESHOLDS", hide_default_value = true)]
+    pub eviction_soft: String,
+    /// After which while, for example `memory.available=1m30s`
+    #[arg(long, default_value = "", value_name = "DURATIONS", hide_default_value = true)]
+    pub eviction_soft_grace_period: String,
+    /// How much more is to be there afterwards, for example `nodefs.available=500Mi`
+    #[arg(long, default_value = "", value_name = "AMOUNTS", hide_default_value = true)]
+    pub eviction_minimum_reclaim: String,
+    /// Longest grace of a pod evicted by a soft threshold, in seconds
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub eviction_max_pod_grace_period: u64,
+    /// How long the node's condition stays after a shortage
+    #[arg(long, default_value = "5m0s", value_name = "DURATION")]
+    pub eviction_pressure_transition_period: String,
+}
+
+impl Eviction {
+    /// In the words of those who decide by them.
+    pub(crate) fn settings(&self) -> Result<lifecycle::evict::Settings, lifecycle::evict::InvalidThreshold> {
+        lifecycle::evict::Settings::parse(&lifecycle::evict::Flags {
+            hard: self.eviction_hard.clone(),
+            soft: self.eviction_soft.clone(),
+            soft_grace: self.eviction_soft_grace_period.clone(),
+            min_reclaim: self.eviction_minimum_reclaim.clone(),
+            max_pod_grace_s: self.eviction_max_pod_grace_period,
+            transition: self.eviction_pressure_transition_period.clone(),
+        })
+    }
 }
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Down {
     #[command(flatten)]
     pub data: DataDir,
+    /// How long pods may take to stop, in seconds: preStop hooks run and processes get their stop signal; 0 kills at once
+    #[arg(long, default_value_t = 40, value_name = "SECONDS")]
+    pub grace: u64,
+    /// Of that, for critical pods, which stop after the others
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub grace_critical: u64,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -179,6 +236,18 @@ pub(crate) enum Images {
     Rm {
         /// As `lifepod images ls` shows it
         image: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Secrets {
+    /// Encrypt every stored Secret with a new key, and forget the old one
+    #[command(
+        after_help = "The platform must be stopped: Ctrl-C on `lifepod up` leaves the containers running, and the next `lifepod up` adopts them."
+    )]
+    RotateKey {
         #[command(flatten)]
         data: DataDir,
     },

@@ -66,6 +66,14 @@ impl Layout {
         self.pki().join("sa.key")
     }
 
+    pub(crate) fn encryption_keys(&self) -> PathBuf {
+        self.root.join("encryption.json")
+    }
+
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.root.join("audit").join("audit.log")
+    }
+
     pub(crate) fn images(&self) -> PathBuf {
         self.root.join("images")
     }
@@ -76,6 +84,10 @@ impl Layout {
 
     pub(crate) fn pods(&self) -> PathBuf {
         self.root.join("pods")
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
     }
 
     pub(crate) fn pod_logs(&self) -> PathBuf {

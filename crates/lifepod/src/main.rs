@@ -11,6 +11,7 @@ mod node;
 mod platform;
 mod preflight;
 mod run;
+mod secrets;
 mod settings;
 mod up;
 mod why;
@@ -58,6 +59,10 @@ fn dispatch(command: Command, started: Instant) -> Result<ExitCode> {
         Command::Run(run) => {
             log_to_stderr("error");
             return tokio_runtime()?.block_on(run::run(run));
+        }
+        Command::Secrets { command } => {
+            log_to_stderr("warn");
+            tokio_runtime()?.block_on(secrets::run(command))?;
         }
         Command::Why(why) => {
             log_to_stderr("error");

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use api::Uid;
-use kubelet::node_status::NodeIdentity;
+use kubelet::node_status::{Machine, NodeIdentity};
+use kubelet::volumes::Volumes;
+use lifecycle::evict::{self, Signal};
 use net::{BridgeName, BridgeNetwork, Cidr};
 use runtime::Runtime;
 use runtime::embedded::{self, Embedded, NodeImages, ShimExe};
@@ -69,6 +71,8 @@ pub(crate) struct Parts {
     pub network: Arc<BridgeNetwork>,
     /// Runs containers.
     pub runtime: Arc<Embedded>,
+    /// The pods' volumes.
+    pub volumes: Arc<Volumes>,
     /// News of image pulls.
     pub puller: Puller,
 }
@@ -103,13 +107,37 @@ pub(crate) async fn open(settings: &Settings, node_ip: IpAddr, pulls: PullOption
     if dropped > 0 {
         tracing::info!(dropped, "network leftovers of pods that are gone were removed");
     }
-    Ok(Parts { network, runtime, puller })
+    let volumes = layout.volumes();
+    let volumes = tokio::task::spawn_blocking(move || Volumes::open(volumes))
+        .await?
+        .context("opening the directory of volumes")?;
+    Ok(Parts {
+        network,
+        runtime,
+        volumes: Arc::new(volumes),
+        puller,
+    })
+}
+
+/// What the node has for pods: no more than their cgroup may have, and less
+/// what is kept from them.
+pub(crate) async fn settle(machine: &mut Machine, thresholds: &evict::Settings, parts: &Parts) -> Result<()> {
+    if let Some(limit) = parts.runtime.usage(false).await?.memory_limit_bytes {
+        machine.memory_bytes = machine.memory_bytes.min(limit);
+    }
+    machine.reserved_memory_bytes = thresholds.reserved(Signal::MemoryAvailable, machine.memory_bytes);
+    machine.reserved_storage_bytes = thresholds.reserved(Signal::NodeFsAvailable, machine.storage_bytes);
+    Ok(())
 }
 
 /// Removes every pod, then the network. Gives the number of pods.
 pub(crate) async fn purge(parts: &Parts, layout: &Layout) -> Result<usize> {
     let purged = parts.runtime.purge().await.context("removing the pods")?;
     parts.network.purge().await.context("removing the pod network")?;
+    let volumes = layout.volumes();
+    tokio::task::spawn_blocking(move || Volumes::purge(&volumes))
+        .await?
+        .context("removing the pods' volumes")?;
     Settings::forget(layout)?;
     Ok(purged.pods)
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use api::Status;
+use apiserver::audit;
 use apiserver::authn::Identity;
 use apiserver::body::Body;
 use apiserver::pki::Authority;
+use apiserver::sealed::{Keys, Sealed};
 use apiserver::serve::{ConnectionLimits, serve};
 use apiserver::server::{ApiServer, Config, Limits, NodeProxy, Version};
 use apiserver::tokens::Tokens;
@@ -20,10 +22,10 @@ use http_body_util::BodyExt;
 use kubelet::flight::FlightRecorder;
 use kubelet::node_status::{Machine, NodeIdentity};
 use kubelet::pods::Pods;
-use kubelet::{Clock, Kubelet, NodeApi, SystemClock};
+use kubelet::{Clock, Drain, Kubelet, NodeApi, SystemClock};
 use runtime::Runtime;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::flags::Up;
@@ -48,6 +50,8 @@ pub(crate) struct Platform {
     pub parts: Parts,
     store: Arc<store::embedded::Embedded>,
     tasks: JoinSet<Result<()>>,
+    /// The task of the node agent.
+    agent: Option<Id>,
     shutdown: CancellationToken,
     _lock: Lock,
 }
@@ -84,6 +88,29 @@ pub(crate) fn client_as(api: &ApiServer, identity: client::Identity) -> kube::Cl
     })
 }
 
+/// The cluster's authority, as the controller of requests for certificates
+/// knows it.
+struct CertificateSigner(Authority);
+
+impl control::csr::Signer for CertificateSigner {
+    fn read(&self, request_pem: &str) -> std::result::Result<control::csr::Subject, String> {
+        let subject = apiserver::pki::request::read(request_pem).map_err(|error| error.to_string())?;
+        Ok(control::csr::Subject {
+            common_name: subject.common_name,
+            organizations: subject.organizations,
+            dns_names: subject.dns_names,
+            ip_addresses: subject.ip_addresses,
+            emails: subject.emails,
+            uris: subject.uris,
+        })
+    }
+
+    fn sign(&self, request_pem: &str, usages: &[String], lifetime: Duration, now: api::Time) -> std::result::Result<String, String> {
+        let signed = self.0.sign_request(request_pem, usages, lifetime, now);
+        signed.map_err(|error| error.to_string())
+    }
+}
+
 /// The way to the one node of this process.
 struct OwnNode {
     name: String,
@@ -104,7 +131,13 @@ impl Platform {
     /// Starts every role and returns once `/readyz` would answer. The node
     /// registers in the background.
     pub(crate) async fn start(up: &Up) -> Result<Self> {
+        Self::start_with(up, None).await
+    }
+
+    /// The same; with `drain` to stop its pods, see [`drained`](Self::drained).
+    pub(crate) async fn start_with(up: &Up, drain: Option<Drain>) -> Result<Self> {
         preflight::check()?;
+        let thresholds = up.eviction.settings()?;
         let clock = Arc::new(SystemClock::new());
         let layout = Layout::new(&up.data.data_dir)?;
         let settings = Settings::from(up);
@@ -117,7 +150,7 @@ impl Platform {
             .with_context(|| format!("cannot listen on {}; choose another address with --listen", up.listen))?;
         let listen = listener.local_addr().context("the listening socket has no address")?;
         let identity = node::identity(up)?;
-        let machine = Machine::read(layout.root()).context("cannot read what this machine has")?;
+        let mut machine = Machine::read(layout.root()).context("cannot read what this machine has")?;
         let shutdown = CancellationToken::new();
 
         // Not bound to `shutdown`: the store must outlive the API server.
@@ -129,15 +162,22 @@ impl Platform {
         let (flights, flight_log) = FlightRecorder::open(layout.flights(), clock.clone(), shutdown.clone());
         let node_api = NodeApi::new(pods.clone(), flights.clone(), layout.pod_logs(), clock.clone(), shutdown.clone());
         let version = Version::default();
-        let tokens = tokens(&layout, listen)?;
-        let api = start_api(store.clone(), &identity.name, node_api, &version, tokens, clock.clone(), up).await?;
+        let guard = Guard {
+            store: seal(store.clone(), &layout).await?,
+            tokens: tokens(&layout, listen)?,
+            audit: audit::Log::open(layout.audit_log(), &audit::Limits::default())?,
+        };
+        let api = start_api(guard, &identity.name, node_api, &version, clock.clone(), up).await?;
 
         let reached = if listen.ip().is_unspecified() {
             SocketAddr::new(identity.ip, listen.port())
         } else {
             listen
         };
-        api.publish_own_service(reached).await.context("starting the API server")?;
+        if let Err(error) = api.publish_own_service(reached).await {
+            // Pods then lack the way to the API server, and nothing else.
+            tracing::warn!(error = %error, "the Service of the API server is not as it should be");
+        }
 
         let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
         let tls = front(&authority, &layout, &identity, listen, clock.now())?;
@@ -154,7 +194,9 @@ impl Platform {
         });
 
         settings.keep(&layout)?;
+        up.keep(&layout)?;
         let parts = node::open(&settings, identity.ip, pulls, &layout).await?;
+        node::settle(&mut machine, &thresholds, &parts).await?;
         let report = Report {
             server: server_url(listen),
             node: identity.name.clone(),
@@ -170,15 +212,16 @@ impl Platform {
             parts,
             store,
             tasks,
+            agent: None,
             shutdown,
             _lock: lock,
         };
-        platform.start_control(authority.certificate_pem(), clock.now().0.unsigned_abs());
-        platform.start_kubelet(identity, machine, pods, flights, clock);
+        platform.start_control(authority, clock.now().0.unsigned_abs());
+        platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, drain));
         Ok(platform)
     }
 
-    fn start_control(&mut self, ca_pem: &str, seed: u64) {
+    fn start_control(&mut self, authority: Authority, seed: u64) {
         let options = control::Options {
             scheduler_client: client_as(&self.api, client::Identity::scheduler()),
             controllers: control::Controllers::new({
@@ -186,7 +229,8 @@ impl Platform {
                 move |identity| client_as(&api, identity)
             }),
             scheduler: control::scheduler::Options::new(&self.report.node, seed),
-            root_ca_pem: Some(ca_pem.to_owned()),
+            root_ca_pem: Some(authority.certificate_pem().to_owned()),
+            signer: Some(Arc::new(CertificateSigner(authority))),
         };
         let running = control::run_all(options, self.shutdown.clone());
         self.tasks.spawn(async move {
@@ -195,7 +239,14 @@ impl Platform {
         });
     }
 
-    fn start_kubelet(&mut self, node: NodeIdentity, machine: Machine, pods: Arc<Pods>, flights: FlightRecorder, clock: Arc<SystemClock>) {
+    fn start_kubelet(
+        &mut self,
+        (node, machine): (NodeIdentity, Machine),
+        pods: Arc<Pods>,
+        flights: FlightRecorder,
+        clock: Arc<SystemClock>,
+        (thresholds, drain): (lifecycle::evict::Settings, Option<Drain>),
+    ) {
         let options = kubelet::Options {
             client: client_as(&self.api, client::Identity::node(&node.name)),
             runtime: self.parts.runtime.clone() as Arc<dyn Runtime>,
@@ -205,18 +256,39 @@ impl Platform {
             pods,
             flights,
             log_root: self.layout.pod_logs(),
+            volumes: self.parts.volumes.clone(),
             seccomp_root: self.layout.seccomp(),
             node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            eviction: kubelet::eviction::Config {
+                settings: thresholds,
+                node_fs: self.layout.root().to_owned(),
+                image_fs: self.layout.images(),
+            },
+            drain,
         };
-        self.spawn("the node agent", Kubelet::run(options, self.shutdown.clone()));
+        self.agent = Some(self.spawn("the node agent", Kubelet::run(options, self.shutdown.clone())));
+    }
+
+    /// Waits until the pods have stopped; of a platform started to stop them.
+    pub(crate) async fn drained(&mut self) -> Result<()> {
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            match ended {
+                Ok((id, Ok(()))) if self.agent == Some(id) => return Ok(()),
+                Ok((_, result)) => result?,
+                Err(error) => return Err(error).context("a part of the platform panicked"),
+            }
+        }
+        anyhow::bail!("no part of the platform runs")
     }
 
     fn spawn<E: std::error::Error + Send + Sync + 'static>(
         &mut self,
         name: &'static str,
         part: impl Future<Output = Result<(), E>> + Send + 'static,
-    ) {
-        self.tasks.spawn(async move { part.await.with_context(|| format!("{name} ended")) });
+    ) -> Id {
+        self.tasks
+            .spawn(async move { part.await.with_context(|| format!("{name} ended")) })
+            .id()
     }
 
     /// Waits until a part ends by itself, which is a fault.
@@ -251,16 +323,27 @@ impl Platform {
     }
 }
 
-async fn start_api(
-    store: Arc<store::embedded::Embedded>,
-    node: &str,
-    node_api: NodeApi,
-    version: &Version,
+/// What keeps the API server's secrets.
+struct Guard {
+    store: Arc<dyn store::Store>,
     tokens: Arc<Tokens>,
-    clock: Arc<SystemClock>,
-    up: &Up,
-) -> Result<ApiServer> {
+    audit: audit::Log,
+}
+
+/// The store, with Secrets encrypted. Those from before are encrypted now.
+async fn seal(store: Arc<store::embedded::Embedded>, layout: &Layout) -> Result<Arc<dyn store::Store>> {
+    let keys = Keys::open_or_create(&layout.encryption_keys())?;
+    let sealed = Sealed::new(store, keys);
+    let count = sealed.reseal().await.context("encrypting the stored Secrets")?;
+    if count > 0 {
+        tracing::info!(count, "stored Secrets were encrypted");
+    }
+    Ok(Arc::new(sealed))
+}
+
+async fn start_api(guard: Guard, node: &str, node_api: NodeApi, version: &Version, clock: Arc<SystemClock>, up: &Up) -> Result<ApiServer> {
     let ranges = up.service_cidr.parse().context("--service-cidr")?;
+    let Guard { store, tokens, audit } = guard;
     let config = Config {
         store,
         registry: apiserver::kinds::builtin(),
@@ -269,6 +352,7 @@ async fn start_api(
             api: node_api,
         }),
         tokens,
+        audit: Some(audit),
         limits: Limits::default(),
         ranges,
         baseline_namespaces: up.baseline_namespaces,

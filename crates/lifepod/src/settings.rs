@@ -35,6 +35,21 @@ fn path(layout: &Layout) -> PathBuf {
     layout.root().join("host.json")
 }
 
+impl Up {
+    /// Remembers how the platform was started, for `down`.
+    pub(crate) fn keep(&self, layout: &Layout) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self).context("encoding the flags of `lifepod up`")?;
+        Ok(apiserver::pki::write_file(&layout.root().join("up.json"), &text, 0o600)?)
+    }
+
+    /// How the platform was last started.
+    pub(crate) fn last(layout: &Layout) -> Result<Self> {
+        let path = layout.root().join("up.json");
+        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} was written by another version", path.display()))
+    }
+}
+
 impl Settings {
     /// What the last `up` has set here, if nothing was removed since.
     pub(crate) fn read(layout: &Layout) -> Result<Option<Self>> {

@@ -20,6 +20,7 @@ mod sandbox;
 mod seccomp;
 mod shim_exe;
 mod spec;
+mod usage;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -28,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api::node::{ContainerId, Observation, Uid};
+use api::node::{ContainerId, NodeUsage, Observation, Uid};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
@@ -210,6 +211,14 @@ impl Runtime for Embedded {
 
     async fn exec(&self, uid: &Uid, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError> {
         self.exec_in(&self.pod(uid)?, &id.0, request).await
+    }
+
+    async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {
+        self.measure(disk).await
+    }
+
+    async fn reclaim(&self) -> Result<u64, RuntimeError> {
+        self.free_ended().await
     }
 
     async fn note(&self, uid: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError> {

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api::node::{ContainerId, Observation, Uid};
+use api::node::{ContainerId, NodeUsage, Observation, Uid};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
@@ -75,15 +75,34 @@ pub struct Resources {
     pub memory_limit_bytes: Option<u64>,
 }
 
+/// Which later mounts reach the other side of a bind mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// None.
+    #[default]
+    Private,
+    /// Those made on the node are seen in the container.
+    HostToContainer,
+}
+
 /// A bind mount into a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
+    /// Name of the volume, for messages.
+    pub volume: String,
     /// Path on the node.
     pub source: PathBuf,
+    /// A path in it that is mounted instead; made where it is missing. No link
+    /// leads it out of `source`.
+    pub sub_path: Option<PathBuf>,
     /// Absolute path in the container.
     pub target: PathBuf,
     /// No writes through this mount.
     pub read_only: bool,
+    /// Nor through mounts inside it.
+    pub recursive_read_only: bool,
+    /// Which later mounts are seen.
+    pub propagation: Propagation,
 }
 
 /// Which system calls a container may make. Source: pod API reference,
@@ -276,6 +295,12 @@ pub trait Runtime: Send + Sync {
     async fn remove_sandbox(&self, pod: &Uid) -> Result<(), RuntimeError>;
     /// Runs a command in a running container and waits for it.
     async fn exec(&self, pod: &Uid, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError>;
+    /// What the pods use of the node. With `disk`, files are counted too,
+    /// which takes its time.
+    async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError>;
+    /// Frees what ended containers have written; records and logs stay. Gives
+    /// the bytes.
+    async fn reclaim(&self) -> Result<u64, RuntimeError>;
     /// Notes something on an attempt, durable, seen in later observations.
     async fn note(&self, pod: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError>;
 }

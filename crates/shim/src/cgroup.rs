@@ -3,7 +3,7 @@
 //! A pod's groups are `<root>/pod<uid>` and, inside it, one per container.
 //! This file finds the trees, sets limits, kills, counts out-of-memory kills
 //! and removes; `cgroup/enter.rs` puts processes in; `cgroup/device.rs` keeps
-//! them from devices.
+//! them from devices; `cgroup/usage.rs` reads what they use.
 //!
 //! Source: Linux `Documentation/admin-guide/cgroup-v1/` and `cgroup-v2.rst`.
 
@@ -16,6 +16,7 @@ use crate::protocol::Limits;
 
 mod device;
 mod enter;
+mod usage;
 
 /// Below the root, beside the pods' groups: where shims themselves are.
 pub const SHIMS_GROUP: &str = "shims";

@@ -23,6 +23,7 @@ use crate::process;
 use crate::protocol::{CreateSpec, Refusal};
 use crate::rootfs::{self, Root};
 use crate::seccomp::Filters;
+use crate::stage;
 use crate::users;
 
 /// In the attempt's directory: libcontainer's own, and in that the socket the
@@ -69,6 +70,7 @@ pub(crate) fn make(work: Work<'_>) -> Made {
     let made = try_make(work);
     // The container holds its root in its own mount namespace.
     let _ = rootfs::unmount(&dir.join("merged"));
+    stage::clear(dir);
     match made {
         Ok(pid) => Made::Process(pid),
         // This process is in the container's group, so the shim empties it.
@@ -100,6 +102,7 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
             .map_err(|cause| (Refusal::Start, format!("mkdir {}: {cause}", process.cwd().display())))?;
     }
     drop(root);
+    stage::stage(&spec.staged, dir)?;
     let config = serde_json::to_vec(&oci).map_err(|cause| (Refusal::System, format!("writing {CONFIG_FILE}: {cause}")))?;
     fs::write(dir.join(CONFIG_FILE), config).map_err(system("writing the container's configuration"))?;
     trees

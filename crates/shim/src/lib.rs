@@ -32,6 +32,7 @@ mod rootfs;
 mod sandbox;
 pub mod seccomp;
 mod serve;
+pub mod stage;
 mod users;
 
 pub use serve::{ROLE, main};

@@ -182,10 +182,28 @@ pub struct CreateSpec {
     /// It may use every device of the node.
     #[serde(default)]
     pub all_devices: bool,
+    /// What its volumes are mounted from; see [`crate::stage`].
+    #[serde(default)]
+    pub staged: Vec<Staged>,
     /// Identity of the running attempt whose process-id namespace it joins,
     /// instead of having one of its own.
     #[serde(default)]
     pub pid_namespace_of: Option<String>,
+}
+
+/// One volume, or a path in it, to be made ready for a mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// The volume on the node.
+    pub source: PathBuf,
+    /// A path in it, made where it is missing; no link leads it out.
+    #[serde(default)]
+    pub sub_path: Option<PathBuf>,
+    /// Later mounts of the node are seen.
+    #[serde(default)]
+    pub slave: bool,
+    /// What it is for, in messages.
+    pub what: String,
 }
 
 /// Who a container runs as, before names are looked up in its files.

@@ -11,7 +11,7 @@
 //! run until=running|ready|succeeded|failed|gone|idle    advance 10s    quietly 1h
 //! exit app code=1 [oom]     set-image app x:2     condition x=True    debug dbg x:1
 //! delete [grace=5]   delete grace=0   evict <message>   reject <reason>: <message>
-//! sandbox dies    agent dies 5s    show app    conditions    phase    why
+//! drain 10s    sandbox dies    agent dies 5s    show app    conditions    phase    why
 //! ```
 
 mod run;

@@ -213,12 +213,21 @@ impl Platform {
         })
     }
 
-    /// Runs `lifepod down`, which also ends `lifepod up`.
+    /// Runs `lifepod down`, which also ends `lifepod up`. Pods are killed:
+    /// tests do not wait for what does not heed its stop signal.
     ///
     /// # Errors
     /// When it fails; the message carries what it printed.
     pub fn down(&mut self) -> Result<Output> {
-        let output = run(&mut self.lifepod(&["down"]))?;
+        self.down_with(&["--grace", "0"])
+    }
+
+    /// The same, with flags.
+    ///
+    /// # Errors
+    /// When it fails; the message carries what it printed.
+    pub fn down_with(&mut self, flags: &[&str]) -> Result<Output> {
+        let output = run(self.lifepod(&["down"]).args(flags))?;
         if let Some(mut child) = self.child.take() {
             child.wait()?;
         }

@@ -87,13 +87,13 @@ pub(crate) fn service_account(user: &str) -> Option<(&str, &str)> {
     (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some((namespace, name))
 }
 
-/// Who the request is to be treated as: whom its headers name, if the caller
-/// may act as them, else the caller.
+/// Whom the request is to be treated as instead of its caller: whom its
+/// headers name, if the caller may act as them.
 ///
 /// # Errors
 /// 403 naming what the caller may not be.
-pub(crate) fn apply(authorizer: &Authorizer, caller: Identity, headers: &mut HeaderMap) -> Result<Identity, Status> {
-    let Some(mut wanted) = wanted(headers)? else { return Ok(caller) };
+pub(crate) fn apply(authorizer: &Authorizer, caller: &Identity, headers: &mut HeaderMap) -> Result<Option<Identity>, Status> {
+    let Some(mut wanted) = wanted(headers)? else { return Ok(None) };
     let account = service_account(&wanted.user).map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
     let check = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
         let attributes = Attributes::Resource {
@@ -104,9 +104,9 @@ pub(crate) fn apply(authorizer: &Authorizer, caller: Identity, headers: &mut Hea
             namespace,
             name,
         };
-        match authorizer.decide(&caller, &attributes, None) {
+        match authorizer.decide(caller, &attributes, None) {
             Decision::Allow(_) => Ok(()),
-            Decision::NoOpinion(why) => Err(refusal(&caller, &attributes, &why)),
+            Decision::NoOpinion(why) => Err(refusal(caller, &attributes, &why)),
         }
     };
     match &account {
@@ -130,7 +130,7 @@ pub(crate) fn apply(authorizer: &Authorizer, caller: Identity, headers: &mut Hea
     if wanted.user == ANONYMOUS && !wanted.groups.iter().any(|group| group == AUTHENTICATED || group == UNAUTHENTICATED) {
         wanted.groups.push(UNAUTHENTICATED.to_owned());
     }
-    Ok(wanted)
+    Ok(Some(wanted))
 }
 
 #[cfg(test)]

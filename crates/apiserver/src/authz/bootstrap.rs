@@ -58,6 +58,11 @@ pub(crate) fn wanted() -> Vec<Wanted> {
                 all.push(Wanted { plural: "roles", object });
             }
             ["bind", role, subjects @ ..] => all.push(cluster_binding(role, subjects)),
+            ["bindas", name, role, subjects @ ..] => {
+                let mut binding = cluster_binding(role, subjects);
+                binding.object["metadata"]["name"] = json!(name);
+                all.push(binding);
+            }
             ["bindrole", namespace, name, role, subjects @ ..] => {
                 let mut object = object("RoleBinding", name);
                 object["metadata"]["namespace"] = json!(namespace);

@@ -90,3 +90,88 @@ fn a_kubeconfig_is_json_with_the_credentials_inline() {
     assert_eq!(config["clusters"][0]["cluster"]["server"], "https://127.0.0.1:6443");
     assert_eq!(config["users"][0]["user"]["client-key-data"], STANDARD.encode("K"));
 }
+
+fn requested(change: impl FnOnce(&mut CertificateParams)) -> String {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "system:node:n1");
+    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    params.serialize_request(&key).unwrap().pem().unwrap()
+}
+
+#[test]
+fn a_request_is_signed_for_what_it_asks_and_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::open_or_create(dir.path(), NOW).unwrap();
+    let pem = requested(|params| {
+        params.subject_alt_names.push(SanType::IpAddress("10.0.0.1".parse().unwrap()));
+        params.subject_alt_names.push(SanType::DnsName("n1".try_into().unwrap()));
+    });
+    let subject = request::read(&pem).unwrap();
+    assert_eq!(
+        (subject.common_name.as_str(), subject.organizations.as_slice()),
+        ("system:node:n1", &["system:nodes".to_owned()][..])
+    );
+    assert_eq!(
+        (subject.ip_addresses.as_slice(), subject.dns_names.as_slice()),
+        (&["10.0.0.1".to_owned()][..], &["n1".to_owned()][..])
+    );
+    let usages = ["digital signature".to_owned(), "client auth".to_owned()];
+    let signed = authority.sign_request(&pem, &usages, Duration::from_secs(3_600), NOW).unwrap();
+    let der = CertificateDer::from_pem_slice(signed.as_bytes()).unwrap();
+    assert_eq!(
+        authn::from_certificate(&der).unwrap(),
+        authn::Identity::new("system:node:n1", &["system:nodes"])
+    );
+    let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+    assert_eq!(parsed.validity().not_after.timestamp(), 1_800_003_600);
+    assert_eq!(parsed.validity().not_before.timestamp(), 1_799_999_700);
+    let extended = parsed.extended_key_usage().unwrap().unwrap().value;
+    assert!(extended.client_auth && !extended.server_auth);
+    assert!(!parsed.is_ca());
+
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap())
+        .unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .unwrap();
+    let at = |seconds| rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    verifier.verify_client_cert(&der, &[], at(1_800_000_000)).unwrap();
+    assert!(verifier.verify_client_cert(&der, &[], at(1_800_003_601)).is_err());
+}
+
+#[test]
+fn what_is_no_request_is_not_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::open_or_create(dir.path(), NOW).unwrap();
+    let sign = |pem: &str, usage: &str| authority.sign_request(pem, &[usage.to_owned()], Duration::from_secs(3_600), NOW);
+    assert!(matches!(sign("nothing", "client auth"), Err(PkiError::Request { .. })));
+    assert!(matches!(
+        sign(authority.certificate_pem(), "client auth"),
+        Err(PkiError::Request { .. })
+    ));
+    assert!(matches!(sign(&requested(|_| {}), "cert sign"), Err(PkiError::Request { .. })));
+    // Altered after it was signed by its key: one letter of the name.
+    let pem = requested(|_| {});
+    let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+    let mut der = block.contents;
+    let at = der.windows(2).position(|window| window == b"n1").unwrap();
+    der[at + 1] = b'2';
+    let altered = format!(
+        "-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----\n",
+        STANDARD.encode(der)
+    );
+    assert!(sign(&altered, "client auth").is_err());
+    let ca = sign(
+        &requested(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+        "client auth",
+    );
+    if let Ok(ca) = ca {
+        let der = CertificateDer::from_pem_slice(ca.as_bytes()).unwrap();
+        assert!(!X509Certificate::from_der(&der).unwrap().1.is_ca());
+    }
+}

@@ -12,6 +12,8 @@ use crate::body;
 use crate::pki::{Authority, KeyedCertificate, provider};
 use crate::testing::Rig;
 
+mod hostile;
+
 struct Front {
     rig: Rig,
     authority: Authority,
@@ -26,7 +28,10 @@ fn now() -> api::Time {
 }
 
 async fn front() -> Front {
-    let rig = Rig::new().await;
+    front_with(Rig::new().await, ConnectionLimits::default()).await
+}
+
+async fn front_with(rig: Rig, limits: ConnectionLimits) -> Front {
     let directory = tempfile::tempdir().unwrap();
     let authority = Authority::open_or_create(directory.path(), now()).unwrap();
     let serving = authority.serving("apiserver", &["127.0.0.1".to_owned()], now()).unwrap();
@@ -38,7 +43,7 @@ async fn front() -> Front {
         listener,
         authority.tls(&serving).unwrap(),
         rig.server.clone(),
-        ConnectionLimits::default(),
+        limits,
         shutdown.clone(),
     ));
     Front {

@@ -226,6 +226,7 @@ async fn a_head_has_no_body_and_a_restart_keeps_everything() {
         registry: crate::kinds::builtin(),
         nodes: Arc::new(crate::testing::EchoNode),
         tokens: crate::testing::tokens(),
+        audit: None,
         limits: Limits::default(),
         ranges: Ranges::default(),
         baseline_namespaces: false,

@@ -77,6 +77,7 @@ impl Desired {
             gone: false,
             rejection: None,
             eviction: None,
+            drain: None,
         })
     }
 }

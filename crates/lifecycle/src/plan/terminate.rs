@@ -29,6 +29,7 @@ pub(crate) fn because(w: World<'_>) -> Reason {
         Some(PodEnding::Gone) => Reason::Gone,
         Some(PodEnding::Deleted) => Reason::Deleted,
         Some(PodEnding::Evicted) => Reason::Evicted,
+        Some(PodEnding::Drained) => Reason::NodeShutdown,
         Some(PodEnding::DeadlineExceeded) => Reason::DeadlineExceeded,
         Some(PodEnding::Rejected | PodEnding::Finished) | None => Reason::Finished,
     }
@@ -130,6 +131,7 @@ fn grace(w: World<'_>) -> Duration {
         return least;
     }
     let evicted = w.desired.eviction.as_ref().and_then(|e| e.grace);
+    let evicted = [evicted, w.desired.drain].into_iter().flatten().min();
     let asked = w.desired.deletion.map(|d| d.grace).or(evicted).unwrap_or(w.desired.grace);
     evicted.map_or(asked, |e| asked.min(e)).max(least)
 }

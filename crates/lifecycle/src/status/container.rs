@@ -26,7 +26,13 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
     let hidden = usize::from(stage == Stage::Sync && attempts.last().is_some_and(|v| hooks::unshown(w, v)));
     let shown = &attempts[..attempts.len() - hidden];
     let mut status = match shown.last() {
-        Some(newest) => of_attempt(w, newest, shown.len().checked_sub(2).map(|i| shown[i])),
+        Some(newest) => {
+            let mut status = of_attempt(w, newest, shown.len().checked_sub(2).map(|i| shown[i]));
+            if container.role != Role::Init && shown.len() == 1 {
+                remember(w, newest, &mut status);
+            }
+            status
+        }
         None => without_attempt(w, stage, container),
     };
     let trouble = if stage == Stage::Sync && to_start(w, container, shown.last().copied()) {
@@ -65,6 +71,21 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
     };
     status.volume_mounts = (!container.volume_mounts.is_empty()).then(|| container.volume_mounts.clone());
     status
+}
+
+/// Of what ran before a runtime that holds one attempt, only the API knows: of
+/// a pod that was stopped with its node, for example.
+fn remember(w: World<'_>, only: &ContainerView, status: &mut ContainerStatus) {
+    let Some(old) = w
+        .last
+        .and_then(|last| crate::status::of(last, &only.name))
+        .filter(|_| only.attempt > 0)
+    else {
+        return;
+    };
+    let same = old.container_id == status.container_id;
+    let ended = old.state.as_ref().filter(|state| state.terminated.is_some() && !same);
+    status.last_state = ended.or(old.last_state.as_ref()).cloned();
 }
 
 fn of_attempt(w: World<'_>, newest: &ContainerView, previous: Option<&ContainerView>) -> ContainerStatus {

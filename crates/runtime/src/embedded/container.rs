@@ -131,6 +131,7 @@ impl Embedded {
             message_from_log: config.termination_message_from_log,
             message_file: !config.termination_message_path.is_empty(),
             all_devices: config.privileged,
+            staged: spec::staged(config),
             pid_namespace_of: target,
         })))
     }

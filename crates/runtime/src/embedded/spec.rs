@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
-use shim::protocol::UserSpec;
-use shim::record;
+use shim::protocol::{Staged, UserSpec};
+use shim::{record, stage};
 
 use super::files::{HOSTNAME_FILE, HOSTS_FILE, RESOLV_CONF_FILE};
 use crate::image::ImageConfig;
@@ -125,6 +125,17 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
         },
     });
     serde_json::from_value(spec).map_err(|cause| format!("container {}: its configuration cannot be expressed: {cause}", container.name))
+}
+
+/// What the shim is to make ready for the mounts of a container.
+pub(super) fn staged(container: &ContainerConfig) -> Vec<Staged> {
+    let staged = container.mounts.iter().map(|mount| Staged {
+        source: mount.source.clone(),
+        sub_path: mount.sub_path.clone(),
+        slave: mount.propagation == crate::Propagation::HostToContainer,
+        what: format!("volumeMount {:?} of container {:?}", mount.volume, container.name),
+    });
+    staged.collect()
 }
 
 /// Who it runs as, before names are looked up.
@@ -253,14 +264,16 @@ fn mounts(parts: &Parts<'_>) -> Vec<Value> {
     if !message.is_empty() && !is_taken(message) {
         own.push(bind(&dir.join(record::MESSAGE_FILE), Path::new(message), &["rw"]));
     }
-    let mut wanted: Vec<&crate::Mount> = container.mounts.iter().collect();
+    let mut wanted: Vec<(usize, &crate::Mount)> = container.mounts.iter().enumerate().collect();
     // An outer mount must come before one inside it. Source: containerd `orderedMounts`.
-    wanted.sort_by_key(|m| m.target.components().count());
-    list.extend(
-        wanted
-            .into_iter()
-            .map(|m| bind(&m.source, &m.target, &[if m.read_only { "ro" } else { "rw" }])),
-    );
+    wanted.sort_by_key(|(_, m)| m.target.components().count());
+    list.extend(wanted.into_iter().map(|(index, m)| {
+        let mut options = vec![if m.read_only { "ro" } else { "rw" }];
+        if m.recursive_read_only {
+            options.push("rro");
+        }
+        bind(&stage::place(dir, index), &m.target, &options)
+    }));
     list.extend(own);
     list
 }

@@ -254,11 +254,13 @@ async fn root_mounts_are_as_asked() {
         source: source.clone(),
         target: target.into(),
         read_only,
+        ..Mount::default()
     };
     let one = Mount {
         source: source.join("file"),
         target: "/etc/one/file".into(),
         read_only: true,
+        ..Mount::default()
     };
     let config = ContainerConfig {
         mounts: vec![at("/data/inner", true), at("/data", false), one],
@@ -429,13 +431,14 @@ async fn root_what_cannot_be_made_leaves_nothing() {
         source: "/nowhere/at/all".into(),
         target: "/data".into(),
         read_only: false,
+        ..Mount::default()
     };
     let config = ContainerConfig {
         mounts: vec![missing],
         ..script("app", "")
     };
     match node.runtime.create(&uid, &config).await {
-        Err(RuntimeError::Start(message)) => assert!(message.starts_with("failed to create container: "), "{message}"),
+        Err(RuntimeError::Start(message)) => assert!(message.starts_with("opening /nowhere/at/all for "), "{message}"),
         other => panic!("{other:?}"),
     }
     match node

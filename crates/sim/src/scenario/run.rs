@@ -224,6 +224,10 @@ impl Run {
                 };
                 self.world.reject(&uid, rejection);
             }
+            ["drain", grace] => {
+                let grace = duration(grace).ok_or_else(unknown)?;
+                self.world.drain(&uid, grace);
+            }
             ["sandbox", "dies"] => self.world.sandbox_dies(&uid),
             ["agent", "dies", time] => self.world.agent_dies(duration(time).ok_or_else(unknown)?),
             _ => return Err(unknown()),

@@ -77,6 +77,17 @@ impl World {
         }
     }
 
+    /// The node is being shut down; the pod is to stop within `grace`.
+    pub fn drain(&mut self, uid: &Uid, grace: Duration) {
+        if let Some(worker) = self.workers.get(uid) {
+            let desired = Desired {
+                drain: Some(grace),
+                ..worker.machine.desired().clone()
+            };
+            self.tell(uid, Input::Desired(Box::new(desired)));
+        }
+    }
+
     /// The node will refuse the pod once it sees it.
     pub fn reject(&mut self, uid: &Uid, rejection: Rejection) {
         self.rejections.insert(uid.clone(), rejection);

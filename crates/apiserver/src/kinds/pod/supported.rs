@@ -4,7 +4,7 @@
 //! Two tables, [`POD`] and [`CONTAINER`]. A row goes when its feature comes.
 
 use api::status::Violation;
-use api::typed::{AppArmorProfile, Container, Pod, PodSpec, SELinuxOptions};
+use api::typed::{AppArmorProfile, Container, Pod, PodSpec, SELinuxOptions, Volume};
 
 /// One thing not done yet: what it is, and the paths at which it is asked for,
 /// relative to what the table is about.
@@ -117,11 +117,48 @@ fn se_linux(options: &Option<SELinuxOptions>) -> Vec<String> {
     )
 }
 
+/// The kind of a volume no code mounts.
+fn other_volume(volume: &Volume) -> Option<String> {
+    const MOUNTED: [&str; 6] = ["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
+    let wire = serde_json::to_value(volume).unwrap_or_default();
+    let mut kinds = wire.as_object().into_iter().flatten().map(|(kind, _)| kind);
+    kinds.find(|kind| *kind != "name" && !MOUNTED.contains(&kind.as_str())).cloned()
+}
+
 /// Asked of a Pod as a whole; paths below `spec`.
 const POD: &[Missing<OfPod>] = &[
     Missing {
-        what: "mount volumes",
-        at: |spec| items(&spec.volumes, |index| format!("volumes[{index}]"), |_| true),
+        what: "mount volumes of this kind",
+        at: |spec| {
+            let volumes = spec.volumes.iter().flatten().enumerate();
+            volumes
+                .filter_map(|(index, volume)| other_volume(volume).map(|kind| format!("volumes[{index}].{kind}")))
+                .collect()
+        },
+    },
+    Missing {
+        what: "keep volumes in huge pages",
+        at: |spec| {
+            let huge = |volume: &Volume| {
+                let medium = volume.empty_dir.as_ref().and_then(|empty| empty.medium.as_deref());
+                medium.is_some_and(|medium| medium.starts_with("HugePages"))
+            };
+            items(&spec.volumes, |index| format!("volumes[{index}].emptyDir.medium"), huge)
+        },
+    },
+    Missing {
+        what: "project cluster trust bundles",
+        at: |spec| {
+            let bundled = |volume: &Volume| {
+                let mut sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+                sources.any(|source| source.cluster_trust_bundle.is_some())
+            };
+            items(
+                &spec.volumes,
+                |index| format!("volumes[{index}].projected.sources.clusterTrustBundle"),
+                bundled,
+            )
+        },
     },
     Missing {
         what: "use image pull secrets",
@@ -194,17 +231,6 @@ const POD: &[Missing<OfPod>] = &[
         },
     },
     Missing {
-        what: "give volumes to a group",
-        at: |spec| {
-            let Some(context) = &spec.security_context else { return Vec::new() };
-            [
-                set("securityContext.fsGroup", &context.fs_group),
-                set("securityContext.fsGroupChangePolicy", &context.fs_group_change_policy),
-            ]
-            .concat()
-        },
-    },
-    Missing {
         what: "run Windows containers",
         at: |spec| {
             spec.security_context
@@ -218,8 +244,14 @@ const POD: &[Missing<OfPod>] = &[
 /// Asked of one container; paths below it.
 const CONTAINER: &[Missing<OfContainer>] = &[
     Missing {
-        what: "mount volumes",
-        at: |of| items(&of.container.volume_mounts, |index| format!("volumeMounts[{index}]"), |_| true),
+        what: "propagate mounts from containers to the node",
+        at: |of| {
+            items(
+                &of.container.volume_mounts,
+                |index| format!("volumeMounts[{index}].mountPropagation"),
+                |mount| mount.mount_propagation.as_deref() == Some("Bidirectional"),
+            )
+        },
     },
     Missing {
         what: "attach volume devices",

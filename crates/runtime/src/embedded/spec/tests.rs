@@ -199,16 +199,19 @@ fn the_pods_files_are_mounted_unless_the_pod_brings_its_own() {
             source: "/b".into(),
             target: "/data/inner".into(),
             read_only: true,
+            ..Mount::default()
         },
         Mount {
             source: "/a".into(),
             target: "/data".into(),
             read_only: false,
+            ..Mount::default()
         },
         Mount {
             source: "/h".into(),
             target: "/etc/hosts".into(),
             read_only: false,
+            ..Mount::default()
         },
     ];
     let container = ContainerConfig {
@@ -217,7 +220,10 @@ fn the_pods_files_are_mounted_unless_the_pod_brings_its_own() {
         ..ContainerConfig::default()
     };
     let spec = spec(&container);
-    assert_eq!(mount_at(&spec, "/etc/hosts").unwrap()["source"], "/h");
+    assert_eq!(
+        mount_at(&spec, "/etc/hosts").unwrap()["source"],
+        "/state/pod/containers/id/mounts/2"
+    );
     assert_eq!(mount_at(&spec, "/etc/resolv.conf").unwrap()["source"], "/state/pod/resolv.conf");
     assert_eq!(
         mount_at(&spec, "/dev/termination-log").unwrap()["source"],

@@ -53,10 +53,6 @@ fn parts_of_a_container() {
             "spec.containers[0].resources.requests[ephemeral-storage]",
         ],
     );
-    let mounted = pod(
-        json!({ "volumes": [{ "name": "v" }], "containers": [container(json!({ "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }))] }),
-    );
-    refused(&mounted, &["spec.volumes[0]", "spec.containers[0].volumeMounts[0]"]);
 }
 
 #[test]
@@ -84,7 +80,14 @@ fn parts_of_a_pod() {
             json!({ "affinity": { "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": preferred } } }),
             "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution",
         ),
-        (json!({ "securityContext": { "fsGroup": 1 } }), "securityContext.fsGroup"),
+        (
+            json!({ "volumes": [{ "name": "v", "nfs": { "server": "s", "path": "/" } }] }),
+            "volumes[0].nfs",
+        ),
+        (
+            json!({ "volumes": [{ "name": "v", "emptyDir": { "medium": "HugePages" } }] }),
+            "volumes[0].emptyDir.medium",
+        ),
     ];
     for (mut spec, path) in rows {
         spec["containers"] = json!([{ "name": "a", "image": "i" }]);
@@ -109,7 +112,7 @@ fn what_works_is_not_refused() {
         "livenessProbe": { "httpGet": { "port": "http" } }, "readinessProbe": { "grpc": { "port": 80 } },
         "lifecycle": { "postStart": { "sleep": { "seconds": 1 } }, "preStop": { "tcpSocket": { "port": 80 } } },
         "command": ["sh"], "args": ["-c", "$(A)"], "workingDir": "/", "env": [{ "name": "A", "value": "b" }, { "name": "B" }, { "name": "C", "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } } }],
-        "envFrom": [{ "secretRef": { "name": "s" }, "prefix": "P_" }],
+        "volumeMounts": [{ "name": "v", "mountPath": "/v", "subPath": "a", "readOnly": true, "recursiveReadOnly": "Enabled" }], "envFrom": [{ "secretRef": { "name": "s" }, "prefix": "P_" }],
         "ports": [{ "containerPort": 80, "name": "http" }], "imagePullPolicy": "Never", "terminationMessagePath": "/t",
         "resources": { "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m" } }, "stdin": false, "tty": false,
         "securityContext": {
@@ -124,7 +127,8 @@ fn what_works_is_not_refused() {
         "tolerations": [{ "key": "a", "operator": "Exists", "effect": "NoSchedule" }], "readinessGates": [{ "conditionType": "a.b/c" }],
         "automountServiceAccountToken": true, "enableServiceLinks": true, "os": { "name": "linux" }, "hostUsers": true,
         "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } } },
-        "securityContext": { "runAsUser": 1, "runAsGroup": 2, "runAsNonRoot": true, "supplementalGroups": [3], "seccompProfile": { "type": "RuntimeDefault" } },
+        "volumes": [{ "name": "v" }, { "name": "p", "projected": { "sources": [{ "serviceAccountToken": { "path": "t" } }] } }],
+        "securityContext": { "fsGroup": 1, "fsGroupChangePolicy": "OnRootMismatch", "runAsUser": 1, "runAsGroup": 2, "runAsNonRoot": true, "supplementalGroups": [3], "seccompProfile": { "type": "RuntimeDefault" } },
         "initContainers": [
             { "name": "i", "image": "i" },
             { "name": "s", "image": "i", "restartPolicy": "Always", "startupProbe": { "exec": { "command": ["true"] } } },

@@ -322,6 +322,27 @@ const SHOWN: [&str; 9] = [
     "status.podIPs",
 ];
 
+/// Fields of a Pod a file of a volume may show.
+const SHOWN_IN_VOLUMES: [&str; 5] = [
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+];
+
+/// `fieldRef` of a file of a volume.
+pub(super) fn volume_field(field: &str, from: &ObjectFieldSelector) -> Vec<Violation> {
+    let path = from.field_path.as_str();
+    if SHOWN_IN_VOLUMES.contains(&path) && text(&from.api_version) == "v1" {
+        return Vec::new();
+    }
+    if SHOWN.contains(&path) {
+        return vec![Violation::not_supported(format!("{field}.fieldPath"), path, &SHOWN_IN_VOLUMES)];
+    }
+    field_ref(field, from)
+}
+
 fn field_ref(field: &str, from: &ObjectFieldSelector) -> Vec<Violation> {
     if text(&from.api_version).is_empty() {
         return vec![Violation::required(format!("{field}.apiVersion"), "")];

@@ -5,7 +5,7 @@
 
 use api::quantity::Quantity;
 use api::status::Violation;
-use api::typed::{Container, KeyToPath, Volume};
+use api::typed::{Container, DownwardAPIVolumeFile, KeyToPath, Volume, VolumeProjection};
 use serde_json::Value;
 
 use super::{each, text};
@@ -144,12 +144,14 @@ fn of_kind(field: &str, kind: &str, volume: &Volume) -> Vec<Violation> {
             for (index, source) in each(&projected.sources).iter().enumerate() {
                 let wire = serde_json::to_value(source).unwrap_or_default();
                 let count = wire.as_object().map_or(0, serde_json::Map::len);
+                let source_field = format!("{field}.sources[{index}]");
                 if count > 1 {
                     broken.push(Violation::forbidden(
-                        format!("{field}.sources[{index}]"),
+                        source_field.as_str(),
                         "may not specify more than 1 volume type",
                     ));
                 }
+                broken.extend(projection(&source_field, source));
             }
         }
         "downwardAPI" => {
@@ -157,9 +159,84 @@ fn of_kind(field: &str, kind: &str, volume: &Volume) -> Vec<Violation> {
                 &format!("{field}.defaultMode"),
                 volume.downward_api.as_ref().and_then(|downward| downward.default_mode),
             ));
+            let items = volume.downward_api.as_ref().map(|downward| each(&downward.items));
+            broken.extend(downward(field, items.unwrap_or_default()));
         }
         // The other kinds are refused as a whole; see `supported.rs`.
         _ => {}
+    }
+    broken
+}
+
+/// Least and most seconds a projected token may be asked to live.
+const TOKEN_LIFE_S: (i64, i64) = (600, 1 << 32);
+
+fn projection(field: &str, source: &VolumeProjection) -> Vec<Violation> {
+    let mut broken = Vec::new();
+    if let Some(secret) = &source.secret {
+        broken.extend(files(&format!("{field}.secret"), "name", &secret.name, None, each(&secret.items)));
+    }
+    if let Some(map) = &source.config_map {
+        broken.extend(files(&format!("{field}.configMap"), "name", &map.name, None, each(&map.items)));
+    }
+    if let Some(fields) = &source.downward_api {
+        broken.extend(downward(&format!("{field}.downwardAPI"), each(&fields.items)));
+    }
+    if let Some(token) = &source.service_account_token {
+        let field = format!("{field}.serviceAccountToken");
+        let life = token.expiration_seconds.unwrap_or(3_600);
+        let refuse = |rule| Violation::invalid(format!("{field}.expirationSeconds"), &life.into(), rule);
+        if life < TOKEN_LIFE_S.0 {
+            broken.push(refuse("may not specify a duration less than 10 minutes"));
+        } else if life > TOKEN_LIFE_S.1 {
+            broken.push(refuse("may not specify a duration larger than 2^32 seconds"));
+        }
+        if token.path.is_empty() {
+            broken.push(Violation::required(format!("{field}.path"), ""));
+        } else {
+            broken.extend(own_path(&format!("{field}.path"), &token.path));
+        }
+    }
+    broken
+}
+
+/// A path in a volume that is not one of the volume's own.
+fn own_path(field: &str, path: &str) -> Vec<Violation> {
+    let mut broken = values::descending_path(field, path);
+    if path.starts_with("..") && broken.is_empty() {
+        broken.push(Violation::invalid(field, &Value::from(path), "must not start with '..'"));
+    }
+    broken
+}
+
+/// Source: upstream `validateDownwardAPIVolumeFile`.
+fn downward(field: &str, items: &[DownwardAPIVolumeFile]) -> Vec<Violation> {
+    let mut broken = Vec::new();
+    // Upstream leaves the index out.
+    for item in items {
+        if item.path.is_empty() {
+            broken.push(Violation::required(format!("{field}.path"), ""));
+        }
+        broken.extend(own_path(&format!("{field}.path"), &item.path));
+        match (&item.field_ref, &item.resource_field_ref) {
+            (Some(_), Some(_)) => {
+                let rule = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                broken.push(Violation::invalid(field, &Value::from("resource"), rule));
+            }
+            (Some(from), None) => broken.extend(super::container::volume_field(&format!("{field}.fieldRef"), from)),
+            (None, Some(from)) => {
+                let field = format!("{field}.resourceFieldRef");
+                if text(&from.container_name).is_empty() {
+                    broken.push(Violation::required(format!("{field}.containerName"), ""));
+                }
+                broken.extend(super::resources::field_ref(&field, from));
+            }
+            (None, None) => broken.push(Violation::required(
+                format!("{field}.fieldRef"),
+                "one of fieldRef and resourceFieldRef is required",
+            )),
+        }
+        broken.extend(mode(&format!("{field}.mode"), item.mode));
     }
     broken
 }
@@ -184,7 +261,7 @@ fn files(field: &str, name_field: &str, name: &str, default_mode: Option<i32>, i
         if item.path.is_empty() {
             broken.push(Violation::required(format!("{item_field}.path"), ""));
         }
-        broken.extend(values::descending_path(&format!("{item_field}.path"), &item.path));
+        broken.extend(own_path(&format!("{item_field}.path"), &item.path));
         broken.extend(mode(&format!("{item_field}.mode"), item.mode));
     }
     broken
@@ -220,6 +297,28 @@ pub(super) fn mounts(list: &str, container: &Container, volumes: &[Volume]) -> V
             broken.push(Violation::invalid(format!("{field}.subPathExpr"), &Value::from(expression), rule));
         }
         broken.extend(values::descending_path(&format!("{list}.subPathExpr"), expression));
+        let none = mount.mount_propagation.as_deref().is_none_or(|propagation| propagation == "None");
+        match mount.recursive_read_only.as_deref() {
+            None | Some("Disabled") => {}
+            Some("IfPossible" | "Enabled") => {
+                let recursive = format!("{field}.recursiveReadOnly");
+                if mount.read_only != Some(true) {
+                    broken.push(Violation::forbidden(
+                        recursive.as_str(),
+                        "may only be specified when readOnly is true",
+                    ));
+                }
+                if !none {
+                    let rule = "may only be specified when mountPropagation is None or not specified";
+                    broken.push(Violation::forbidden(recursive.as_str(), rule));
+                }
+            }
+            Some(other) => broken.push(Violation::not_supported(
+                format!("{field}.recursiveReadOnly"),
+                other,
+                &["Disabled", "Enabled", "IfPossible"],
+            )),
+        }
         if let Some(propagation) = &mount.mount_propagation {
             broken.extend(values::one_of(
                 &format!("{list}.mountPropagation"),

@@ -1,0 +1,431 @@
+//! The volumes of the pods on this node.
+//!
+//! Reading order: this file (what is set up, kept up to date, and torn down),
+//! `volumes/payload.rs` (the content of ConfigMap, Secret, downward and
+//! projected volumes, pure), `volumes/atomic.rs` (how content changes),
+//! `volumes/directory.rs` (`emptyDir`, `hostPath`), `volumes/owner.rs`
+//! (`fsGroup`), `volumes/token.rs`, `volumes/mounts.rs` (what of it a container
+//! gets, pure).
+//!
+//! ```text
+//! <root>/disk/<uid>/<volume>      emptyDir, configMap
+//!        memory/                  one tmpfs for the node
+//!        memory/<uid>/<volume>    secret, downwardAPI, projected
+//! ```
+//!
+//! Secrets of all pods share one tmpfs: a mount per volume would be copied into
+//! the mount namespace of every pod that starts after it. Nothing is remembered
+//! that is not on disk: setting a volume up again finds what is there.
+
+mod atomic;
+mod directory;
+pub(crate) mod mounts;
+mod owner;
+mod payload;
+mod token;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::quantity::Quantity;
+use api::typed::{Pod, Volume, WireQuantity};
+use api::{Time, Uid};
+use lifecycle::Eviction;
+
+use crate::execute::Ports;
+use crate::sources::Reference;
+use payload::Around;
+use token::Token;
+
+/// What is wrong with content is looked at again after this long, should
+/// nothing change before.
+const CONTENT_RETRY: Duration = Duration::from_secs(60);
+
+/// Which volumes to see to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All: the pod is to start.
+    All,
+    /// Those that carry content: it may have changed.
+    Content,
+}
+
+/// A volume that could not be set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MountError {
+    volume: String,
+    why: String,
+}
+
+impl std::fmt::Display for MountError {
+    /// The message of its event.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MountVolume.SetUp failed for volume {:?} : {}", self.volume, self.why)
+    }
+}
+
+/// When a pod's content is to be looked at.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    at: Time,
+    /// How often somebody said that something changed.
+    pokes: u64,
+    /// The volumes are set up.
+    is_up: bool,
+}
+
+#[derive(Debug)]
+struct OfPod {
+    /// Held while anything is done to the pod's volumes.
+    gate: Arc<tokio::sync::Mutex<BTreeMap<(String, usize), Token>>>,
+    due: Mutex<Due>,
+}
+
+impl OfPod {
+    fn due(&self) -> MutexGuard<'_, Due> {
+        // Plain numbers: a panic cannot leave them half-changed.
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The volumes of every pod on this node.
+#[derive(Debug)]
+pub struct Volumes {
+    root: PathBuf,
+    pods: Mutex<BTreeMap<Uid, Arc<OfPod>>>,
+}
+
+impl Volumes {
+    /// Opens the directory of all volumes; makes it where it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made, or its tmpfs cannot be mounted.
+    pub fn open(root: PathBuf) -> io::Result<Self> {
+        let this = Self {
+            root,
+            pods: Mutex::default(),
+        };
+        directory::make(&this.disk())?;
+        let memory = this.memory();
+        directory::make(&memory)?;
+        if !directory::is_mount_point(&memory)? {
+            directory::mount_memory(&memory, "mode=0700")?;
+        }
+        Ok(this)
+    }
+
+    /// Removes every volume of every pod, and what is mounted in them.
+    ///
+    /// # Errors
+    /// What could not be unmounted or removed.
+    pub fn purge(root: &Path) -> io::Result<()> {
+        directory::remove(root)
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.root.join("disk")
+    }
+
+    fn memory(&self) -> PathBuf {
+        self.root.join("memory")
+    }
+
+    /// Pods that have a directory here.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn pods(&self) -> io::Result<BTreeSet<Uid>> {
+        let mut found = BTreeSet::new();
+        for root in [self.disk(), self.memory()] {
+            for entry in std::fs::read_dir(root)? {
+                found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<Uid>().ok()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn of(&self, uid: &Uid) -> Arc<OfPod> {
+        let new = || {
+            Arc::new(OfPod {
+                gate: Arc::default(),
+                due: Mutex::new(Due {
+                    at: Time::FAR_FUTURE,
+                    pokes: 0,
+                    is_up: false,
+                }),
+            })
+        };
+        // A panic while it was held cannot have left a half-made entry.
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.entry(uid.clone()).or_insert_with(new).clone()
+    }
+
+    /// When the content of a pod's volumes is to be looked at again.
+    pub(crate) fn due(&self, uid: &Uid) -> Time {
+        let due = *self.of(uid).due();
+        if due.is_up { due.at } else { Time::FAR_FUTURE }
+    }
+
+    /// Something the pod's volumes carry may have changed.
+    pub(crate) fn poke(&self, uid: &Uid, now: Time) {
+        let of = self.of(uid);
+        let mut due = of.due();
+        due.pokes = due.pokes.wrapping_add(1);
+        due.at = now;
+    }
+
+    /// Where a volume is on the node; `None` for a kind there is not.
+    pub(crate) fn place(&self, uid: &Uid, volume: &Volume) -> Option<PathBuf> {
+        if let Some(host) = &volume.host_path {
+            return Some(PathBuf::from(&host.path));
+        }
+        let on_disk = volume.empty_dir.is_some() || volume.config_map.is_some();
+        let in_memory = volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some();
+        let root = match (on_disk, in_memory) {
+            (true, _) => self.disk(),
+            (false, true) => self.memory(),
+            (false, false) => return None,
+        };
+        Some(root.join(uid.as_str()).join(&volume.name))
+    }
+
+    /// Sets volumes up, or brings their content up to date.
+    ///
+    /// # Errors
+    /// Every volume that failed; the others are as they should be.
+    pub(crate) async fn set_up(&self, ports: &Ports, uid: &Uid, pod: &Arc<Pod>, scope: Scope) -> Result<(), Vec<MountError>> {
+        let of = self.of(uid);
+        let mut tokens = of.gate.clone().lock_owned().await;
+        let now = ports.clock.now();
+        let pokes = {
+            let mut due = of.due();
+            if scope == Scope::Content && !due.is_up {
+                return Ok(()); // torn down meanwhile
+            }
+            due.at = Time::FAR_FUTURE;
+            due.pokes
+        };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let found = ports.sources.find(namespace, references(pod)).await;
+        let issued = token::renew(ports, uid, pod, &mut tokens, now).await;
+        let next = tokens.values().map(|token| token.refresh_at).min().unwrap_or(Time::FAR_FUTURE);
+        let allocatable = ports.allocatable();
+        let plans: Vec<_> = volumes(pod)
+            .iter()
+            .map(|volume| {
+                (
+                    volume.name.clone(),
+                    self.plan(uid, pod, volume, scope, &found, &issued, &allocatable),
+                )
+            })
+            .collect();
+        let (group, stamp) = (payload::group(pod), stamp(now));
+        // The guard goes along: work that is given up still ends before the next begins.
+        let work = tokio::task::spawn_blocking(move || {
+            let _tokens = tokens;
+            let mut errors = Vec::new();
+            for (volume, plan) in plans {
+                if let Err(why) = plan.and_then(|plan| plan.carry_out(group, &stamp)) {
+                    errors.push(MountError { volume, why });
+                }
+            }
+            errors
+        });
+        let errors = work.await.unwrap_or_else(|ended| {
+            let why = format!("internal error: {ended}");
+            vec![MountError {
+                volume: String::new(),
+                why,
+            }]
+        });
+        let mut due = of.due();
+        due.is_up |= errors.is_empty();
+        due.at = if due.pokes != pokes {
+            now
+        } else if errors.is_empty() {
+            next
+        } else {
+            next.min(now + CONTENT_RETRY)
+        };
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one place turns everything known into work")]
+    fn plan(
+        &self,
+        uid: &Uid,
+        pod: &Pod,
+        volume: &Volume,
+        scope: Scope,
+        found: &crate::sources::Found,
+        issued: &BTreeMap<(String, usize), Result<String, String>>,
+        allocatable: &BTreeMap<String, WireQuantity>,
+    ) -> Result<Work, String> {
+        let place = self.place(uid, volume).ok_or("this kind of volume is not supported")?;
+        let tokens = payload::tokens(volume)
+            .map(|(index, _)| {
+                let issued = issued.get(&(volume.name.clone(), index)).cloned();
+                (index, issued.unwrap_or_else(|| Err("it was not asked for".to_owned())))
+            })
+            .collect();
+        let around = Around {
+            pod,
+            found,
+            allocatable,
+            tokens: &tokens,
+        };
+        if let Some(payload) = payload::of(volume, &around)? {
+            return Ok(Work::Content { place, payload });
+        }
+        if scope == Scope::Content {
+            return Ok(Work::Nothing);
+        }
+        if let Some(empty) = &volume.empty_dir {
+            let in_memory = empty.medium.as_deref() == Some("Memory");
+            let memory_bytes = in_memory.then(|| memory_bytes(pod, empty.size_limit.as_ref(), allocatable));
+            return Ok(Work::Empty { place, memory_bytes });
+        }
+        let kind = volume.host_path.as_ref().and_then(|host| host.type_.clone()).unwrap_or_default();
+        Ok(Work::Host { place, kind })
+    }
+
+    /// Removes all of a pod's volumes. What is gone is success.
+    ///
+    /// # Errors
+    /// What could not be unmounted or removed.
+    pub(crate) async fn tear_down(&self, uid: &Uid) -> Result<(), String> {
+        let of = self.of(uid);
+        let guard = of.gate.clone().lock_owned().await;
+        of.due().is_up = false;
+        let places = [self.disk(), self.memory()].map(|root| root.join(uid.as_str()));
+        let work = tokio::task::spawn_blocking(move || {
+            let _guard = guard;
+            places.iter().try_for_each(|place| directory::remove(place))
+        });
+        let done = work.await.map_err(|ended| format!("internal error: {ended}"))?;
+        done.map_err(|error| format!("UnmountVolume.TearDown failed: {error}"))
+    }
+
+    /// The pod is no more.
+    pub(crate) fn forget(&self, uid: &Uid) {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Whether a pod has written more into a volume than the volume may hold.
+    /// Source: upstream `eviction_manager.go`, `emptyDirLimitEviction`.
+    pub(crate) async fn overfull(&self, uid: &Uid, pod: &Pod) -> Option<Eviction> {
+        let mut limited = Vec::new();
+        for volume in volumes(pod) {
+            let limit = volume.empty_dir.as_ref().and_then(|empty| empty.size_limit.as_ref());
+            let Some((limit, bytes)) = limit.and_then(|wire| Some((wire, Quantity::try_from(wire).ok()?.bytes()))) else {
+                continue;
+            };
+            if bytes > 0 {
+                limited.push((volume.name.clone(), self.place(uid, volume)?, limit.0.clone(), bytes.unsigned_abs()));
+            }
+        }
+        if limited.is_empty() {
+            return None;
+        }
+        let measured = tokio::task::spawn_blocking(move || {
+            limited
+                .into_iter()
+                .find(|(_, place, _, bytes)| directory::usage_bytes(place).is_ok_and(|used| used > *bytes))
+        });
+        let (name, _, limit, _) = measured.await.ok()??;
+        Some(Eviction {
+            reason: "Evicted".to_owned(),
+            message: format!("Usage of EmptyDir volume {name:?} exceeds the limit {limit:?}. "),
+            grace: None,
+        })
+    }
+}
+
+fn volumes(pod: &Pod) -> &[Volume] {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref());
+    volumes.unwrap_or_default()
+}
+
+/// Every object a pod's volumes take their content from.
+#[must_use]
+pub fn references(pod: &Pod) -> BTreeSet<Reference> {
+    volumes(pod).iter().flat_map(payload::references).collect()
+}
+
+/// Name of a new version of a volume's content.
+fn stamp(now: Time) -> String {
+    let nanos = now.0.rem_euclid(1_000_000_000);
+    let seconds = jiff::Timestamp::from_second(now.0.div_euclid(1_000_000_000)).unwrap_or_default();
+    format!("{}.{nanos:09}", seconds.strftime("%Y_%m_%d_%H_%M_%S"))
+}
+
+/// Most a volume in memory may hold: what the node, the containers' limits and
+/// the volume's own limit allow. Source: upstream `emptydir.go`,
+/// `calculateEmptyDirMemorySize`.
+fn memory_bytes(pod: &Pod, limit: Option<&WireQuantity>, allocatable: &BTreeMap<String, WireQuantity>) -> u64 {
+    let bytes = |wire: &WireQuantity| Quantity::try_from(wire).ok().map(|q| q.bytes().unsigned_abs()).filter(|b| *b > 0);
+    let node = allocatable.get("memory").and_then(bytes);
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let limits = containers.map(|c| c.resources.as_ref()?.limits.as_ref()?.get("memory").and_then(bytes));
+    let of_pod = limits.sum::<Option<u64>>().filter(|sum| *sum > 0);
+    [node, of_pod, limit.and_then(bytes)]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(u64::MAX >> 1)
+}
+
+/// What is to be done for one volume.
+enum Work {
+    Nothing,
+    Content { place: PathBuf, payload: payload::Payload },
+    Empty { place: PathBuf, memory_bytes: Option<u64> },
+    Host { place: PathBuf, kind: String },
+}
+
+impl Work {
+    fn carry_out(self, group: Option<u32>, stamp: &str) -> Result<(), String> {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Content { place, payload } => {
+                let made = directory::empty(&place, None, group);
+                let written = made.and_then(|()| atomic::write(&place, &payload, group, stamp));
+                written.map(drop).map_err(|error| error.to_string())
+            }
+            Self::Empty { place, memory_bytes } => directory::empty(&place, memory_bytes, group).map_err(|error| error.to_string()),
+            Self::Host { place, kind } => directory::host_path(&place, &kind),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_volume_in_memory_is_as_large_as_the_least_limit() {
+        let allocatable = BTreeMap::from([("memory".to_owned(), WireQuantity("1Gi".to_owned()))]);
+        let pod = |limits: &[Option<&str>]| -> Pod {
+            let containers: Vec<_> = limits
+                .iter()
+                .map(|l| json!({ "name": "c", "resources": { "limits": l.map(|l| json!({ "memory": l })) } }))
+                .collect();
+            serde_json::from_value(json!({ "metadata": {}, "spec": { "containers": containers } })).unwrap()
+        };
+        let limit = WireQuantity("1Mi".to_owned());
+        assert_eq!(memory_bytes(&pod(&[None]), None, &allocatable), 1 << 30);
+        assert_eq!(memory_bytes(&pod(&[Some("2Mi"), Some("1Mi")]), None, &allocatable), 3 << 20);
+        assert_eq!(memory_bytes(&pod(&[Some("2Mi"), None]), None, &allocatable), 1 << 30);
+        assert_eq!(memory_bytes(&pod(&[Some("2Mi")]), Some(&limit), &allocatable), 1 << 20);
+    }
+
+    #[test]
+    fn a_version_is_named_by_its_time() {
+        assert_eq!(stamp(Time(1_700_000_000_000_000_042)), "2023_11_14_22_13_20.000000042");
+    }
+}

@@ -1,0 +1,225 @@
+//! Directories on the node: `emptyDir`, `hostPath`, and what is mounted on
+//! them. Blocking.
+//!
+//! Source: upstream `pkg/volume/{emptydir,hostpath}`.
+
+use std::ffi::CString;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::owner::{self, Access};
+
+/// Every user of the pod may use an `emptyDir`.
+const MODE: u32 = 0o777;
+
+/// Makes the directory of a volume that begins empty; what is there stays.
+pub(crate) fn empty(path: &Path, memory_bytes: Option<u64>, group: Option<u32>) -> io::Result<()> {
+    let made = make(path)?;
+    let mounted = memory_bytes.is_some() && is_mount_point(path)?;
+    if let Some(bytes) = memory_bytes.filter(|_| !mounted) {
+        mount_memory(path, &format!("size={bytes}"))?;
+    }
+    if made || (memory_bytes.is_some() && !mounted) {
+        fs::set_permissions(path, Permissions::from_mode(MODE))?;
+        if let Some(gid) = group {
+            owner::give(path, gid, Access::Write)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory and those above it, for root alone; true if it was not there.
+pub(crate) fn make(path: &Path) -> io::Result<bool> {
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Mounts a tmpfs, kept out of swap where the kernel can.
+pub(crate) fn mount_memory(at: &Path, options: &str) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mount = |options: String| -> io::Result<()> {
+        let options = CString::new(options)?;
+        Ok(rustix::mount::mount("lifepod", at, "tmpfs", flags, options.as_c_str())?)
+    };
+    // `noswap` arrived in Linux 6.4.
+    mount(format!("noswap,{options}")).or_else(|_| mount(options.to_owned()))
+}
+
+/// Whether something is mounted on a directory.
+pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {
+    let above = path.parent().unwrap_or(Path::new("/"));
+    Ok(fs::metadata(path)?.dev() != fs::metadata(above)?.dev())
+}
+
+/// Unmounts everything at and below `root`, innermost first.
+pub(crate) fn unmount_all(root: &Path) -> io::Result<()> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let mut points: Vec<PathBuf> = table
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
+        .map(unescape)
+        .filter(|point| point.starts_with(root))
+        .collect();
+    points.sort();
+    for point in points.iter().rev() {
+        match rustix::mount::unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The kernel writes blanks and the like as `\040`.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        if *first == b'\\'
+            && let Some(code) = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok())
+            && let Ok(byte) = u8::from_str_radix(code, 8)
+        {
+            out.push(byte);
+            rest = &tail[3..];
+        } else {
+            out.push(*first);
+            rest = tail;
+        }
+    }
+    PathBuf::from(std::ffi::OsStr::from_bytes(&out))
+}
+
+/// Removes a tree and unmounts what is in it; what is gone is success.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    unmount_all(path)?;
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Checks, and for some types makes, a path of the node. A path without a type
+/// that is not there becomes a directory, as containerd does.
+///
+/// # Errors
+/// In upstream's words.
+pub(crate) fn host_path(path: &Path, kind: &str) -> Result<(), String> {
+    let shown = path.display();
+    let failed = |error: io::Error| format!("hostPath type check failed: {error}");
+    let about = fs::metadata(path);
+    let is = |check: fn(&fs::FileType) -> bool| about.as_ref().is_ok_and(|about| check(&about.file_type()));
+    let missing = about.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let refuse = |what: &str| Err(format!("hostPath type check failed: {shown} is not {what}"));
+    let make_dir = || fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed);
+    match kind {
+        "" | "DirectoryOrCreate" if missing => make_dir(),
+        "" => Ok(()),
+        "Directory" | "DirectoryOrCreate" if !is(fs::FileType::is_dir) => refuse("a directory"),
+        "FileOrCreate" if missing => {
+            use std::os::unix::fs::OpenOptionsExt;
+            let made = fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .open(path);
+            made.map(drop).map_err(failed)
+        }
+        "File" | "FileOrCreate" if !is(fs::FileType::is_file) => refuse("a file"),
+        "Socket" if !is(fs::FileType::is_socket) => refuse("a socket file"),
+        "CharDevice" if !is(fs::FileType::is_char_device) => refuse("a character device"),
+        "BlockDevice" if !is(fs::FileType::is_block_device) => refuse("a block device"),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes a tree occupies on its own file system; links are not followed.
+pub(crate) fn usage_bytes(path: &Path) -> io::Result<u64> {
+    fn add(path: &Path, device: u64, total: &mut u64) -> io::Result<()> {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let about = match entry.metadata() {
+                Ok(about) => about,
+                // Removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if about.dev() != device {
+                continue;
+            }
+            *total = total.saturating_add(about.blocks().saturating_mul(512));
+            if about.is_dir() {
+                match add(&entry.path(), device, total) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+    let root = fs::metadata(path)?;
+    let mut total = root.blocks().saturating_mul(512);
+    add(path, root.dev(), &mut total)?;
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_paths_are_checked_in_upstreams_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        let file = at("file").display().to_string();
+        for (kind, what) in [
+            ("Directory", "a directory"),
+            ("DirectoryOrCreate", "a directory"),
+            ("Socket", "a socket file"),
+            ("CharDevice", "a character device"),
+            ("BlockDevice", "a block device"),
+        ] {
+            let said = host_path(&at("file"), kind).unwrap_err();
+            assert_eq!(said, format!("hostPath type check failed: {file} is not {what}"));
+        }
+        host_path(&at("file"), "File").unwrap();
+        assert!(host_path(&at("none"), "File").unwrap_err().ends_with("is not a file"));
+        assert!(host_path(&at("none"), "Directory").unwrap_err().ends_with("is not a directory"));
+        host_path(&at("made/dir"), "DirectoryOrCreate").unwrap();
+        assert!(at("made/dir").is_dir());
+        host_path(&at("made/file"), "FileOrCreate").unwrap();
+        assert!(at("made/file").is_file());
+        host_path(&at("any"), "").unwrap();
+        assert!(at("any").is_dir());
+        host_path(Path::new("/dev/null"), "CharDevice").unwrap();
+    }
+
+    #[test]
+    fn a_tree_occupies_its_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = usage_bytes(dir.path()).unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        fs::write(dir.path().join("d/f"), vec![1; 100_000]).unwrap();
+        std::os::unix::fs::symlink("/", dir.path().join("link")).unwrap();
+        let after = usage_bytes(dir.path()).unwrap();
+        assert!((100_000..1 << 20).contains(&(after - before)), "{before} {after}");
+    }
+
+    #[test]
+    fn the_kernels_escapes_are_undone() {
+        assert_eq!(unescape(br"/a\040b\134c"), Path::new("/a b\\c"));
+        assert_eq!(unescape(br"/a\04"), Path::new("/a\\04"));
+    }
+}
