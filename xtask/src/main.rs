@@ -4,6 +4,7 @@
 //! sees, `tidy.rs` for the house rules.
 
 mod bench;
+mod conformance;
 mod demo;
 mod images;
 mod protobuf;
@@ -46,6 +47,12 @@ enum Task {
     Images,
     /// Checks crate edges, file sizes and banned names.
     Tidy,
+    /// Writes docs/conformance.md: which test shows which row of the specification.
+    Conformance {
+        /// Compare with the committed page instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Generates the schema table and its protobuf field numbers from published sources.
     Schema {
         /// Compare with the committed table instead of writing it.
@@ -66,6 +73,7 @@ fn main() -> Result<()> {
             images::run(&image_dir(&root))
         }
         Task::Tidy => tidy::run(&root),
+        Task::Conformance { check } => conformance::run(&root, check),
         Task::Schema { check } => schema::run(check),
     }
 }
@@ -120,6 +128,8 @@ fn test(root: &Path, rest: &[String]) -> Result<()> {
 }
 
 fn check(root: &Path) -> Result<()> {
+    eprintln!("==> conformance");
+    conformance::run(root, true)?;
     step("format", cargo(root).args(["fmt", "--all", "--check"]))?;
     eprintln!("==> tidy");
     tidy::run(root)?;

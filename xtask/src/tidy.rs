@@ -34,6 +34,7 @@ const EDGES: [(&str, &[&str]); 15] = [
             "net",
             "runtime",
             "shim",
+            "sim",
             "store",
         ],
     ),

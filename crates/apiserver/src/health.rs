@@ -84,7 +84,7 @@ fn all(endpoint: &str, checks: &[Check], query: &Query) -> Response<Body> {
         // Writing to a String cannot fail.
         let _ = writeln!(report, "{}", line.replace("{}", &check.name));
     }
-    let verbose = query.boolean("verbose").ok().flatten().unwrap_or(false);
+    let verbose = query.boolean("verbose").unwrap_or(false);
     if passed && !verbose {
         return plain(true, "ok".to_owned());
     }

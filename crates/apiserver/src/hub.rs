@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::state::{Bounds, State, decode};
-pub(crate) use self::state::{Change, Index, Message, TooOld};
+pub(crate) use self::state::{Change, Delivery, Index, Message, TooOld};
 use crate::server::Limits;
 
 /// Entries read from the store at a time while listing.

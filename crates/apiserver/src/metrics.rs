@@ -189,7 +189,7 @@ impl Metrics {
         let permit = Permit {
             count: Arc::clone(count),
             gauge,
-            turn: turn,
+            turn,
         };
         // A flood of others' must not keep the cluster's own parts out.
         if permit.turn.is_none() || before >= limit as u64 && !is_own(identity) {

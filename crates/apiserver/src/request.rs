@@ -138,21 +138,15 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// A boolean parameter as Go reads it; a bare name is true.
+    /// A boolean parameter as upstream reads it: everything but `0` and
+    /// `false` is true, a bare name too.
     ///
-    /// # Errors
-    /// 400 when it is neither true nor false.
-    pub fn boolean(&self, name: &str) -> Result<Option<bool>, Status> {
-        let Some((_, value)) = self.0.iter().find(|(key, _)| key == name) else {
-            return Ok(None);
-        };
-        match value.to_ascii_lowercase().as_str() {
-            "" | "1" | "t" | "true" => Ok(Some(true)),
-            "0" | "f" | "false" => Ok(Some(false)),
-            _ => Err(Status::bad_request(format!(
-                "the query parameter {name}={value} must be true or false"
-            ))),
-        }
+    /// Source: upstream `apimachinery/pkg/runtime/conversion.go`,
+    /// `Convert_Slice_string_To_bool`.
+    #[must_use]
+    pub fn boolean(&self, name: &str) -> Option<bool> {
+        let (_, value) = self.0.iter().find(|(key, _)| key == name)?;
+        Some(!(value == "0" || value.eq_ignore_ascii_case("false")))
     }
 
     /// An integer parameter.
@@ -163,7 +157,7 @@ impl Query {
         let parse = |value: &str| {
             value
                 .parse()
-                .map_err(|_| Status::bad_request(format!("the query parameter {name}={value} must be an integer")))
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax")))
         };
         self.get(name).map(parse).transpose()
     }
@@ -198,7 +192,14 @@ pub fn target(method: &Method, path: &str, query: &Query) -> Result<Target, Stat
         [subresource] => subresource,
         _ => return Err(Status::no_such_path()),
     };
-    let verb = verb(method, name.is_empty(), subresource.is_empty() && watching(query)?)?;
+    // Upstream routes HEAD to what it proxies, and to nothing of its own.
+    let method = if *method == Method::HEAD && subresource == "proxy" {
+        &Method::GET
+    } else {
+        method
+    };
+    let watch = subresource.is_empty() && query.boolean("watch").unwrap_or(false);
+    let verb = verb(method, name.is_empty(), watch)?;
     let owned = |text: &str| text.to_owned();
     Ok(Target::Resource(ResourceRequest {
         group: owned(group),
@@ -233,15 +234,11 @@ pub fn proxied(path: &str) -> Option<(&str, &str)> {
     Some(path.split_at(path.len() - tail.len()))
 }
 
-fn watching(query: &Query) -> Result<bool, Status> {
-    Ok(query.boolean("watch")?.unwrap_or(false))
-}
-
 fn verb(method: &Method, collection: bool, watch: bool) -> Result<Verb, Status> {
     Ok(match *method {
-        Method::GET | Method::HEAD if watch => Verb::Watch,
-        Method::GET | Method::HEAD if collection => Verb::List,
-        Method::GET | Method::HEAD => Verb::Get,
+        Method::GET if watch => Verb::Watch,
+        Method::GET if collection => Verb::List,
+        Method::GET => Verb::Get,
         Method::POST => Verb::Create,
         Method::PUT => Verb::Update,
         Method::PATCH => Verb::Patch,
@@ -316,12 +313,12 @@ mod tests {
             (M::GET, "/apis/apps/v1", "path /apis/apps/v1"),
             (M::GET, "/healthz/ping", "path /healthz/ping"),
             (M::GET, "/api/v1/pods", "list /v1 pods ns= name= sub="),
-            (M::HEAD, "/api/v1/pods", "list /v1 pods ns= name= sub="),
+            (M::HEAD, "/api/v1/pods", "405 MethodNotAllowed"),
             (M::GET, "/api/v1/pods?watch=true", "watch /v1 pods ns= name= sub="),
             (M::GET, "/api/v1/pods?watch=1", "watch /v1 pods ns= name= sub="),
             (M::GET, "/api/v1/pods?watch", "watch /v1 pods ns= name= sub="),
             (M::GET, "/api/v1/pods?watch=0", "list /v1 pods ns= name= sub="),
-            (M::GET, "/api/v1/pods?watch=maybe", "400 BadRequest"),
+            (M::GET, "/api/v1/pods?watch=maybe", "watch /v1 pods ns= name= sub="),
             (M::GET, "/api/v1/namespaces", "list /v1 namespaces ns= name= sub="),
             (M::GET, "/api/v1/namespaces/a", "get /v1 namespaces ns=a name=a sub="),
             (
@@ -393,8 +390,8 @@ mod tests {
         assert_eq!(query.get("x"), Some("1 2"));
         assert_eq!(query.get("y"), Some("%2f"));
         assert_eq!(query.integer("limit").unwrap(), Some(7));
-        assert_eq!(query.boolean("flag").unwrap(), Some(true));
-        assert_eq!(query.boolean("none").unwrap(), None);
+        assert_eq!(query.boolean("flag"), Some(true));
+        assert_eq!(query.boolean("none"), None);
         assert!(query.integer("x").is_err());
         assert!(Query::parse("a=%ff").is_err());
     }

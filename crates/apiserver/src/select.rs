@@ -3,7 +3,8 @@
 use api::selector::FieldSelector;
 use api::{Object, Selector, Status};
 
-use crate::call::Call;
+use crate::call::{Call, served};
+use crate::hub::Entry;
 use crate::registry::Resource;
 
 /// Label and field selector of a request.
@@ -58,8 +59,19 @@ impl Selection {
         self.fields.exact("metadata.name")
     }
 
+    /// Whether a stored entry is meant, in the row's form.
+    pub(crate) fn chooses(&self, row: &Resource, entry: &Entry) -> bool {
+        if self.is_everything() {
+            return true;
+        }
+        match row.convert {
+            None => self.matches(row, &entry.object),
+            Some(_) => self.matches(row, &served(row, &entry.object)),
+        }
+    }
+
     /// Whether an object in the row's form is meant.
-    pub(crate) fn matches(&self, row: &Resource, object: &Object) -> bool {
+    fn matches(&self, row: &Resource, object: &Object) -> bool {
         let labels = match &object.meta.labels {
             Some(labels) => self.labels.matches(labels),
             None => self.labels.matches(&std::collections::BTreeMap::new()),

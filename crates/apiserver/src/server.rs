@@ -495,7 +495,7 @@ impl ApiServer {
             .find(&asked.group, &asked.version, plural)
             .ok_or_else(Status::no_such_path)?;
         let follows = match asked.subresource.as_str() {
-            "log" => query.boolean("follow")?.unwrap_or(false),
+            "log" => query.boolean("follow").unwrap_or(false),
             subresource => subresource == Subresource::Proxy.name() || asked.verb == Verb::Watch,
         };
         let permit = core.metrics.admit(&core.limits, &identity, asked.verb, follows)?;

@@ -42,7 +42,8 @@ pub(crate) struct Rig {
     pub(crate) server: ApiServer,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) now_s: Arc<AtomicI64>,
-    _directory: TempDir,
+    limits: Limits,
+    directory: TempDir,
 }
 
 pub(crate) struct Answer {
@@ -177,18 +178,57 @@ impl Rig {
 
     async fn made(store: Arc<dyn Store>, directory: TempDir, change: impl FnOnce(Config) -> Config) -> Self {
         let now_s = Arc::new(AtomicI64::new(NOW_S));
-        let server = ApiServer::start(change(config(&store, &now_s))).await.unwrap();
+        let config = change(config(&store, &now_s));
+        let limits = config.limits.clone();
+        let server = ApiServer::start(config).await.unwrap();
         let rig = Self {
             server,
             store,
             now_s,
-            _directory: directory,
+            limits,
+            directory,
         };
         // What a controller does in every namespace.
         let account = json!({"metadata": {"name": "default"}});
         let made = rig.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
         assert!(matches!(made.code, 201 | 409), "{:?}", made.text);
         rig
+    }
+
+    /// The same after a restart: the server and the store are closed, and
+    /// opened again from the same files.
+    pub(crate) async fn restarted(self) -> Self {
+        let Self {
+            server,
+            store,
+            now_s,
+            limits,
+            directory,
+        } = self;
+        server.close().await;
+        drop((server, store));
+        // The store's own thread lets go of its files a moment later.
+        let open = async {
+            loop {
+                match store::Embedded::open(directory.path(), store::Options::default()) {
+                    Ok(store) => break store,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let opened = tokio::time::timeout(Duration::from_secs(20), open).await;
+        let store: Arc<dyn Store> = Arc::new(opened.expect("the store opens again within 20 s"));
+        let config = Config {
+            limits: limits.clone(),
+            ..config(&store, &now_s)
+        };
+        Self {
+            server: ApiServer::start(config).await.unwrap(),
+            store,
+            now_s,
+            limits,
+            directory,
+        }
     }
 
     /// Another server over the same store.

@@ -15,6 +15,10 @@ use crate::body::{self, Body};
 use crate::negotiate;
 use crate::request;
 
+/// Marks an answer that is a stream and ends by itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Finite;
+
 /// How a client wants its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wish {
@@ -41,12 +45,13 @@ impl Wish {
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|media_type| media_type.as_bytes().starts_with(b"application/json"));
-        let exact = response.body().size_hint().exact();
-        if !(self.protobuf || self.pretty) || !is_json || exact.is_none_or(|bytes| bytes == 0) {
+        let there = response.body().size_hint().exact().is_some_and(|bytes| bytes > 0);
+        let ends = there || response.extensions().get::<Finite>().is_some();
+        if !(self.protobuf || self.pretty) || !is_json || !ends {
             return response;
         }
         let (mut head, body) = response.into_parts();
-        // Its size is known, so it is there already.
+        // What ends is there already, or made without waiting.
         let Ok(text) = body.collect().await.map(http_body_util::Collected::to_bytes) else {
             return Response::from_parts(head, body::empty());
         };

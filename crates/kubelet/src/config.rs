@@ -18,9 +18,24 @@ use crate::resources;
 const MAX_NAME_SERVERS: usize = 3;
 const MAX_SEARCH_DOMAINS: usize = 32;
 
+/// Domain of the cluster. Source: kubeadm's default.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Most bytes the kernel takes for a host name.
+const FULL_NAME_BYTES_MAX: usize = 64;
+
 /// A pod that cannot be put in the runtime's terms.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
+    /// The full name is longer than the kernel takes.
+    #[error(
+        "failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long ({FULL_NAME_BYTES_MAX} characters is the max, {length} characters requested)"
+    )]
+    FullName {
+        /// The name.
+        full: String,
+        /// Its length.
+        length: usize,
+    },
     /// A field that must be there is not.
     #[error("{0}: required")]
     Missing(&'static str),
@@ -50,11 +65,19 @@ pub fn sandbox(pod: &Pod, uid: &Uid, attempt: u32, log_root: &Path, node_resolv_
         })?;
         host_aliases.push((ip, alias.hostnames.clone().unwrap_or_default()));
     }
+    let short = hostname(spec, &name);
+    let domain = domain(spec, &namespace);
+    let hostname = if spec.set_hostname_as_fqdn == Some(true) && !domain.is_empty() {
+        full_name(&short, &domain)?
+    } else {
+        short
+    };
     Ok(SandboxConfig {
         log_dir: log_dir(log_root, &namespace, &name, uid),
         pod: uid.clone(),
         attempt,
-        hostname: hostname(spec, &name),
+        hostname,
+        domain,
         host_network: spec.host_network.unwrap_or(false),
         host_pid: spec.host_pid.unwrap_or(false),
         host_ipc: spec.host_ipc.unwrap_or(false),
@@ -81,6 +104,22 @@ fn hostname(spec: &PodSpec, name: &str) -> String {
     let full = spec.hostname.as_deref().filter(|h| !h.is_empty()).unwrap_or(name);
     let cut: String = full.chars().take(63).collect();
     cut.trim_end_matches(['-', '.']).to_owned()
+}
+
+/// Domain of a pod with a subdomain. Source: as above.
+fn domain(spec: &PodSpec, namespace: &str) -> String {
+    let subdomain = spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty());
+    subdomain.map_or_else(String::new, |subdomain| format!("{subdomain}.{namespace}.svc.{CLUSTER_DOMAIN}"))
+}
+
+/// The full name as a host name. Source: upstream `util/util.go`,
+/// `GetNodenameForKernel`.
+fn full_name(short: &str, domain: &str) -> Result<String, ConfigError> {
+    let full = format!("{short}.{domain}");
+    if full.len() > FULL_NAME_BYTES_MAX {
+        return Err(ConfigError::FullName { length: full.len(), full });
+    }
+    Ok(full)
 }
 
 /// Content of `/etc/resolv.conf`. No cluster DNS is served, so `ClusterFirst`
@@ -351,6 +390,24 @@ mod tests {
         assert_eq!(
             resolv_conf(Some("None"), Some(&config), node),
             "nameserver 10.0.0.2\noptions ndots:5\n"
+        );
+    }
+
+    #[test]
+    fn a_subdomain_makes_a_full_name() {
+        let of = |spec: serde_json::Value| {
+            let uid: Uid = "u".parse().unwrap();
+            sandbox(&pod(&spec), &uid, 0, Path::new("/logs"), "").map(|config| (config.hostname, config.domain))
+        };
+        let spec = |full: bool, subdomain: &str| serde_json::json!({ "subdomain": subdomain, "setHostnameAsFQDN": full, "containers": [] });
+        let domain = "s.dev.svc.cluster.local".to_owned();
+        assert_eq!(of(spec(false, "s")).unwrap(), ("a".to_owned(), domain.clone()));
+        assert_eq!(of(spec(true, "s")).unwrap(), (format!("a.{domain}"), domain));
+        assert_eq!(of(spec(true, "")).unwrap(), ("a".to_owned(), String::new()));
+        let error = of(spec(true, &"s".repeat(60))).unwrap_err().to_string();
+        assert!(
+            error.ends_with("is too long (64 characters is the max, 84 characters requested)"),
+            "{error}"
         );
     }
 

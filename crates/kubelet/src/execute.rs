@@ -14,7 +14,7 @@ use api::typed::{Node, Pod, WireQuantity};
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use lifecycle::{Action, Failure, FailureClass, Input, Outcome, Progress, PullPolicy, Pulled, Target, Verb};
-use runtime::{Runtime, RuntimeError};
+use runtime::{Image, Runtime, RuntimeError};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -24,6 +24,7 @@ use crate::flight::FlightRecorder;
 use crate::hook;
 use crate::pods::{Pods, log_dir};
 use crate::prober;
+use crate::pull_secret;
 use crate::sources::Sources;
 use crate::status_writer::StatusWriter;
 use crate::volumes::{Scope, Volumes};
@@ -158,7 +159,7 @@ async fn perform(
                 .map_err(|error| Failure::new(FailureClass::Kill, format!("removing the pod's logs: {error}")))?;
             Ok(Outcome::Done)
         }
-        Verb::Pull { image, policy } => pull(ports, image, *policy, action, progress).await,
+        Verb::Pull { image, policy } => pull(ports, subject, image, *policy, action, progress).await,
         Verb::Create { attempt } => {
             let name = container_name(&action.target)?;
             create::container(ports, uid, wanted(subject)?, name, *attempt).await
@@ -213,7 +214,14 @@ pub(crate) fn failure(error: &RuntimeError, class: FailureClass) -> Failure {
     Failure::new(class, message)
 }
 
-async fn pull(ports: &Ports, image: &str, policy: PullPolicy, action: &Action, progress: &mpsc::Sender<Input>) -> Result<Outcome, Failure> {
+async fn pull(
+    ports: &Ports,
+    subject: &Subject,
+    image: &str,
+    policy: PullPolicy,
+    action: &Action,
+    progress: &mpsc::Sender<Input>,
+) -> Result<Outcome, Failure> {
     let present = ports.runtime.image(image).await.map_err(|error| match error {
         RuntimeError::InvalidImageName(_) => Failure::new(
             FailureClass::InvalidImageName,
@@ -237,9 +245,7 @@ async fn pull(ports: &Ports, image: &str, policy: PullPolicy, action: &Action, p
         })
         .await;
     let started = ports.clock.now();
-    let image = ports
-        .runtime
-        .pull(image, None)
+    let image = fetch(ports, subject, image)
         .await
         .map_err(|error| failure(&error, FailureClass::ErrImagePull))?;
     let took = ports.clock.now().since(started);
@@ -248,6 +254,32 @@ async fn pull(ports: &Ports, image: &str, policy: PullPolicy, action: &Action, p
         waited: Duration::ZERO,
         size_bytes: image.size_bytes,
     }))
+}
+
+/// Asks the registry, with each name and password the pod's secrets hold for
+/// it in turn; without any where they hold none.
+async fn fetch(ports: &Ports, subject: &Subject, image: &str) -> Result<Image, RuntimeError> {
+    let mut secrets = Vec::new();
+    if let Some(pod) = subject.pod.as_deref() {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        for (secret, found) in ports.sources.find(namespace, pull_secret::references(pod)).await {
+            match found {
+                Ok(content) => secrets.push(content),
+                Err(error) => tracing::warn!(uid = %subject.uid, secret = secret.name, error = %error, "a pull secret is not there"),
+            }
+        }
+    }
+    let mut pulled = None;
+    for auth in pull_secret::of(image, &secrets) {
+        match ports.runtime.pull(image, Some(&auth)).await {
+            Ok(image) => return Ok(image),
+            refused => pulled = Some(refused),
+        }
+    }
+    match pulled {
+        Some(refused) => refused,
+        None => ports.runtime.pull(image, None).await,
+    }
 }
 
 /// The last status first, so that watchers see how the pod ended.

@@ -32,6 +32,7 @@ use crate::flight::FlightRecorder;
 use crate::node_status::{self, Machine, NodeIdentity, NodeState};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
+use crate::pull_secret;
 use crate::sources::{self, Sources};
 use crate::volumes::{self, Volumes};
 
@@ -367,6 +368,7 @@ impl Kubelet {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let mut references = sources::of_environment(pod);
         references.extend(volumes::references(pod));
+        references.extend(pull_secret::references(pod));
         self.ports.sources.hold(uid, namespace, &references, tell);
     }
 

@@ -28,6 +28,7 @@ pub mod node_status;
 pub mod pod_worker;
 pub mod pods;
 mod prober;
+mod pull_secret;
 pub mod resources;
 pub mod server;
 mod sources;

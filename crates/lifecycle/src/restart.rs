@@ -152,6 +152,7 @@ mod tests {
         view
     }
 
+    /// Shows: 14.1.34 14.3.1
     #[test]
     fn delays_double_from_attempt_to_attempt_up_to_the_cap() {
         let (mut at, mut previous) = (0, attempt(0, 0, 1));
@@ -174,6 +175,7 @@ mod tests {
         assert_eq!(waited, [0, 10, 20, 40, 80, 160, 300, 300]);
     }
 
+    /// Shows: 14.1.33 14.3.1
     #[test]
     fn a_long_life_or_a_new_image_wipes_the_slate() {
         let long = noted_with(attempt(3, 0, 601), 80);

@@ -56,6 +56,23 @@ Uses the platform that runs on the data directory, or starts one for the time of
 Reads the API and the node's flight recorder (through nodes/proxy) with your kubeconfig's rights.
 Pods that are gone are remembered for an hour.")]
     Why(Why),
+    /// Foresee a Pod's life from its manifest, in virtual time: nothing is started
+    #[command(after_help = "Examples:
+  lifepod simulate -f pod.yaml
+  lifepod simulate -f pod.yaml --scenario app:starts-in=40s --scenario app:answers=404@10m
+  lifepod simulate -f pod.yaml --scenario crashes-after=5s --for 2h -o json
+
+Behaviours, each for every container or as CONTAINER:BEHAVIOUR:
+  starts-in=20s           answers probes from then on
+  crashes-after=5s[/3]    ends with code 1, or this one
+  finishes-after=5s       ends with code 0
+  ignores-sigterm         ends by SIGKILL alone
+  answers=404[@30s]       its probes fail, from 30 s after its start on
+  hooks-hang              its hooks do not end
+  image-missing           its registry does not have its image
+  pull-takes=30s          its image has to be pulled
+Without one, containers run, answer and obey; init containers end well after a second.")]
+    Simulate(Simulate),
     /// The images on this node
     Images {
         #[command(subcommand)]
@@ -197,6 +214,31 @@ pub(crate) struct Why {
     pub context: Option<String>,
     #[command(flatten)]
     pub data: DataDir,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Simulate {
+    /// Manifest with one or more Pods, YAML or JSON; `-` for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// How containers behave; may be given several times
+    #[arg(long, value_name = "[CONTAINER:]BEHAVIOUR", value_parser = parse_behaviour)]
+    pub scenario: Vec<sim::predict::Behaviour>,
+    /// How much of the life to simulate
+    #[arg(long = "for", default_value = "1h", value_name = "TIME", value_parser = parse_time)]
+    pub horizon: std::time::Duration,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+fn parse_behaviour(text: &str) -> Result<sim::predict::Behaviour, sim::predict::BehaviourError> {
+    text.parse()
+}
+
+fn parse_time(text: &str) -> Result<std::time::Duration, String> {
+    let time = sim::predict::time(text).filter(|time| (1..=7 * 86_400).contains(&time.as_secs()));
+    time.ok_or_else(|| "write a time from 1s to 168h, such as 90s, 30m or 2h".to_owned())
 }
 
 /// Form of an answer.

@@ -13,6 +13,7 @@ mod preflight;
 mod run;
 mod secrets;
 mod settings;
+mod simulate;
 mod up;
 mod why;
 
@@ -60,6 +61,7 @@ fn dispatch(command: Command, started: Instant) -> Result<ExitCode> {
             log_to_stderr("error");
             return tokio_runtime()?.block_on(run::run(run));
         }
+        Command::Simulate(simulate) => return simulate::run(&simulate),
         Command::Secrets { command } => {
             log_to_stderr("warn");
             tokio_runtime()?.block_on(secrets::run(command))?;

@@ -133,7 +133,7 @@ async fn show_pulls(mut news: tokio::sync::broadcast::Receiver<Progress>, starte
 }
 
 /// Every object of a manifest: YAML or JSON, `-` for standard input.
-fn read_manifest(path: &Path) -> Result<Vec<DynamicObject>> {
+pub(crate) fn read_manifest(path: &Path) -> Result<Vec<DynamicObject>> {
     let text = if path == Path::new("-") {
         std::io::read_to_string(std::io::stdin()).context("reading the manifest from standard input")?
     } else {

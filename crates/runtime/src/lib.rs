@@ -41,8 +41,11 @@ pub struct SandboxConfig {
     pub namespace: String,
     /// 0 for the first sandbox of the pod.
     pub attempt: u32,
-    /// Hostname inside; at most 63 bytes. Ignored with `host_network`.
+    /// Hostname inside, with the domain if that is wanted; at most 64 bytes. Ignored with `host_network`.
     pub hostname: String,
+    /// Domain of the pod's full name in `/etc/hosts`; empty for none.
+    #[serde(default)]
+    pub domain: String,
     /// Use the node's network instead of one of the pod's own.
     pub host_network: bool,
     /// Use the node's process ids.

@@ -114,7 +114,8 @@ impl Checker {
         Ok(())
     }
 
-    fn one_hand_per_target(&mut self, uid: &Uid, step: &Step) -> Result<(), Broken> {
+    /// One action at a time on a target; keeps the account of those under way.
+    pub(crate) fn one_hand_per_target(&mut self, uid: &Uid, step: &Step) -> Result<(), Broken> {
         let record = self.records.entry(uid.clone()).or_default();
         for action in &step.actions {
             if let Verb::Cancel(id) = action.verb {

@@ -231,6 +231,12 @@ impl FakeRuntime {
         Some(attempt.life.obeys_after.map_or(kill_at, |d| kill_at.min(now + d)))
     }
 
+    /// From now on nothing in a pod heeds a stop signal.
+    pub fn ignore_signals(&mut self, uid: &Uid) {
+        let attempts = self.pods.get_mut(uid).into_iter().flat_map(|held| &mut held.attempts);
+        attempts.for_each(|attempt| attempt.life.obeys_after = None);
+    }
+
     /// Whoever counted the grace of stops is gone.
     pub fn agent_died(&mut self) {
         self.pods.values_mut().flat_map(|h| &mut h.attempts).for_each(|a| a.kill_at = None);

@@ -3,8 +3,9 @@
 //! host, the binary and the images.
 //!
 //! Reading order: this file, [`pods`] (starts, exits, deletions), [`objects`]
-//! (creates, gets, lists), [`stats`].
+//! (creates, gets, lists), [`load`] (long lists, many watchers), [`stats`].
 
+mod load;
 mod objects;
 mod pods;
 mod stats;
@@ -74,6 +75,7 @@ async fn measure(flags: Flags) -> Result<()> {
     let pods = pods::measure(&client, flags.rounds).await;
     let objects = objects::measure(&client, &flags.kubeconfig).await;
     let after = memory_kib(child.id())?;
+    let load = load::measure(&client, &flags.kubeconfig, child.id()).await;
     stop(child)?;
     let report = json!({
         "machine": machine(),
@@ -82,6 +84,7 @@ async fn measure(flags: Flags) -> Result<()> {
         "memory_kib": { "idle": idle, "after_the_run": after },
         "pods": pods?,
         "objects": objects?,
+        "load": load?,
     });
     println!("{report:#}");
     Ok(())

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +17,8 @@ use crate::wait;
 #[derive(Debug)]
 pub struct Registry {
     address: SocketAddr,
+    /// `user:password` of who may use it; anybody where there is none.
+    credentials: Option<String>,
     dir: TempDir,
     child: Child,
 }
@@ -27,14 +29,28 @@ impl Registry {
     /// # Errors
     /// When the program is missing or does not answer.
     pub fn start(host: &Host, address: &str) -> Result<Self> {
+        Self::start_for(host, address, None)
+    }
+
+    /// The same, for one user alone: `user:password` and its `htpasswd` line.
+    ///
+    /// # Errors
+    /// When the program is missing or does not answer.
+    pub fn start_for(host: &Host, address: &str, user: Option<(&str, &str)>) -> Result<Self> {
         let address: SocketAddr = address.parse()?;
         let dir = tempfile::Builder::new().prefix("registry-").tempdir()?;
+        let mut auth = String::new();
+        if let Some((_, line)) = user {
+            let file = dir.path().join("htpasswd");
+            fs::write(&file, format!("{line}\n"))?;
+            auth = format!("auth: {{htpasswd: {{realm: test, path: '{}'}}}}\n", file.display());
+        }
         let config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: '{}'}}}}\nhttp: {{addr: '{address}'}}\n",
             dir.path().join("data").display()
         );
         let file = dir.path().join("config.yml");
-        fs::write(&file, config)?;
+        fs::write(&file, config + &auth)?;
         let mut command = host.command("docker-registry");
         command
             .arg("serve")
@@ -43,9 +59,14 @@ impl Registry {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let child = command.spawn().context("cannot start docker-registry")?;
-        let registry = Self { address, dir, child };
+        let registry = Self {
+            address,
+            credentials: user.map(|(credentials, _)| credentials.to_owned()),
+            dir,
+            child,
+        };
         wait::until("the registry to answer", Duration::from_secs(20), || {
-            let asked = host.command("curl").args(["-sf", "--max-time", "5", &registry.url("")]).output()?;
+            let asked = registry.curl(host).args(["-sf", "--max-time", "5", &registry.url("")]).output()?;
             Ok(if asked.status.success() {
                 Ok(())
             } else {
@@ -53,6 +74,14 @@ impl Registry {
             })
         })?;
         Ok(registry)
+    }
+
+    fn curl(&self, host: &Host) -> Command {
+        let mut command = host.command("curl");
+        if let Some(credentials) = &self.credentials {
+            command.args(["-u", credentials]);
+        }
+        command
     }
 
     fn url(&self, path: &str) -> String {
@@ -77,8 +106,8 @@ impl Registry {
         let layers = manifest["layers"].as_array().into_iter().flatten();
         for part in layers.chain([&manifest["config"]]) {
             let digest = part["digest"].as_str().context("a blob without a digest")?;
-            let begun = run(host
-                .command("curl")
+            let begun = run(self
+                .curl(host)
                 .args(["-sf", "-i", "-X", "POST", &self.url(&format!("{repository}/blobs/uploads/"))]))?;
             let answer = String::from_utf8_lossy(&begun.stdout).into_owned();
             let location = answer
@@ -88,7 +117,7 @@ impl Registry {
                 .trim();
             let target = format!("{location}{}digest={digest}", if location.contains('?') { "&" } else { "?" });
             let data = format!("@{}", blob(digest).display());
-            run(host.command("curl").args([
+            run(self.curl(host).args([
                 "-sf",
                 "-X",
                 "PUT",
@@ -103,7 +132,7 @@ impl Registry {
             .as_str()
             .unwrap_or("application/vnd.oci.image.manifest.v1+json");
         let (header, data) = (format!("Content-Type: {media_type}"), format!("@{}", blob(digest).display()));
-        run(host.command("curl").args([
+        run(self.curl(host).args([
             "-sf",
             "-X",
             "PUT",
@@ -113,7 +142,7 @@ impl Registry {
             &data,
             &self.url(&format!("{repository}/manifests/{tag}")),
         ]))?;
-        let tags = run(host.command("curl").args(["-sf", &self.url(&format!("{repository}/tags/list"))]))?;
+        let tags = run(self.curl(host).args(["-sf", &self.url(&format!("{repository}/tags/list"))]))?;
         ensure!(
             String::from_utf8_lossy(&tags.stdout).contains(tag),
             "the registry does not list {repository}:{tag}"

@@ -100,6 +100,11 @@ fn roles_and_reviews(platform: &Platform) {
             "{shown}: {rules}"
         );
         let who = asked(&["auth", "whoami"]);
+        if shown.to_string().ends_with("kubectl.1.27") {
+            // It knows only the alpha and beta of a kind that is v1 now.
+            assert!(who.contains("the selfsubjectreviews API is not enabled"), "{shown}: {who}");
+            continue;
+        }
         assert!(
             who.contains("system:serviceaccount:dev:bot") && who.contains("system:authenticated"),
             "{shown}: {who}"

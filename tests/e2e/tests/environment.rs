@@ -54,6 +54,7 @@ spec:
 "#;
 
 /// Every kind of variable, in one container.
+/// Shows: 14.1.42
 #[test]
 fn root_a_container_finds_every_kind_of_variable() {
     let build = Build::from_env().unwrap();
@@ -107,6 +108,7 @@ fn root_a_container_finds_every_kind_of_variable() {
 
 /// A missing object stops the container with upstream's words, and only until
 /// the object appears.
+/// Shows: 14.3.6
 #[test]
 fn root_a_missing_source_is_told_and_heals() {
     let build = Build::from_env().unwrap();
@@ -161,4 +163,50 @@ spec:
         Ok(if logs == "got red\n" { Ok(()) } else { Err(logs) })
     })
     .unwrap();
+}
+
+const NAMED: &str = "
+apiVersion: v1
+kind: Pod
+metadata: { name: named, namespace: dev }
+spec:
+  restartPolicy: Never
+  hostname: web
+  subdomain: sub
+  setHostnameAsFQDN: true
+  hostAliases: [{ ip: 10.1.2.3, hostnames: [other, another] }]
+  dnsPolicy: None
+  dnsConfig: { nameservers: [10.9.9.9], searches: [a.example], options: [{ name: ndots, value: '3' }] }
+  shareProcessNamespace: true
+  containers:
+  - name: main
+    image: busybox:1.30
+    workingDir: /made/for/it
+    command: [sh, -c, 'pwd; hostname; cat /etc/hosts /etc/resolv.conf; echo first=$(cat /proc/1/comm); echo mine=$$']
+";
+
+/// Names, addresses of name servers, the directory, and who else is there.
+#[test]
+fn root_a_container_knows_its_name_and_place() {
+    let build = Build::from_env().unwrap();
+    let platform = Platform::start("named", &build).unwrap();
+    platform.ok(&["create", "namespace", "dev"]).unwrap();
+    platform.create(NAMED).unwrap();
+    platform.wait_status("dev", "named", "Completed", LIMIT).unwrap();
+    let logs = platform.ok(&["logs", "named", "-n", "dev"]).unwrap();
+    let ip = platform
+        .ok(&["get", "pod", "named", "-n", "dev", "-o", "jsonpath={.status.podIP}"])
+        .unwrap();
+    for line in [
+        "/made/for/it",
+        "web.sub.dev.svc.cluster.local",
+        &format!("{ip}\tweb.sub.dev.svc.cluster.local\tweb"),
+        "10.1.2.3\tother\tanother",
+        "search a.example",
+        "nameserver 10.9.9.9",
+        "options ndots:3",
+        "first=sandbox-init",
+    ] {
+        assert!(logs.lines().any(|found| found == line), "{line:?} in\n{logs}");
+    }
 }

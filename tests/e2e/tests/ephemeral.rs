@@ -14,6 +14,7 @@ fn debugger<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
     list.iter().find(|status| status["name"] == name)
 }
 
+/// Shows: 14.1.40
 #[test]
 fn root_kubectl_debug_adds_a_container_that_sees_its_targets_processes() {
     let build = Build::from_env().unwrap();

@@ -71,3 +71,45 @@ fn root_images_are_pulled_from_a_registry_and_from_a_mirror() {
     let absent = platform.lifepod(&["images", "rm", "absent:1"]).output().unwrap();
     assert!(!absent.status.success());
 }
+
+/// `s3cret`, as `htpasswd -B` writes it.
+const PULLER: &str = "puller:$2y$05$abcdefghijklmnopqrstuuLK7U1u6pVRmL7L1BBM2aS35PSZnDXlK";
+
+/// A registry that knows who may pull gives its images to pods with the secret
+/// and to no other.
+#[test]
+fn root_a_private_image_needs_a_pull_secret() {
+    let build = Build::from_env().unwrap();
+    let mut platform = Platform::prepared("private", &build, &[]).unwrap();
+    platform.up().unwrap();
+    let user = ("puller:s3cret", PULLER);
+    let registry = Registry::start_for(&platform.host, "127.0.0.1:5000", Some(user)).unwrap();
+    let archive = build.images.join("busybox-1.30.tar");
+    registry.push(&platform.host, &archive, "team/busybox", "1").unwrap();
+    let secret = |name: &str, password: &str| {
+        platform
+            .ok(&[
+                "create",
+                "secret",
+                "docker-registry",
+                name,
+                "--docker-server=127.0.0.1:5000",
+                "--docker-username=puller",
+                &format!("--docker-password={password}"),
+            ])
+            .unwrap()
+    };
+    let with = |name: &str, secret: &str| {
+        let secrets = format!("spec:\n  imagePullSecrets: [{{name: {secret}}}]");
+        pod(name, "127.0.0.1:5000/team/busybox:1").replace("spec:", &secrets)
+    };
+    platform.create(&pod("nobody", "127.0.0.1:5000/team/busybox:1")).unwrap();
+    platform.wait_status("default", "nobody", "ImagePullBackOff", LIMIT).unwrap();
+    secret("wrong", "guess");
+    platform.create(&with("guesser", "wrong")).unwrap();
+    platform.wait_status("default", "guesser", "ImagePullBackOff", LIMIT).unwrap();
+    secret("right", "s3cret");
+    platform.create(&with("knower", "right")).unwrap();
+    platform.wait_status("default", "knower", "Completed", LIMIT).unwrap();
+    assert_eq!(platform.ok(&["logs", "knower"]).unwrap(), "ran\n");
+}

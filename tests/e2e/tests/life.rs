@@ -23,6 +23,7 @@ fn restarts(pod: &Value) -> i64 {
     pod["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap_or(-1)
 }
 
+/// Shows: 14.1.25
 #[test]
 fn root_restart_policies_decide_what_follows_an_exit() {
     let build = Build::from_env().unwrap();
@@ -144,6 +145,7 @@ fn root_logs_are_read_as_kubectl_asks() {
     );
 }
 
+/// Shows: 14.1.29 14.1.35 14.2.8 14.3.7
 #[test]
 fn root_deletion_is_graceful_bounded_and_complete() {
     let build = Build::from_env().unwrap();
@@ -198,6 +200,7 @@ fn root_deletion_is_graceful_bounded_and_complete() {
     assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
 }
 
+/// Shows: 14.1.27
 #[test]
 fn root_images_that_cannot_be_had_are_named_and_retried() {
     let build = Build::from_env().unwrap();

@@ -8,6 +8,7 @@ use e2e::platform::Build;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Shows: 14.1.41
 #[test]
 fn root_pods_reach_each_other_and_are_reached() {
     let build = Build::from_env().unwrap();

@@ -63,6 +63,7 @@ fn lasting(pod: &Value) -> Value {
     status
 }
 
+/// Shows: 14.4.1 14.4.2
 #[test]
 fn root_containers_outlive_a_killed_lifepod() {
     let build = Build::from_env().unwrap();
@@ -123,6 +124,7 @@ fn root_containers_outlive_a_killed_lifepod() {
     assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
 }
 
+/// Shows: 14.4.3
 #[test]
 fn root_a_pod_deleted_while_lifepod_was_away_is_finished_on_return() {
     let build = Build::from_env().unwrap();
@@ -145,6 +147,7 @@ fn root_a_pod_deleted_while_lifepod_was_away_is_finished_on_return() {
 
 /// SIGKILL while pods are being made, and while they are being removed: each
 /// time the next start brings them to what their objects say.
+/// Shows: 14.4.4
 #[test]
 fn root_sigkill_at_any_instant_is_recovered_from() {
     let build = Build::from_env().unwrap();

@@ -15,6 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Section 2: the main container waits for two init containers, each of which
 /// waits for an address.
+/// Shows: 14.1.22 14.2.1
 #[test]
 fn root_an_init_container_pod_waits_for_its_addresses() {
     let build = Build::from_env().unwrap();
@@ -99,6 +100,7 @@ fn root_an_init_container_pod_waits_for_its_addresses() {
 
 /// Section 3: the page is what the `postStart` hook wrote, and the `preStop`
 /// hook ends the server before its grace is over.
+/// Shows: 14.1.17 14.1.21
 #[test]
 fn root_hooks_run_after_the_start_and_before_the_stop() {
     let build = Build::from_env().unwrap();
@@ -153,6 +155,7 @@ fn restarts(pod: &serde_json::Value) -> u64 {
 
 /// Section 4: a container whose liveness probe fails three times is restarted,
 /// whichever way it is probed.
+/// Shows: 14.1.3 14.1.4 14.1.5
 #[test]
 fn root_liveness_probes_restart_what_fails_them() {
     let build = Build::from_env().unwrap();
@@ -193,6 +196,7 @@ fn root_liveness_probes_restart_what_fails_them() {
 }
 
 /// Section 5: with `restartPolicy: Never` the kill is final.
+/// Shows: 14.1.25
 #[test]
 fn root_a_policy_of_never_restarts_nothing() {
     let build = Build::from_env().unwrap();

@@ -46,6 +46,7 @@ fn shell(script: &str, more: &str) -> String {
     format!("  containers:\n  - name: app\n    image: busybox:1.30\n    command: ['sh', '-c', '{script}']\n{more}")
 }
 
+/// Shows: 14.1.43
 #[test]
 fn root_every_trouble_is_told_with_its_cause_and_what_comes_next() {
     let build = Build::from_env().unwrap();

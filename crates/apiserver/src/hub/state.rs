@@ -1,9 +1,10 @@
 //! What a hub knows: objects, the ring of changes, and who watches.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use api::Object;
+use bytes::Bytes;
 use store::{Event, Versioned};
 use tokio::sync::mpsc;
 
@@ -29,11 +30,37 @@ impl Change {
     }
 }
 
+/// A change on its way to the watchers. Its event is written once for all that
+/// are sent the same one, and forgotten when the last of them has it.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) change: Arc<Change>,
+    /// The event as JSON of the stored form: added, modified, deleted.
+    pub(crate) events: [OnceLock<Bytes>; 3],
+}
+
+impl Delivery {
+    pub(crate) fn new(change: Arc<Change>) -> Self {
+        Self {
+            change,
+            events: [const { OnceLock::new() }; 3],
+        }
+    }
+}
+
+impl std::ops::Deref for Delivery {
+    type Target = Change;
+
+    fn deref(&self) -> &Change {
+        &self.change
+    }
+}
+
 /// What a watcher is sent.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// A change under its prefix.
-    Change(Arc<Change>),
+    Change(Arc<Delivery>),
     /// Nothing else changed up to this revision.
     Progress(u64),
 }
@@ -225,8 +252,9 @@ impl State {
                 old,
                 new,
             });
+            let delivery = Arc::new(Delivery::new(Arc::clone(&change)));
             self.watchers
-                .retain(|watcher| !change.key.starts_with(&watcher.prefix) || watcher.send(Message::Change(Arc::clone(&change))));
+                .retain(|watcher| !change.key.starts_with(&watcher.prefix) || watcher.send(Message::Change(Arc::clone(&delivery))));
             self.ring_bytes += change.bytes();
             self.ring.push_back(change);
         }

@@ -121,7 +121,7 @@ fn query(call: &Call) -> Result<String, Status> {
         parts.push(format!("sinceTime={}", escape(since)));
     }
     for name in ["follow", "previous", "timestamps"] {
-        if call.query.boolean(name)?.unwrap_or(false) {
+        if call.query.boolean(name).unwrap_or(false) {
             parts.push(format!("{name}=true"));
         }
     }

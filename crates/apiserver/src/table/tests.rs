@@ -65,6 +65,7 @@ fn status_before_anything_runs() {
     check(&simple(creating), "0/2", "ContainerCreating", 0);
 }
 
+/// Shows: 14.3.2
 #[test]
 fn status_of_regular_containers() {
     let rows = [
@@ -190,6 +191,7 @@ fn sidecars_count_as_containers() {
     );
 }
 
+/// Shows: 14.3.3
 #[test]
 fn a_sidecar_that_restarts_after_initialization_hides_nothing() {
     let status = json!({

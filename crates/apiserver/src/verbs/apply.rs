@@ -27,7 +27,7 @@ const ATTEMPTS: u32 = 5;
 /// Applies the configuration and answers with what is stored then.
 pub(crate) async fn apply(mut call: Call) -> Result<Response<Body>, Status> {
     let manager = manager_name(&call, true)?;
-    let force = call.query.boolean("force")?.unwrap_or(false);
+    let force = call.query.boolean("force").unwrap_or(false);
     let validation = FieldValidation::of(&call)?;
     let bytes = call.read_body().await?;
     let (object, duplicates) = read(&bytes, call.core.limits.body_depth)?;

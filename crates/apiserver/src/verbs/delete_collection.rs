@@ -41,7 +41,7 @@ pub(crate) async fn delete_collection(mut call: Call) -> Result<Response<Body>, 
                 if !items.is_empty() {
                     items.put_u8(b',');
                 }
-                list::append(&call, &deleted.entry, &mut items);
+                list::append(&call.row, &deleted.entry, &mut items);
             }
             Err(status) if status.code == 404 => {}
             Err(status) => return Err(status),

@@ -5,13 +5,13 @@ use http::{Response, StatusCode};
 
 use crate::body::Body;
 use crate::call::Call;
-use crate::verbs::list;
+use crate::verbs::{list, options};
 
 /// Answers with the newest version of the object, or one not older than
 /// `resourceVersion`.
 pub(crate) async fn get(call: Call) -> Result<Response<Body>, Status> {
     if let Some(asked) = call.query.get("resourceVersion") {
-        let asked = list::revision(asked)?;
+        let asked = options::revision(asked)?;
         list::reach(&call, asked).await?;
     }
     let current = call.core.current(&call.row, &call.key()).await?;

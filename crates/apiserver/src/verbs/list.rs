@@ -7,25 +7,32 @@
 mod cursor;
 
 use std::sync::Arc;
+use std::task::Poll;
 
-use api::status::Violation;
 use api::{Object, Status, TypeMeta, protobuf};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Response, StatusCode};
 use store::{Page, Revision, StoreError};
 
 use self::cursor::Cursor;
-use crate::body::Body;
-use crate::call::{Call, invalid_option, partial, served};
+use crate::body::{self, Body};
+use crate::call::{Call, partial, served};
 use crate::hub::Entry;
 use crate::negotiate::{Encoding, Form};
+use crate::registry::Resource;
 use crate::respond;
 use crate::select::Selection;
 use crate::table::{self, ListPage};
+use crate::verbs::options::{self, Freshness};
+use crate::wish::Finite;
 use crate::write::{store_failed, too_large};
 
 /// Entries read at a time when a page of the past is scanned for matches.
 const SCAN: usize = 500;
+/// Lists longer than this are written while they are sent.
+const STREAMED_BYTES: usize = 128 << 10;
+/// What of them is written at a time.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// A page on its way to the client.
 pub(crate) struct Listing {
@@ -37,23 +44,10 @@ pub(crate) struct Listing {
     pub(crate) remaining: usize,
 }
 
-/// How fresh a list must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Freshness {
-    /// Everything acknowledged before the request.
-    Newest,
-    /// Whatever is at hand.
-    Any,
-    /// At least this revision.
-    NotOlderThan(u64),
-    /// This revision.
-    Exact(u64),
-}
-
 /// Answers with a page of the collection.
 pub(crate) async fn list(call: Call) -> Result<Response<Body>, Status> {
     let selection = Selection::of(&call)?;
-    let limit = limit(&call)?;
+    let limit = options::limit(&call.query)?;
     let (listing, from_start) = page(&call, &selection, limit).await?;
     let next = (listing.remaining > 0)
         .then(|| listing.entries.last())
@@ -66,27 +60,7 @@ pub(crate) async fn list(call: Call) -> Result<Response<Body>, Status> {
         remaining_item_count: counted.then_some(listing.remaining as u64),
         next,
     };
-    Ok(render(&call, &listing.entries, &page))
-}
-
-fn limit(call: &Call) -> Result<Option<usize>, Status> {
-    match call.query.integer("limit")? {
-        None | Some(0) => Ok(None),
-        Some(limit) => usize::try_from(limit)
-            .map(Some)
-            .map_err(|_| Status::bad_request(format!("limit={limit} must not be negative"))),
-    }
-}
-
-/// A `resourceVersion`.
-pub(crate) fn revision(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|_| {
-        let value = serde_json::Value::from(text);
-        invalid_option(
-            "ListOptions",
-            Violation::invalid("resourceVersion", &value, "must be a number the server gave out"),
-        )
-    })
+    Ok(render(&call, listing.entries, &page))
 }
 
 /// The revision everything acknowledged so far is visible at.
@@ -109,30 +83,9 @@ pub(crate) async fn reach(call: &Call, asked: u64) -> Result<(), Status> {
     )))
 }
 
-/// What `resourceVersion` and `resourceVersionMatch` ask for.
-fn freshness(version: Option<&str>, matching: Option<&str>, limited: bool) -> Result<Freshness, Status> {
-    let invalid = |violation| Err(invalid_option("ListOptions", violation));
-    let forbidden = |why: &str| invalid(Violation::forbidden("resourceVersionMatch", why));
-    let version = version.map(revision).transpose()?;
-    match (version, matching) {
-        (None, None) => Ok(Freshness::Newest),
-        (None, Some(_)) => forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
-        (Some(0), Some("Exact")) => forbidden("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""),
-        (Some(0), None | Some("NotOlderThan")) => Ok(Freshness::Any),
-        (Some(at), Some("Exact")) => Ok(Freshness::Exact(at)),
-        // Source: the table of "API concepts": with a limit, a bare revision
-        // is meant exactly.
-        (Some(at), None) if limited => Ok(Freshness::Exact(at)),
-        (Some(at), None | Some("NotOlderThan")) => Ok(Freshness::NotOlderThan(at)),
-        (Some(_), Some(other)) => {
-            let known = ["Exact", "NotOlderThan", ""];
-            invalid(Violation::not_supported("resourceVersionMatch", other, &known))
-        }
-    }
-}
-
 /// Reads a page; also says whether nothing before it was left out.
 pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize>) -> Result<(Listing, bool), Status> {
+    let freshness = options::freshness(&call.query)?;
     let version = call.query.get("resourceVersion");
     if let Some(token) = call.query.get("continue") {
         if version.is_some_and(|version| version != "0") {
@@ -152,7 +105,7 @@ pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize
         };
         return Ok((listing, true));
     }
-    let listing = match freshness(version, call.query.get("resourceVersionMatch"), limit.is_some())? {
+    let listing = match freshness {
         Freshness::Exact(at) => past(call, selection, at, None, limit).await.map_err(PastError::of_list)?,
         Freshness::Newest => {
             reach_newest(call).await?;
@@ -170,7 +123,7 @@ pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize
 
 /// A page of what is stored now, from the hub.
 fn present(call: &Call, selection: &Selection, after: Option<&str>, limit: Option<usize>) -> Listing {
-    let matches = |entry: &Entry| selection.is_everything() || selection.matches(&call.row, &served(&call.row, &entry.object));
+    let matches = |entry: &Entry| selection.chooses(&call.row, entry);
     let snapshot = call.core.hub(&call.row).page(&call.prefix(), after, limit, matches);
     Listing {
         revision: snapshot.revision,
@@ -218,7 +171,7 @@ async fn past(call: &Call, selection: &Selection, at: u64, after: Option<String>
         let count = range.entries.len();
         for (index, (key, versioned)) in range.entries.into_iter().enumerate() {
             if let Some(entry) = hub.resolve(&key, &versioned)
-                && (selection.is_everything() || selection.matches(&call.row, &served(&call.row, &entry.object)))
+                && selection.chooses(&call.row, &entry)
             {
                 entries.push(entry);
                 if entries.len() == limit {
@@ -241,19 +194,22 @@ async fn past(call: &Call, selection: &Selection, at: u64, after: Option<String>
     }
 }
 
-fn render(call: &Call, entries: &[Arc<Entry>], page: &ListPage) -> Response<Body> {
+fn render(call: &Call, entries: Vec<Arc<Entry>>, page: &ListPage) -> Response<Body> {
     let whole = call.form == Form::Whole;
     let api_version = call.row.id.api_version();
     if whole && call.encoding == Encoding::Json {
         let list = format!("{}List", call.row.id.kind);
         // What a splice adds, and a comma.
         let size: usize = entries.iter().map(|entry| entry.stored.len() + 48).sum();
+        if size > STREAMED_BYTES {
+            return stream(head(&list, &api_version, page), entries, Arc::clone(&call.row));
+        }
         let items = |out: &mut BytesMut| {
             for (index, entry) in entries.iter().enumerate() {
                 if index > 0 {
                     out.put_u8(b',');
                 }
-                append(call, entry, out);
+                append(&call.row, entry, out);
             }
         };
         return respond::bytes(StatusCode::OK, envelope(&list, &api_version, page, size, items));
@@ -284,13 +240,48 @@ fn render(call: &Call, entries: &[Arc<Entry>], page: &ListPage) -> Response<Body
     }
 }
 
+/// A list that is written while it is sent: however long it is, a part of it
+/// is in memory at a time.
+fn stream(head: String, entries: Vec<Arc<Entry>>, row: Arc<Resource>) -> Response<Body> {
+    let mut entries = entries.into_iter();
+    let mut first = Some(head);
+    let mut ended = false;
+    let chunks = futures::stream::poll_fn(move |_| {
+        if ended {
+            return Poll::Ready(None);
+        }
+        let mut out = BytesMut::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+        let mut comma = first.is_none();
+        if let Some(head) = first.take() {
+            out.extend_from_slice(head.as_bytes());
+        }
+        while out.len() < CHUNK_BYTES {
+            let Some(entry) = entries.next() else {
+                out.extend_from_slice(b"]}");
+                ended = true;
+                break;
+            };
+            if std::mem::replace(&mut comma, true) {
+                out.put_u8(b',');
+            }
+            append(&row, &entry, &mut out);
+        }
+        Poll::Ready(Some(Ok(out.freeze())))
+    });
+    let mut response = respond::bytes(StatusCode::OK, Bytes::new());
+    *response.body_mut() = body::stream(chunks);
+    // Not a watch: the end of it comes by itself.
+    response.extensions_mut().insert(Finite);
+    response
+}
+
 /// Appends an entry's JSON in the row's form.
-pub(crate) fn append(call: &Call, entry: &Entry, out: &mut BytesMut) {
-    if call.row.convert.is_none() {
+pub(crate) fn append(row: &Resource, entry: &Entry, out: &mut BytesMut) {
+    if row.convert.is_none() {
         respond::splice(&entry.stored, entry.revision, out);
     } else {
         // An object came from JSON, so it goes back into it.
-        out.extend_from_slice(&serde_json::to_vec(served(&call.row, &entry.object).as_ref()).unwrap_or_default());
+        out.extend_from_slice(&serde_json::to_vec(served(row, &entry.object).as_ref()).unwrap_or_default());
     }
 }
 
@@ -306,11 +297,16 @@ fn metadata(page: &ListPage) -> serde_json::Value {
     metadata
 }
 
+/// A list up to its first item.
+fn head(kind: &str, api_version: &str, page: &ListPage) -> String {
+    let metadata = metadata(page);
+    format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
+}
+
 /// A list around the items that `items` writes, of about `size` bytes.
 pub(crate) fn envelope(kind: &str, api_version: &str, page: &ListPage, size: usize, items: impl FnOnce(&mut BytesMut)) -> Bytes {
     let mut out = BytesMut::with_capacity(size + 256);
-    let metadata = metadata(page);
-    out.extend_from_slice(format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[").as_bytes());
+    out.extend_from_slice(head(kind, api_version, page).as_bytes());
     items(&mut out);
     out.extend_from_slice(b"]}");
     out.freeze()

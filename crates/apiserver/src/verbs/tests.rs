@@ -3,6 +3,8 @@ use serde_json::{Value, json};
 use crate::testing::Rig;
 
 mod applies;
+mod history;
+mod hostile;
 mod protobuf;
 mod reads;
 mod watches;

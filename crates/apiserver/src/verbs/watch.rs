@@ -10,20 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Status;
-use api::status::Violation;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::event::{Encoder, Kind, classify};
+use self::event::{Chunk, Encoder, Kind, classify};
 use crate::body::{self, Body};
-use crate::call::{Call, invalid_option};
+use crate::call::Call;
 use crate::entropy;
-use crate::hub::{From, Message, Subscription};
+use crate::hub::{Delivery, From, Message, Subscription};
 use crate::negotiate::Encoding;
 use crate::select::Selection;
-use crate::verbs::list::{reach, reach_newest, revision};
+use crate::verbs::list::{reach, reach_newest};
+use crate::verbs::options::{self, revision};
 
 /// Bytes of events that are sent together when more are waiting.
 const CHUNK_BYTES: usize = 32 << 10;
@@ -95,16 +95,7 @@ fn prefix(call: &Call, selection: &Selection) -> String {
 impl Options {
     fn of(call: &Call) -> Result<Self, Status> {
         let version = call.query.get("resourceVersion").map(revision).transpose()?;
-        let matching = call.query.get("resourceVersionMatch");
-        let initial = call.query.boolean("sendInitialEvents")?;
-        let forbidden = |why: &str| Err(invalid_option("ListOptions", Violation::forbidden("resourceVersionMatch", why)));
-        match (initial, matching) {
-            (None, Some(_)) => return forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
-            (Some(_), matching) if matching != Some("NotOlderThan") => {
-                return forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-            }
-            _ => {}
-        }
+        let initial = options::initial_events(&call.query)?;
         let from = match (initial, version) {
             // Objects as of now are not older than any revision that exists.
             (Some(true), _) | (None, None | Some(0)) => From::Now,
@@ -116,7 +107,7 @@ impl Options {
             // Spread, so that watches that began together do not end together.
             _ => call.core.limits.watch_timeout.mul_f64(1.0 + entropy::fraction()),
         };
-        let bookmarks = call.query.boolean("allowWatchBookmarks")?.unwrap_or(false);
+        let bookmarks = call.query.boolean("allowWatchBookmarks").unwrap_or(false);
         Ok(Self {
             from,
             bookmarks,
@@ -157,7 +148,11 @@ impl Stream {
             encoder: Encoder::new(call),
             selection,
             initial: subscription.objects.into(),
-            backlog: subscription.backlog.into_iter().map(Message::Change).collect(),
+            backlog: subscription
+                .backlog
+                .into_iter()
+                .map(|change| Message::Change(Arc::new(Delivery::new(change))))
+                .collect(),
             changes: subscription.changes,
             revision: subscription.revision,
             bookmarks: options.bookmarks,
@@ -169,7 +164,7 @@ impl Stream {
 
     /// The next bytes; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
-        let mut out = BytesMut::new();
+        let mut out = Chunk::default();
         while out.is_empty() {
             if self.ended {
                 return None;
@@ -182,7 +177,7 @@ impl Stream {
                 Next::Message(message) => self.write(&message, &mut out),
                 Next::TimedOut => {
                     if self.bookmarks {
-                        self.encoder.bookmark(self.revision, false, &mut out);
+                        self.encoder.bookmark(self.revision, false, out.own());
                     }
                     self.ended = true;
                 }
@@ -196,17 +191,17 @@ impl Stream {
                 self.write(&message, &mut out);
             }
         }
-        (!out.is_empty()).then(|| out.freeze())
+        (!out.is_empty()).then(|| out.into_bytes())
     }
 
     /// The next part of the initial objects, if there are any left.
-    fn start(&mut self, out: &mut BytesMut) {
+    fn start(&mut self, out: &mut Chunk) {
         while out.len() < CHUNK_BYTES {
             let Some(entry) = self.initial.pop_front() else { break };
-            self.encoder.initial(&entry, &self.selection, out);
+            self.encoder.initial(&entry, &self.selection, out.own());
         }
         if self.initial.is_empty() && std::mem::take(&mut self.marks_initial) {
-            self.encoder.bookmark(self.revision, true, out);
+            self.encoder.bookmark(self.revision, true, out.own());
         }
     }
 
@@ -223,17 +218,17 @@ impl Stream {
         }
     }
 
-    fn write(&mut self, message: &Message, out: &mut BytesMut) {
+    fn write(&mut self, message: &Message, out: &mut Chunk) {
         match message {
-            Message::Change(change) => {
-                if let Some(kind) = classify(change, &self.selection, &self.encoder.call.row) {
-                    self.encoder.change(kind, change, out);
+            Message::Change(delivery) => {
+                if let Some(kind) = classify(&delivery.change, &self.selection, &self.encoder.call.row) {
+                    self.encoder.change(kind, delivery, out);
                 }
-                self.revision = self.revision.max(change.revision);
+                self.revision = self.revision.max(delivery.change.revision);
             }
             Message::Progress(revision) => {
                 self.revision = self.revision.max(*revision);
-                self.encoder.bookmark(self.revision, false, out);
+                self.encoder.bookmark(self.revision, false, out.own());
             }
         }
     }

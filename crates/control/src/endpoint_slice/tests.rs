@@ -70,6 +70,7 @@ fn conditions(backends: &[Backend], spec: Value) -> Vec<[bool; 3]> {
     all.collect()
 }
 
+/// Shows: 14.3.5
 #[test]
 fn what_a_pods_state_makes_of_it() {
     let differs = |ready, deleted, phase| Differs {

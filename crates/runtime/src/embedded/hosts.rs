@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 /// The file of a pod with a network of its own.
-pub(super) fn managed(ips: &[IpAddr], hostname: &str, aliases: &[(IpAddr, Vec<String>)]) -> String {
+pub(super) fn managed(ips: &[IpAddr], hostname: &str, domain: &str, aliases: &[(IpAddr, Vec<String>)]) -> String {
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n\
          127.0.0.1\tlocalhost\n\
@@ -18,8 +18,17 @@ pub(super) fn managed(ips: &[IpAddr], hostname: &str, aliases: &[(IpAddr, Vec<St
          fe00::1\tip6-allnodes\n\
          fe00::2\tip6-allrouters\n",
     );
+    // The hostname may be the full name itself.
+    let short = hostname
+        .strip_suffix(domain)
+        .and_then(|short| short.strip_suffix('.'))
+        .unwrap_or(hostname);
     for ip in ips {
-        let _ = writeln!(text, "{ip}\t{hostname}");
+        let _ = if domain.is_empty() {
+            writeln!(text, "{ip}\t{hostname}")
+        } else {
+            writeln!(text, "{ip}\t{short}.{domain}\t{short}")
+        };
     }
     with_aliases(text, aliases)
 }
@@ -46,12 +55,21 @@ mod tests {
     #[test]
     fn aliases_follow_the_pod() {
         let ip = "10.1.0.5".parse().unwrap();
-        let text = managed(&[ip], "web", &[("1.2.3.4".parse().unwrap(), vec!["a".into(), "b".into()])]);
+        let text = managed(&[ip], "web", "", &[("1.2.3.4".parse().unwrap(), vec!["a".into(), "b".into()])]);
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
         assert!(
             text.ends_with("10.1.0.5\tweb\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_pod_with_a_domain_has_its_full_name_first() {
+        let ip = "10.1.0.5".parse().unwrap();
+        for hostname in ["web", "web.sub.dev.svc.cluster.local"] {
+            let text = managed(&[ip], hostname, "sub.dev.svc.cluster.local", &[]);
+            assert!(text.ends_with("10.1.0.5\tweb.sub.dev.svc.cluster.local\tweb\n"), "{text}");
+        }
     }
 
     #[test]

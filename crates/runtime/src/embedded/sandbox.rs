@@ -75,7 +75,7 @@ impl Embedded {
             let hosts = if config.host_network {
                 hosts::of_node(&fs::read_to_string("/etc/hosts").unwrap_or_default(), &config.host_aliases)
             } else {
-                hosts::managed(&ips, &config.hostname, &config.host_aliases)
+                hosts::managed(&ips, &config.hostname, &config.domain, &config.host_aliases)
             };
             write_shared(&pod.dir.file(HOSTS_FILE), &hosts)?;
             let created_at_ns = pod.known().sandbox.as_ref().map_or_else(now_ns, |s| s.created_at_ns);

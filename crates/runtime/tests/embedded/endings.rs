@@ -165,6 +165,7 @@ async fn root_a_program_that_is_not_there_is_a_start_error() {
     }
 }
 
+/// Shows: 14.1.26
 #[tokio::test(flavor = "multi_thread")]
 async fn root_last_words_are_kept() {
     let node = Node::new("words").await;

@@ -277,6 +277,7 @@ pub(crate) fn sandbox(root: &Path, n: u32) -> SandboxConfig {
         namespace: "default".into(),
         attempt: 0,
         hostname: format!("pod-{n}"),
+        domain: String::new(),
         host_network: false,
         host_pid: false,
         host_ipc: false,

@@ -16,7 +16,7 @@ impl World {
             self.cancel(uid, id);
             return;
         }
-        let mut delay = latency(&action.verb);
+        let mut delay = self.latency(&action.verb);
         if self.faults.strikes(self.now, |w| w.slow) {
             delay += self.faults.rng.within(Duration::from_secs(30));
         }
@@ -196,10 +196,18 @@ impl World {
         let Target::Probe(name, _) = target else {
             self.broken("a probe of something else than a container")
         };
-        self.probes
-            .get(&(uid.clone(), name.clone(), kind))
-            .cloned()
-            .unwrap_or(Probed::Success)
+        if let Some(told) = self.probes.get(&(uid.clone(), name.clone(), kind)) {
+            return told.clone();
+        }
+        let runs_for = held
+            .attempt(id)
+            .and_then(crate::runtime::Attempt::started_at)
+            .map(|at| self.now.since(at));
+        match (self.answers.get(&(uid.clone(), name.clone())), runs_for) {
+            (Some(answers), Some(time)) if time < answers.from => Probed::Failure("connect: connection refused".to_owned()),
+            (Some(answers), Some(time)) if answers.fails_from.is_some_and(|from| time >= from) => Probed::Failure(answers.output.clone()),
+            _ => Probed::Success,
+        }
     }
 
     /// A hook has run for its time, in a container that was still there.
@@ -208,7 +216,7 @@ impl World {
         if let Err(broken) = self.checker.hook(uid, id, hook, &held) {
             self.broken(&broken);
         }
-        if hook_time(handler) > limit {
+        if self.hook_time(handler) > limit {
             return Err(Failure::new(FailureClass::Timeout, "the hook did not end in time"));
         }
         if held.attempt(id).and_then(crate::runtime::Attempt::started_at).is_none() {
@@ -257,23 +265,27 @@ impl World {
     }
 }
 
-/// A sleep takes its time, the rest hardly any.
-fn hook_time(handler: &Handler) -> Duration {
-    match handler {
-        Handler::Sleep { time } => *time,
-        Handler::Exec { .. } | Handler::HttpGet { .. } | Handler::TcpSocket { .. } | Handler::Grpc { .. } => Duration::from_millis(20),
+impl World {
+    /// A sleep takes its time, the rest hardly any.
+    fn hook_time(&self, handler: &Handler) -> Duration {
+        match handler {
+            Handler::Sleep { time } => *time,
+            // Whatever else it does.
+            _ if self.hooks_hang => Duration::MAX,
+            Handler::Exec { .. } | Handler::HttpGet { .. } | Handler::TcpSocket { .. } | Handler::Grpc { .. } => Duration::from_millis(20),
+        }
     }
-}
 
-/// About what the real ones take.
-fn latency(verb: &Verb) -> Duration {
-    Duration::from_millis(match verb {
-        Verb::RunSandbox { .. } => 20,
-        Verb::Create { .. } => 12,
-        Verb::Start { .. } | Verb::StopSandbox | Verb::RemoveSandbox => 5,
-        Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Note { .. } | Verb::Cancel(_) | Verb::Stop { .. } => 1,
-        Verb::Remove { .. } | Verb::ConfirmDeletion => 2,
-        Verb::Probe { .. } => 3,
-        Verb::RunHook { handler, limit, .. } => return hook_time(handler).min(*limit),
-    })
+    /// About what the real ones take.
+    fn latency(&self, verb: &Verb) -> Duration {
+        Duration::from_millis(match verb {
+            Verb::RunSandbox { .. } => 20,
+            Verb::Create { .. } => 12,
+            Verb::Start { .. } | Verb::StopSandbox | Verb::RemoveSandbox => 5,
+            Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Note { .. } | Verb::Cancel(_) | Verb::Stop { .. } => 1,
+            Verb::Remove { .. } | Verb::ConfirmDeletion => 2,
+            Verb::Probe { .. } => 3,
+            Verb::RunHook { handler, limit, .. } => return self.hook_time(handler).min(*limit),
+        })
+    }
 }

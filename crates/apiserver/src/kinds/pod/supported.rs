@@ -161,16 +161,8 @@ const POD: &[Missing<OfPod>] = &[
         },
     },
     Missing {
-        what: "use image pull secrets",
-        at: |spec| many("imagePullSecrets", &spec.image_pull_secrets),
-    },
-    Missing {
         what: "give a pod its own user namespace",
         at: |spec| given("hostUsers", spec.host_users == Some(false)),
-    },
-    Missing {
-        what: "set hostnames to fully qualified names",
-        at: |spec| given("setHostnameAsFQDN", spec.set_hostname_as_fqdn == Some(true)),
     },
     Missing {
         what: "run Windows containers",

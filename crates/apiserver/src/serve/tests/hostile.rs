@@ -112,6 +112,7 @@ fn unsigned(header: &Value, payload: &str) -> String {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines)] // a table
 async fn whoever_has_no_credentials_gets_nothing() {
     let front = front().await;
     let account = front.rig.get("/api/v1/namespaces/default/serviceaccounts/default").await.json();
@@ -371,6 +372,7 @@ async fn a_node_reaches_no_other_node_s_things() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines)] // a table
 async fn malformed_requests_are_refused_and_nothing_is_lost() {
     let front = front().await;
     let admin = front.authority.client("admin", &["system:masters"], now()).unwrap();

@@ -78,7 +78,11 @@ async fn pages_show_one_revision_whatever_happens_meanwhile() {
         .json();
     assert_eq!(names(&rest), ["m6"]);
     assert_eq!(rig.get(&format!("{PODS}?limit=3&continue={next}")).await.code, 400);
-    assert_eq!(rig.get(&format!("{MAPS}?limit=-1")).await.code, 400);
+    // Less than one is no limit, as upstream reads it.
+    assert_eq!(
+        names(&rig.get(&format!("{MAPS}?limit=-1")).await.json()).len(),
+        names(&rig.get(MAPS).await.json()).len()
+    );
 }
 
 #[tokio::test]
@@ -246,4 +250,23 @@ async fn what_is_not_served_is_not_found() {
     }
     assert_eq!(rig.get(&format!("{PODS}/a/exec")).await.code, 404);
     assert_eq!(rig.put(PODS, &pod("a")).await.code, 405);
+}
+
+#[tokio::test]
+async fn a_long_list_is_whole_though_it_is_written_in_parts() {
+    let rig = Rig::new().await;
+    let content = "x".repeat(10_000);
+    for index in 0..40 {
+        let map = json!({"metadata": {"name": format!("m{index:02}")}, "data": {"content": content}});
+        assert_eq!(rig.post(MAPS, &map).await.code, 201);
+    }
+    let list = rig.get(MAPS).await;
+    assert!(list.text.len() > 400_000);
+    let wanted: Vec<String> = (0..40).map(|index| format!("m{index:02}")).collect();
+    assert_eq!(names(&list.json()), wanted);
+    let one = rig.get(&format!("{MAPS}/m07")).await.json();
+    assert_eq!(list.json()["items"][7], one);
+    let pretty = rig.get(&format!("{MAPS}?pretty=true")).await;
+    assert!(pretty.text.len() > list.text.len());
+    assert_eq!(pretty.json(), list.json());
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use api::{Object, Status, protobuf};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use serde_json::json;
 
 use crate::call::{Call, partial, served};
-use crate::hub::{Change, Entry};
+use crate::hub::{Change, Delivery, Entry};
 use crate::metrics::WatchLabels;
 use crate::negotiate::{Encoding, Form};
 use crate::registry::Resource;
@@ -32,11 +32,7 @@ pub(super) enum Kind {
 /// Source: upstream `storage/cacher/cache_watcher.go`,
 /// `convertToWatchEvent`.
 pub(super) fn classify(change: &Change, selection: &Selection, row: &Resource) -> Option<Kind> {
-    let matches = |entry: &Option<Arc<Entry>>| {
-        entry
-            .as_ref()
-            .is_some_and(|entry| selection.is_everything() || selection.matches(row, &served(row, &entry.object)))
-    };
+    let matches = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|entry| selection.chooses(row, entry));
     match (matches(&change.old), matches(&change.new)) {
         (false, true) => Some(Kind::Added),
         (true, true) => Some(Kind::Modified),
@@ -71,27 +67,35 @@ impl Encoder {
 
     /// An object that was there before the watch began.
     pub(super) fn initial(&mut self, entry: &Entry, selection: &Selection, out: &mut BytesMut) {
-        if selection.is_everything() || selection.matches(&self.call.row, &served(&self.call.row, &entry.object)) {
+        if selection.chooses(&self.call.row, entry) {
             self.event(Kind::Added, entry, entry.revision, out);
         }
     }
 
     /// A change. A deletion shows the object as it last was, at the revision
     /// of the deletion.
-    pub(super) fn change(&mut self, kind: Kind, change: &Change, out: &mut BytesMut) {
+    pub(super) fn change(&mut self, kind: Kind, delivery: &Delivery, out: &mut Chunk) {
+        let change = &delivery.change;
         let shown = if kind == Kind::Deleted { &change.old } else { &change.new };
-        if let Some(entry) = shown {
-            self.event(kind, entry, change.revision, out);
+        let Some(entry) = shown else { return };
+        if self.shares() {
+            self.sent.inc();
+            let event = delivery.events[kind as usize].get_or_init(|| stored_event(kind, entry, change.revision));
+            out.share(event);
+        } else {
+            self.event(kind, entry, change.revision, out.own());
         }
+    }
+
+    /// Whether every watcher like this one is sent the same bytes.
+    fn shares(&self) -> bool {
+        self.call.form == Form::Whole && self.call.encoding == Encoding::Json && self.call.row.convert.is_none()
     }
 
     fn event(&mut self, kind: Kind, entry: &Entry, revision: u64, out: &mut BytesMut) {
         self.sent.inc();
-        let whole = self.call.form == Form::Whole;
-        if whole && self.call.encoding == Encoding::Json && self.call.row.convert.is_none() {
-            open(kind.name(), out);
-            respond::splice(&entry.stored, revision, out);
-            out.extend_from_slice(b"}\n");
+        if self.shares() {
+            write_stored(kind, entry, revision, out);
             return;
         }
         let mut object = Object::clone(&served(&self.call.row, &entry.object));
@@ -161,6 +165,59 @@ impl Encoder {
         open("BOOKMARK", out);
         out.extend_from_slice(object.to_string().as_bytes());
         out.extend_from_slice(b"}\n");
+    }
+}
+
+/// The event of an object in its stored form.
+fn stored_event(kind: Kind, entry: &Entry, revision: u64) -> Bytes {
+    // The type, the revision, and what is around them.
+    let mut out = BytesMut::with_capacity(entry.stored.len() + 96);
+    write_stored(kind, entry, revision, &mut out);
+    out.freeze()
+}
+
+fn write_stored(kind: Kind, entry: &Entry, revision: u64, out: &mut BytesMut) {
+    open(kind.name(), out);
+    respond::splice(&entry.stored, revision, out);
+    out.extend_from_slice(b"}\n");
+}
+
+/// Bytes on their way to a client: one event that is shared, or several that
+/// were copied together.
+#[derive(Default)]
+pub(super) struct Chunk {
+    shared: Option<Bytes>,
+    own: BytesMut,
+}
+
+impl Chunk {
+    /// Adds an event that others are sent too; alone it is not copied.
+    fn share(&mut self, event: &Bytes) {
+        if self.is_empty() {
+            self.shared = Some(event.clone());
+        } else {
+            self.own().extend_from_slice(event);
+        }
+    }
+
+    /// Where to write.
+    pub(super) fn own(&mut self) -> &mut BytesMut {
+        if let Some(shared) = self.shared.take() {
+            self.own.extend_from_slice(&shared);
+        }
+        &mut self.own
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.shared.as_ref().map_or(0, Bytes::len) + self.own.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.shared.unwrap_or_else(|| self.own.freeze())
     }
 }
 

@@ -22,6 +22,7 @@ fn sandbox() -> SandboxConfig {
         namespace: "default".into(),
         attempt: 0,
         hostname: "web".into(),
+        domain: String::new(),
         host_network: false,
         host_pid: false,
         host_ipc: false,
@@ -67,6 +68,7 @@ fn strings(list: &[&str]) -> Vec<String> {
     list.iter().map(|s| (*s).to_owned()).collect()
 }
 
+/// Shows: 14.1.28
 #[test]
 fn command_and_args_replace_as_the_api_page_says() {
     for (command, args, want) in [

@@ -60,9 +60,7 @@ fn parts_of_a_pod() {
     let term = json!({ "topologyKey": "kubernetes.io/hostname" });
     let preferred = json!([{ "weight": 1, "preference": { "matchExpressions": [{ "key": "a", "operator": "Exists" }] } }]);
     let rows = [
-        (json!({ "imagePullSecrets": [{ "name": "s" }] }), "imagePullSecrets"),
         (json!({ "hostUsers": false }), "hostUsers"),
-        (json!({ "setHostnameAsFQDN": true }), "setHostnameAsFQDN"),
         (json!({ "os": { "name": "windows" } }), "os.name"),
         (
             json!({ "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule" }] }),
@@ -121,7 +119,7 @@ fn what_works_is_not_refused() {
     }));
     let full = pod(json!({
         "restartPolicy": "OnFailure", "terminationGracePeriodSeconds": 5, "activeDeadlineSeconds": 60, "nodeName": "n", "nodeSelector": { "a": "b" },
-        "hostNetwork": true, "hostIPC": true, "shareProcessNamespace": true, "hostname": "h", "subdomain": "s", "schedulerName": "mine",
+        "hostNetwork": true, "hostIPC": true, "shareProcessNamespace": true, "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true, "imagePullSecrets": [{ "name": "s" }], "schedulerName": "mine",
         "hostAliases": [{ "ip": "1.2.3.4", "hostnames": ["a.b"] }], "dnsPolicy": "None",
         "dnsConfig": { "nameservers": ["1.1.1.1"], "options": [{ "name": "ndots" }] },
         "tolerations": [{ "key": "a", "operator": "Exists", "effect": "NoSchedule" }], "readinessGates": [{ "conditionType": "a.b/c" }],

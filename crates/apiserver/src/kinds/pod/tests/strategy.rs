@@ -14,6 +14,7 @@ fn a_new_pod_is_pending_whatever_it_says_of_itself() {
     assert_eq!(new.meta.generation, Some(1));
 }
 
+/// Shows: 14.1.36
 #[test]
 fn the_service_class_follows_from_requests_and_limits() {
     let rows = [
@@ -113,6 +114,7 @@ fn a_deletion_that_has_begun_goes_on() {
     }
 }
 
+/// Shows: 14.3.7
 #[test]
 fn how_long_a_deletion_waits() {
     let on_node = |phase: &str, own: i64| {
