@@ -92,7 +92,7 @@ impl Options {
         };
         let id = ResourceId::new("meta.k8s.io", "v1", "DeleteOptions", "");
         let orphans = match body.get("orphanDependents") {
-            None | Some(Value::Null) => query.boolean("orphanDependents")?,
+            None | Some(Value::Null) => query.boolean("orphanDependents"),
             Some(value) => Some(value.as_bool().ok_or_else(|| malformed("orphanDependents"))?),
         };
         let refuse = |violation| Err(Status::invalid(&id, "", &[violation]));
