@@ -110,6 +110,7 @@ fn step(name: &str, command: &mut Command) -> Result<()> {
 
 fn test(root: &Path, rest: &[String]) -> Result<()> {
     setup::packages(&setup::ALL)?;
+    let python = setup::python_client(&target_dir(root))?;
     eprintln!("==> images");
     images::run(&image_dir(root))?;
     eprintln!("==> tidy");
@@ -123,6 +124,7 @@ fn test(root: &Path, rest: &[String]) -> Result<()> {
     let mut tests = cargo(root);
     tests
         .env("LIFEPOD_BINARY", target_dir(root).join("debug/lifepod"))
+        .env("LIFEPOD_PYTHON", python)
         .env("LIFEPOD_IMAGES", image_dir(root));
     step("tests", tests.args(["test", "--workspace"]).args(rest))
 }
@@ -143,6 +145,8 @@ fn check(root: &Path) -> Result<()> {
         "--workspace",
         "--exclude",
         "e2e",
+        "--exclude",
+        "clients",
         "--",
         "--skip",
         "root_",

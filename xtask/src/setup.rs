@@ -1,5 +1,6 @@
 //! The Debian packages that Lifepod, its tests and its demonstration need.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -21,10 +22,15 @@ pub(crate) enum Tool {
     Curl,
     /// `mkfs.ext4`, for the tests of a full disk.
     Mkfs,
+    /// `python3`, for the test of the Python client.
+    Python,
 }
 
+/// The Python client of the tests: of the API version that is served.
+const PYTHON_CLIENT: &str = "kubernetes==33.1.0";
+
 /// Everything `cargo xtask test` needs.
-pub(crate) const ALL: [Tool; 7] = [
+pub(crate) const ALL: [Tool; 8] = [
     Tool::Ip,
     Tool::Nft,
     Tool::Busybox,
@@ -32,6 +38,7 @@ pub(crate) const ALL: [Tool; 7] = [
     Tool::Kubectl,
     Tool::Curl,
     Tool::Mkfs,
+    Tool::Python,
 ];
 
 impl Tool {
@@ -44,6 +51,7 @@ impl Tool {
             Self::Kubectl => "kubectl",
             Self::Curl => "curl",
             Self::Mkfs => "mkfs.ext4",
+            Self::Python => "python3",
         }
     }
 
@@ -56,10 +64,16 @@ impl Tool {
             Self::Kubectl => "kubernetes-client",
             Self::Curl => "curl",
             Self::Mkfs => "e2fsprogs",
+            Self::Python => "python3-venv",
         }
     }
 
     fn is_present(self) -> bool {
+        // Debian's Python comes without what makes environments.
+        if self == Self::Python {
+            let made = Command::new(self.program()).args(["-c", "import ensurepip, venv"]).output();
+            return made.is_ok_and(|output| output.status.success());
+        }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
         std::env::split_paths(&path)
@@ -93,6 +107,35 @@ fn apt(args: &[&str]) -> Result<()> {
         .context("cannot run apt-get")?;
     if !output.status.success() {
         bail!("apt-get {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// A Python with the official Kubernetes client, in an environment of its own
+/// under the target directory. Made once.
+///
+/// # Errors
+/// When the environment cannot be made, or the client not be installed.
+pub(crate) fn python_client(target: &Path) -> Result<PathBuf> {
+    let environment = target.join("python");
+    let python = environment.join("bin/python");
+    // Written last: what is half made is made again.
+    let done = environment.join("installed");
+    if std::fs::read_to_string(&done).is_ok_and(|installed| installed == PYTHON_CLIENT) {
+        return Ok(python);
+    }
+    eprintln!("==> installing the Python package {PYTHON_CLIENT}");
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment)).context("cannot make a Python environment")?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PYTHON_CLIENT]))
+        .with_context(|| format!("cannot install the Python package {PYTHON_CLIENT}"))?;
+    std::fs::write(&done, PYTHON_CLIENT).with_context(|| format!("cannot write {}", done.display()))?;
+    Ok(python)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

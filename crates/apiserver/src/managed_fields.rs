@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`element`] and [`set`] (paths of fields, and sets of them),
 //! [`shape`] (what the schema says about ownership), [`compare`] (what a write
-//! changed), [`managers`] (the entries of `managedFields`), [`record`] (what a
+//! changed), [`owners`] (the entries of `managedFields`), [`record`] (what a
 //! create, update or patch does to them), then [`apply`] with [`check`],
 //! [`merge`], [`field_set`] and [`remove`].
 //!
@@ -16,15 +16,15 @@ mod check;
 mod compare;
 mod element;
 mod field_set;
-mod managers;
 mod merge;
+mod owners;
 mod record;
 mod remove;
 mod set;
 mod shape;
 
 pub(crate) use self::apply::{Config, apply};
-pub(crate) use self::managers::{Writer, equal_but_for_times};
+pub(crate) use self::owners::{Writer, equal_but_for_times};
 pub(crate) use self::record::record;
 pub(crate) use self::set::Set;
 

@@ -258,7 +258,7 @@ impl Rig {
         }
     }
 
-    async fn send(&self, method: Method, path: &str, content_type: &str, body: String) -> Answer {
+    pub(crate) async fn send(&self, method: Method, path: &str, content_type: &str, body: String) -> Answer {
         let request = Request::builder()
             .method(method)
             .uri(path)

@@ -1,8 +1,8 @@
 //! Scheduler and controllers: loops that need only the API.
 //!
 //! Reading order: [`scheduler`]; [`namespace`], [`namespace_content`];
-//! [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`]; [`garbage`];
-//! [`disruption`], [`quota`]; here is what
+//! [`node_lifecycle`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`];
+//! [`garbage`]; [`disruption`], [`quota`]; here is what
 //! joins them.
 //!
 //! This crate deliberately does not know the store, the node, its runtime or
@@ -23,6 +23,7 @@ pub mod endpoints;
 pub mod garbage;
 pub mod namespace;
 pub mod namespace_content;
+pub mod node_lifecycle;
 pub mod publish;
 mod queue;
 pub mod quota;
@@ -87,6 +88,7 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
     tasks.spawn(disruption::run(controllers.client("disruption-controller"), shutdown.clone()));
     tasks.spawn(quota::run(controllers.client("resourcequota-controller"), shutdown.clone()));
     tasks.spawn(garbage::run(controllers.client("generic-garbage-collector"), shutdown.clone()));
+    tasks.spawn(node_lifecycle::run(controllers.client("node-controller"), shutdown.clone()));
     tasks.spawn(cluster_role_aggregation::run(
         controllers.client("clusterrole-aggregation-controller"),
         shutdown.clone(),

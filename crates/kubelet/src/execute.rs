@@ -26,7 +26,7 @@ use crate::pods::{Pods, log_dir};
 use crate::prober;
 use crate::pull_secret;
 use crate::sources::Sources;
-use crate::status_writer::StatusWriter;
+use crate::status_writer::{StatusWriter, is_another};
 use crate::volumes::{Scope, Volumes};
 
 /// Everything an action may act on.
@@ -300,7 +300,8 @@ async fn confirm_deletion(ports: &Ports, subject: &Subject, status: &StatusWrite
     match api.delete(&name, &params).await {
         Ok(_) => Ok(Outcome::Done),
         // Gone already, or another pod of that name now.
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(Outcome::Done),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Outcome::Done),
+        Err(kube::Error::Api(status)) if status.code == 409 && is_another(&api, &name, &subject.uid).await => Ok(Outcome::Done),
         Err(error) => Err(Failure::new(FailureClass::Api, error.to_string())),
     }
 }

@@ -9,6 +9,7 @@ use lifecycle::{Failure, FailureClass, Handler, Outcome};
 
 use crate::execute::{Ports, Subject};
 use crate::handler::{self, Page, PageError};
+use crate::redirect::{self, FollowError};
 
 const USER_AGENT: &str = "kube-lifecycle/1.33";
 
@@ -52,28 +53,35 @@ pub(crate) async fn run(
             let host = handler::host(ports, &subject.uid, host.as_deref()).map_err(failed)?;
             let page = Page {
                 host: &host,
-                port: *port,
+                port: port.clone().map_err(failed)?,
                 path,
                 https: *https,
                 headers,
                 user_agent: USER_AGENT,
             };
-            match handler::get(&page).await {
+            match redirect::follow(&page).await {
                 Ok(_) => Ok(Outcome::Done),
-                Err(PageError::Plain) => {
+                Err(FollowError::Page {
+                    first: true,
+                    error: PageError::Plain,
+                    ..
+                }) => {
                     let plain = Page { https: false, ..page };
                     let address = plain.address();
-                    let answer = handler::get(&plain).await;
+                    let answer = redirect::follow(&plain).await;
                     answer
                         .map(|_| Outcome::FellBackToHttp { address })
                         .map_err(|_| failed(format!("Get \"{}\": {}", page.url(), PageError::Plain)))
                 }
-                Err(error) => Err(failed(format!("Get \"{}\": {error}", page.url()))),
+                Err(error) => Err(failed(error.to_string())),
             }
         }
         Handler::TcpSocket { host, port } => {
             let host = handler::host(ports, &subject.uid, host.as_deref()).map_err(failed)?;
-            handler::dial(&host, *port).await.map(|_| Outcome::Done).map_err(failed)
+            handler::dial(&host, port.clone().map_err(failed)?)
+                .await
+                .map(|_| Outcome::Done)
+                .map_err(failed)
         }
         Handler::Grpc { .. } => Err(failed("a hook cannot ask over gRPC".to_owned())),
         Handler::Sleep { time } => {

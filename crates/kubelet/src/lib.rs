@@ -29,6 +29,7 @@ pub mod pod_worker;
 pub mod pods;
 mod prober;
 mod pull_secret;
+mod redirect;
 pub mod resources;
 pub mod server;
 mod sources;

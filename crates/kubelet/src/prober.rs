@@ -5,20 +5,18 @@
 use std::time::Duration;
 
 use api::node::ContainerId;
-use http::Uri;
 use lifecycle::{Handler, Probed};
 use tokio::time::timeout;
 
 use crate::execute::{Ports, Subject};
 use crate::grpc;
 use crate::handler::{self, OUTPUT_MAX_BYTES, Page};
+use crate::redirect::{self, Followed};
 
 const USER_AGENT: &str = "kube-probe/1.33";
 /// What cannot be attempted is tried so often. Source: upstream
 /// `maxProbeRetries`.
 const TRIES: u32 = 3;
-/// Redirects followed. Source: Go `net/http`, `defaultCheckRedirect`.
-const REDIRECTS_MAX: usize = 10;
 
 /// Probes one attempt of `container`. An error is not a failure: it is tried
 /// again at once, and counts neither way.
@@ -51,13 +49,14 @@ async fn once(ports: &Ports, subject: &Subject, container: &str, id: &ContainerI
             https,
             headers,
         } => {
-            let host = match handler::host(ports, &subject.uid, host.as_deref()) {
-                Ok(host) => host,
-                Err(error) => return Probed::Error(error),
+            let (host, port) = match (handler::host(ports, &subject.uid, host.as_deref()), port) {
+                (Ok(host), Ok(port)) => (host, *port),
+                (Err(error), _) => return Probed::Error(error),
+                (_, Err(error)) => return Probed::Error(error.clone()),
             };
             let page = Page {
                 host: &host,
-                port: *port,
+                port,
                 path,
                 https: *https,
                 headers,
@@ -66,11 +65,12 @@ async fn once(ports: &Ports, subject: &Subject, container: &str, id: &ContainerI
             http(&page, limit).await
         }
         Handler::TcpSocket { host, port } => {
-            let host = match handler::host(ports, &subject.uid, host.as_deref()) {
-                Ok(host) => host,
-                Err(error) => return Probed::Error(error),
+            let (host, port) = match (handler::host(ports, &subject.uid, host.as_deref()), port) {
+                (Ok(host), Ok(port)) => (host, *port),
+                (Err(error), _) => return Probed::Error(error),
+                (_, Err(error)) => return Probed::Error(error.clone()),
             };
-            tcp(&host, *port, limit).await
+            tcp(&host, port, limit).await
         }
         Handler::Grpc { port, service } => {
             let host = match handler::host(ports, &subject.uid, None) {
@@ -93,66 +93,19 @@ async fn tcp(host: &str, port: u16, limit: Duration) -> Probed {
 
 /// Follows redirects to the same host, all within one limit.
 async fn http(first: &Page<'_>, limit: Duration) -> Probed {
-    let followed = async {
-        let (mut port, mut path, mut https) = (first.port, first.path.to_owned(), first.https);
-        for _ in 0..=REDIRECTS_MAX {
-            let page = Page {
-                port,
-                path: &path,
-                https,
-                ..first.clone()
-            };
-            let answer = match handler::get(&page).await {
-                Ok(answer) => answer,
-                Err(error) => return Probed::Failure(format!("Get \"{}\": {error}", page.url())),
-            };
-            let status = answer.status.as_u16();
-            let redirects = matches!(status, 301 | 302 | 303 | 307 | 308);
-            let next = answer.location.as_deref().filter(|_| redirects).map(|to| resolve(&page, to));
-            match next {
-                Some(Some(next)) => (port, path, https) = next,
-                Some(None) => return Probed::Warning(answer.body),
-                None if (300..400).contains(&status) => return Probed::Warning(answer.body),
-                None if (200..300).contains(&status) => return Probed::Success,
-                None => return Probed::Failure(format!("HTTP probe failed with statuscode: {status}")),
-            }
-        }
-        Probed::Failure(format!("Get \"{path}\": stopped after {REDIRECTS_MAX} redirects"))
-    };
-    match timeout(limit, followed).await {
-        Ok(probed) => probed,
+    match timeout(limit, redirect::follow(first)).await {
+        Ok(Ok(Followed { answer, elsewhere: true })) => Probed::Warning(answer.body),
+        Ok(Ok(Followed { answer, .. })) => match answer.status.as_u16() {
+            200..300 => Probed::Success,
+            300..400 => Probed::Warning(answer.body),
+            status => Probed::Failure(format!("HTTP probe failed with statuscode: {status}")),
+        },
+        Ok(Err(failed)) => Probed::Failure(failed.to_string()),
         Err(_) => Probed::Failure(format!(
             "Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
             first.url()
         )),
     }
-}
-
-/// Where a redirect leads: port, path and whether over TLS; `None` when to
-/// another host.
-fn resolve(page: &Page<'_>, location: &str) -> Option<(u16, String, bool)> {
-    if let Some(rest) = location.strip_prefix("//") {
-        let scheme = if page.https { "https" } else { "http" };
-        return resolve(page, &format!("{scheme}://{rest}"));
-    }
-    if location.starts_with('/') {
-        return Some((page.port, without_fragment(location), page.https));
-    }
-    if !location.contains("://") {
-        let base = page.path.split('?').next().unwrap_or("/");
-        let dir = base.rsplit_once('/').map_or("", |(dir, _)| dir);
-        return Some((page.port, without_fragment(&format!("{dir}/{location}")), page.https));
-    }
-    let uri: Uri = without_fragment(location).parse().ok()?;
-    let https = uri.scheme_str() == Some("https");
-    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-    let same = host.eq_ignore_ascii_case(page.host);
-    let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    same.then(|| (uri.port_u16().unwrap_or(if https { 443 } else { 80 }), path, https))
-}
-
-fn without_fragment(location: &str) -> String {
-    location.split('#').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ async fn run(
                     break;
                 }
                 // Gone, or another pod of that name now: nobody is left to tell.
-                Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => {
+                Err(kube::Error::Api(error)) if error.code == 404 || (error.code == 409 && is_another(&pods, &name, &uid).await) => {
                     tracing::debug!(pod = %format_args!("{namespace}/{name}"), uid = %uid, error = %error, "the pod is gone; its status is dropped");
                     return;
                 }
@@ -120,6 +120,15 @@ async fn run(
                 () = shutdown.cancelled() => return,
             }
         }
+    }
+}
+
+/// Whether the name is no longer this pod's. A conflict may also mean that
+/// others write at the same time; then it is tried again.
+pub(crate) async fn is_another(pods: &Api<Pod>, name: &str, uid: &Uid) -> bool {
+    match pods.get_metadata_opt(name).await {
+        Ok(found) => found.is_none_or(|found| found.metadata.uid.as_deref() != Some(uid.as_str())),
+        Err(_) => false,
     }
 }
 

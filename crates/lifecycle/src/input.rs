@@ -15,7 +15,7 @@ use api::typed::{PodCondition, VolumeMountStatus};
 
 use crate::action::ActionId;
 
-pub use handler::{Handler, Hook, Hooks, Probe, ProbeKind, Probed, Probes};
+pub use handler::{Handler, Hook, Hooks, Port, Probe, ProbeKind, Probed, Probes};
 pub use parse::OWNED_CONDITIONS;
 
 /// Pod status reason of an eviction, also its event's.

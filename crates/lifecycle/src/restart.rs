@@ -40,7 +40,9 @@ pub fn wanted(policy: RestartPolicy, role: Role, exit: &Exit) -> bool {
 }
 
 /// The delay that death of `attempt` will meet; `None` for a first attempt,
-/// whose restart is immediate. `previous` is the attempt before it.
+/// whose restart is immediate, and for one that took the place of a first
+/// attempt the kubelet itself had stopped: that step makes no entry upstream,
+/// which looks for a death before it. `previous` is the attempt before it.
 ///
 /// Seconds by attempt: none, 10, 20, 40 ... capped at 300; 10 again after an
 /// image change or after the one before lived longer than [`RESET_AFTER`].
@@ -51,7 +53,7 @@ pub fn delay(attempt: &ContainerView, previous: Option<&ContainerView>) -> Optio
     if attempt.attempt == 0 {
         return None;
     }
-    Some(noted(attempt).unwrap_or_else(|| due(attempt, previous)))
+    Some(noted(attempt).unwrap_or_else(|| due(attempt, previous))).filter(|delay| !delay.is_zero())
 }
 
 /// The delay to note on an attempt, if it has none yet.
@@ -60,7 +62,7 @@ pub fn delay_to_note(attempt: &ContainerView, previous: Option<&ContainerView>) 
     if attempt.attempt == 0 || noted(attempt).is_some() {
         None
     } else {
-        delay(attempt, previous)
+        Some(due(attempt, previous))
     }
 }
 
@@ -83,18 +85,26 @@ pub fn not_before(container: &Container, attempt: &ContainerView, exit: &Exit, p
 
 fn noted(attempt: &ContainerView) -> Option<Duration> {
     let seconds: u64 = attempt.notes.get(NOTE_BACK_OFF)?.parse().ok()?;
-    Some(Duration::from_secs(seconds).clamp(DELAY_INITIAL, DELAY_MAX))
+    // Zero is told apart from a note that was lost.
+    Some(Duration::from_secs(seconds).clamp(if seconds == 0 { Duration::ZERO } else { DELAY_INITIAL }, DELAY_MAX))
 }
 
 /// One step up from what held for the attempt before.
 fn due(attempt: &ContainerView, previous: Option<&ContainerView>) -> Duration {
+    let stopped = |p: &ContainerView| p.notes.contains_key(NOTE_KILLED) || p.notes.contains_key(NOTE_REPLACED);
+    if previous.is_some_and(|p| p.attempt == 0 && stopped(p)) {
+        return Duration::ZERO;
+    }
     let Some(previous) = previous.filter(|p| p.image == attempt.image) else {
         return DELAY_INITIAL;
     };
     let reset = matches!(&previous.state, RunState::Exited(exit) if lived_long(previous, exit));
     match (reset, previous.attempt) {
         (true, _) | (_, 0) => DELAY_INITIAL,
-        (false, _) => (noted(previous).unwrap_or(DELAY_INITIAL) * 2).min(DELAY_MAX),
+        (false, _) => match noted(previous) {
+            Some(Duration::ZERO) => DELAY_INITIAL,
+            known => (known.unwrap_or(DELAY_INITIAL) * 2).min(DELAY_MAX),
+        },
     }
 }
 
@@ -184,6 +194,18 @@ mod tests {
         let short = noted_with(attempt(3, 0, 600), 80);
         assert_eq!(not_before(&container("x:1"), &short, &exit(600), None), Time::from_secs(680));
         assert_eq!(not_before(&container("x:2"), &short, &exit(600), None), Time::from_secs(600));
+    }
+
+    #[test]
+    fn the_first_kill_by_a_probe_makes_no_entry() {
+        let mut first = attempt(0, 0, 5);
+        first.notes.insert(NOTE_KILLED.into(), "liveness".into());
+        let second = attempt(1, 5, 9);
+        assert_eq!(delay_to_note(&second, Some(&first)), Some(Duration::ZERO));
+        let second = noted_with(second, 0);
+        assert_eq!(delay(&second, Some(&first)), None);
+        assert_eq!(not_before(&container("x:1"), &second, &exit(9), Some(&first)), Time::from_secs(9));
+        assert_eq!(delay_to_note(&attempt(2, 9, 12), Some(&second)), Some(DELAY_INITIAL));
     }
 
     #[test]

@@ -137,7 +137,8 @@ impl Runtime for Embedded {
                 return Ok(seen);
             }
             let _gate = pod.gate.lock().await;
-            if pod.has_lost_shim() {
+            // A connection may be lost while its shim lives.
+            if pod.has_lost_shim() && !self.reconnect(&pod).await {
                 tracing::warn!(uid = %pod.uid, action = "end", "the pod's shim has died; its containers are lost");
                 self.end_sandbox(&pod).await?;
             }

@@ -178,6 +178,13 @@ impl Checker {
             }
             _ => (0, 10), // the one before is lost, and its delay with it
         };
+        // The first kill that is a restart at once makes no entry.
+        let by_kubelet = |v: &ContainerView| v.notes.contains_key("killed") || v.notes.contains_key("replaced");
+        let next_s = if previous.is_some_and(|v| v.attempt == 0 && by_kubelet(v)) {
+            0
+        } else {
+            next_s
+        };
         record.delays.insert((name.to_owned(), number), next_s);
         // A probe's kill and its restart are one: the death before counts.
         let killed = previous.is_some_and(|v| v.notes.contains_key("killed"));

@@ -8,7 +8,7 @@ use api::{Object, ResourceId};
 use serde_json::{Map, Value};
 
 use super::compare::{self, Changes};
-use super::managers::{Manager, Managers, Writer};
+use super::owners::{Owner, Owners, Writer};
 use super::record::{self, STRIPPED};
 use super::set::Set;
 use super::shape::Shape;
@@ -37,12 +37,12 @@ pub(crate) struct Applied {
     /// The whole object as JSON, without defaults for what is new in it.
     pub(crate) object: Map<String, Value>,
     /// Who owns what of it.
-    pub(crate) managers: Managers,
+    pub(crate) managers: Owners,
 }
 
 /// A field that another manager owns with another value.
 struct Conflict {
-    manager: Manager,
+    manager: Owner,
     fields: Set,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn apply(forms: &Forms<'_>, live: Option<&Object>, config: &Config, w
         );
         return Err(Status::unclassified(why));
     }
-    let mut managers = Managers::decode(live.and_then(|live| live.managed_fields.as_ref()))
+    let mut managers = Owners::decode(live.and_then(|live| live.managed_fields.as_ref()))
         .map_err(|error| Status::unclassified(format!("failed to decode managed fields: {error}")))?;
     if let (Some(live), true) = (live, managers.0.is_empty()) {
         let changes = compare::objects(forms.row.schema, None, live).without(reset);
@@ -145,7 +145,7 @@ struct Applying<'a> {
 }
 
 impl Applying<'_> {
-    fn run(&self, mut managers: Managers, writer: &Writer, force: bool) -> Result<Applied, Vec<Conflict>> {
+    fn run(&self, mut managers: Owners, writer: &Writer, force: bool) -> Result<Applied, Vec<Conflict>> {
         let stated = field_set::of(self.shape, self.config).without(self.reset);
         let mut own = writer.entry(true, stated);
         let before = managers.take(&own);
@@ -185,7 +185,7 @@ impl Applying<'_> {
     }
 
     /// Fields the apply would change and others own.
-    fn conflicts(&self, managers: &Managers, changes: &Changes, other: impl Fn(&Resource) -> Option<Changes>) -> Vec<Conflict> {
+    fn conflicts(&self, managers: &Owners, changes: &Changes, other: impl Fn(&Resource) -> Option<Changes>) -> Vec<Conflict> {
         let here = self.forms.row.id.api_version();
         let mut conflicts = Vec::new();
         for manager in &managers.0 {
@@ -207,7 +207,7 @@ impl Applying<'_> {
 
     /// Removes what this manager stated last time, does not state now, and
     /// nobody else owns.
-    fn prune(&self, merged: &Map<String, Value>, before: &Set, now: &Set, others: &Managers) -> Map<String, Value> {
+    fn prune(&self, merged: &Map<String, Value>, before: &Set, now: &Set, others: &Owners) -> Map<String, Value> {
         let shape = self.shape;
         if before.is_empty() {
             return merged.clone();

@@ -9,7 +9,7 @@ use api::{Object, Status};
 
 use super::Forms;
 use super::compare::{self, Changes};
-use super::managers::{Managers, Sent, Writer, violations};
+use super::owners::{Owners, Sent, Writer, violations};
 use super::set::Set;
 use crate::registry::Resource;
 
@@ -50,10 +50,10 @@ pub(crate) fn record(forms: &Forms<'_>, old: Option<&Object>, new: &mut Object, 
         new.managed_fields = stored.cloned();
         return Ok(());
     }
-    let stored = || Managers::decode(stored).unwrap_or_default();
-    let mut managers = match own_words.as_ref().map(Managers::sent) {
-        Some(Sent::Reset) => Managers::default(),
-        Some(Sent::Managers(managers)) => {
+    let stored = || Owners::decode(stored).unwrap_or_default();
+    let mut managers = match own_words.as_ref().map(Owners::sent) {
+        Some(Sent::Reset) => Owners::default(),
+        Some(Sent::Owners(managers)) => {
             let broken = violations(&managers);
             if !broken.is_empty() {
                 return Err(Status::invalid(&forms.row.id, new.name(), &broken));
@@ -80,7 +80,7 @@ pub(crate) fn record(forms: &Forms<'_>, old: Option<&Object>, new: &mut Object, 
 }
 
 /// The writer owns what it set.
-pub(super) fn own(managers: &mut Managers, changes: &Changes, writer: &Writer) {
+pub(super) fn own(managers: &mut Owners, changes: &Changes, writer: &Writer) {
     let fields = changes.set().difference(&STRIPPED);
     if fields.is_empty() {
         return;
@@ -94,7 +94,7 @@ pub(super) fn own(managers: &mut Managers, changes: &Changes, writer: &Writer) {
 
 /// Nobody owns any more what has changed or is gone. `other` compares in the
 /// form of another row.
-pub(super) fn give_up(forms: &Forms<'_>, managers: &mut Managers, changes: &Changes, other: impl Fn(&Resource) -> Option<Changes>) {
+pub(super) fn give_up(forms: &Forms<'_>, managers: &mut Owners, changes: &Changes, other: impl Fn(&Resource) -> Option<Changes>) {
     let here = forms.row.id.api_version();
     let lost = |changes: &Changes| changes.set().union(&changes.removed);
     let mine = lost(changes);

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+/// A port; if the one named does not exist, why, in upstream's words: only
+/// whoever asks for it fails.
+pub type Port = Result<u16, String>;
+
 /// One thing a hook or a probe does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Handler {
@@ -16,7 +20,7 @@ pub enum Handler {
         /// Host to ask; the pod's address when absent.
         host: Option<String>,
         /// Port.
-        port: u16,
+        port: Port,
         /// Path, with query.
         path: String,
         /// `HTTPS` instead of `HTTP`; certificates are not verified.
@@ -29,7 +33,7 @@ pub enum Handler {
         /// Host to connect to; the pod's address when absent.
         host: Option<String>,
         /// Port.
-        port: u16,
+        port: Port,
     },
     /// Ask the gRPC health service. Of probes alone.
     Grpc {
@@ -51,7 +55,7 @@ impl fmt::Display for Handler {
         match self {
             Self::Exec { command } => write!(f, "Exec lifecycle hook ([{}])", command.join(" ")),
             Self::HttpGet { path, .. } => write!(f, "HTTP lifecycle hook ({path})"),
-            Self::TcpSocket { port, .. } => write!(f, "TCP lifecycle hook ({port})"),
+            Self::TcpSocket { port, .. } => write!(f, "TCP lifecycle hook ({})", port.clone().unwrap_or_default()),
             Self::Grpc { port, .. } => write!(f, "gRPC lifecycle hook ({port})"),
             Self::Sleep { time } => write!(f, "Sleep lifecycle hook ({})", time.as_secs()),
         }

@@ -90,11 +90,14 @@ pub(crate) fn keep(w: World<'_>, plan: &mut Plan, container: &Container, view: &
 /// Brings a container one action closer to running.
 pub(crate) fn start(w: World<'_>, plan: &mut Plan, container: &Container, because: Reason, line: &mut Line) {
     let target = Target::Container(container.name.clone());
-    if w.hands.on_container(&container.name).is_some() {
-        line.free = false;
-        return;
-    }
     let newest = w.newest(&container.name);
+    if let Some((id, verb)) = w.hands.on_container(&container.name) {
+        if !newest.is_some_and(|view| hooks::outlived(view, verb)) {
+            line.free = false;
+            return;
+        }
+        plan.cancels.push((id, because.clone()));
+    }
     if let Some(at) = crash_back_off(w, container).filter(|at| *at > w.now) {
         plan.wake(at);
         if let Some(finished_at) = newest.and_then(exit).map(|e| e.finished_at).filter(|at| *at + SHOWN > w.now) {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use api::node::{ContainerView, RunState};
 
 use crate::action::{Reason, Target, Verb};
-use crate::input::{Container, Hook};
+use crate::input::{Container, Handler, Hook};
 use crate::plan::terminate::{self, Ending};
 use crate::plan::{Plan, World, container_of};
 
@@ -59,6 +59,14 @@ pub(crate) fn error<'a>(w: World<'a>, view: &'a ContainerView) -> Option<&'a str
         let ended = w.memory.hooks.get(&(view.id.clone(), Hook::PostStart))?;
         ended.as_ref().err().map(String::as_str)
     })
+}
+
+/// Whether this is the `postStart` hook of an attempt that has ended: nobody
+/// needs its outcome, and it must not hold the restart back. A command ends
+/// with its container, and then fails as upstream's.
+pub(crate) fn outlived(view: &ContainerView, verb: &Verb) -> bool {
+    let hook = matches!(verb, Verb::RunHook { id, hook: Hook::PostStart, handler, .. } if *id == view.id && !matches!(handler, Handler::Exec { .. }));
+    hook && matches!(view.state, RunState::Exited(_))
 }
 
 /// Runs the hook of a running attempt, notes its end, and stops the attempt if

@@ -28,7 +28,7 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
     let mut status = match shown.last() {
         Some(newest) => {
             let mut status = of_attempt(w, newest, shown.len().checked_sub(2).map(|i| shown[i]));
-            if container.role != Role::Init && shown.len() == 1 {
+            if container.role == Role::Regular && shown.len() == 1 {
                 remember(w, newest, &mut status);
             }
             status

@@ -145,6 +145,19 @@ impl Embedded {
         Ok(client)
     }
 
+    /// Tries once more to reach a shim that hung up. The caller holds the gate.
+    pub(super) async fn reconnect(&self, pod: &Arc<Pod>) -> bool {
+        let Ok(stream) = connect(&pod.dir.0, SOCKET_FILE) else {
+            return false;
+        };
+        let Ok(client) = self.take_client(pod, stream) else { return false };
+        let answers = greet(&client).await.is_ok();
+        if answers {
+            tracing::info!(uid = %pod.uid, "the connection to the pod's shim was lost and is there again");
+        }
+        answers
+    }
+
     /// Ends what runs of the sandbox. The caller holds the gate.
     pub(super) async fn end_sandbox(&self, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
         let Some(mut sandbox) = pod.known().sandbox.clone() else {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::super::apply::{Config, apply};
-use super::super::managers::{Managers, Writer};
+use super::super::owners::{Owners, Writer};
 use super::*;
 use crate::kinds;
 
@@ -134,7 +134,7 @@ fn observed(object: &Object) -> Model {
     for (key, value) in object.body.get("data").and_then(Value::as_object).into_iter().flatten() {
         model.values.insert(key.clone(), value.as_str().unwrap().to_owned());
     }
-    for manager in Managers::decode(object.managed_fields.as_ref()).unwrap().0 {
+    for manager in Owners::decode(object.managed_fields.as_ref()).unwrap().0 {
         let Ok(who) = manager.name.parse::<usize>() else { continue };
         let owners = if manager.applies { &mut model.appliers } else { &mut model.setters };
         for path in manager.fields.paths() {

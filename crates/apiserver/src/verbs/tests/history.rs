@@ -74,7 +74,7 @@ async fn write(rig: &Rig, writer: usize) -> Vec<Write> {
 async fn follow(rig: &Rig, index: usize, stop: &AtomicBool) -> History {
     let mut history = History::default();
     loop {
-        let limit = if index % 2 == 0 { "" } else { "?limit=2" };
+        let limit = if index.is_multiple_of(2) { "" } else { "?limit=2" };
         let Some((at, objects)) = list(rig, limit).await else { continue };
         let stopping = stop.load(Ordering::SeqCst);
         history.lists.push((at, objects));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::typed::{self, Container, HTTPGetAction, IntOrString, Lifecycle, LifecycleHandler, TCPSocketAction};
 
-use crate::input::{Handler, Hooks, ParseError, Probe, Probes};
+use crate::input::{Handler, Hooks, ParseError, Port, Probe, Probes};
 
 /// The hooks of a container at `path`.
 pub(super) fn hooks(wire: &Container, path: &str) -> Result<Hooks, ParseError> {
@@ -34,10 +34,10 @@ fn of_hook(wire: &Container, hook: &LifecycleHandler, path: &str) -> Result<Hand
         });
     }
     if let Some(get) = &hook.http_get {
-        return http_get(wire, get, path);
+        return Ok(http_get(wire, get));
     }
     if let Some(tcp) = &hook.tcp_socket {
-        return tcp_socket(wire, tcp, path);
+        return Ok(tcp_socket(wire, tcp));
     }
     let sleep = hook.sleep.as_ref().ok_or_else(|| ParseError::Missing(path.to_owned()))?;
     Ok(Handler::Sleep {
@@ -45,11 +45,11 @@ fn of_hook(wire: &Container, hook: &LifecycleHandler, path: &str) -> Result<Hand
     })
 }
 
-pub(super) fn http_get(wire: &Container, get: &HTTPGetAction, path: &str) -> Result<Handler, ParseError> {
+fn http_get(wire: &Container, get: &HTTPGetAction) -> Handler {
     let page = get.path.as_deref().unwrap_or("/");
-    Ok(Handler::HttpGet {
+    Handler::HttpGet {
         host: get.host.clone().filter(|host| !host.is_empty()),
-        port: port(wire, &get.port, &format!("{path}.httpGet.port"))?,
+        port: port(wire, &get.port),
         path: if page.starts_with('/') {
             page.to_owned()
         } else {
@@ -62,39 +62,33 @@ pub(super) fn http_get(wire: &Container, get: &HTTPGetAction, path: &str) -> Res
             .flatten()
             .map(|header| (header.name.clone(), header.value.clone()))
             .collect(),
-    })
+    }
 }
 
-pub(super) fn tcp_socket(wire: &Container, tcp: &TCPSocketAction, path: &str) -> Result<Handler, ParseError> {
-    Ok(Handler::TcpSocket {
+fn tcp_socket(wire: &Container, tcp: &TCPSocketAction) -> Handler {
+    Handler::TcpSocket {
         host: tcp.host.clone().filter(|host| !host.is_empty()),
-        port: port(wire, &tcp.port, &format!("{path}.tcpSocket.port"))?,
-    })
+        port: port(wire, &tcp.port),
+    }
 }
 
 /// A number, or the name of a port of the same container; a name that is a
 /// number in quotes counts as one. Source: upstream `probe.ResolveContainerPort`.
-fn port(wire: &Container, port: &IntOrString, field: &str) -> Result<u16, ParseError> {
+fn port(wire: &Container, port: &IntOrString) -> Port {
     let number = match port {
-        IntOrString::Int(number) => Some(*number),
-        IntOrString::String(name) => wire
-            .ports
-            .iter()
-            .flatten()
-            .find(|port| port.name.as_ref() == Some(name))
-            .map(|port| port.container_port)
-            .or_else(|| name.parse().ok()),
+        IntOrString::Int(number) => *number,
+        IntOrString::String(name) => {
+            let named = wire.ports.iter().flatten().find(|port| port.name.as_ref() == Some(name));
+            match named.map(|port| port.container_port).or_else(|| name.parse().ok()) {
+                Some(number) => number,
+                None => return Err(format!("strconv.Atoi: parsing {name:?}: invalid syntax")),
+            }
+        }
     };
-    number
-        .and_then(|number| u16::try_from(number).ok())
+    u16::try_from(number)
+        .ok()
         .filter(|number| *number > 0)
-        .ok_or_else(|| ParseError::Unsupported {
-            field: field.to_owned(),
-            value: match port {
-                IntOrString::Int(number) => number.to_string(),
-                IntOrString::String(name) => name.clone(),
-            },
-        })
+        .ok_or_else(|| format!("invalid port number: {number}"))
 }
 
 /// The probes of a container at `path`.
@@ -119,12 +113,15 @@ fn probe(wire: &Container, given: &typed::Probe, path: &str) -> Result<Probe, Pa
             command: exec.command.clone().unwrap_or_default(),
         }
     } else if let Some(get) = &given.http_get {
-        http_get(wire, get, path)?
+        http_get(wire, get)
     } else if let Some(tcp) = &given.tcp_socket {
-        tcp_socket(wire, tcp, path)?
+        tcp_socket(wire, tcp)
     } else if let Some(grpc) = &given.grpc {
         Handler::Grpc {
-            port: port(wire, &IntOrString::Int(grpc.port), &format!("{path}.grpc.port"))?,
+            port: u16::try_from(grpc.port).map_err(|_| ParseError::Unsupported {
+                field: format!("{path}.grpc.port"),
+                value: grpc.port.to_string(),
+            })?,
             service: grpc.service.clone().unwrap_or_default(),
         }
     } else {

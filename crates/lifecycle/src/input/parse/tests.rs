@@ -61,7 +61,7 @@ fn probes_and_hooks_take_the_api_references_defaults() {
     let liveness = container.probes.liveness.clone().unwrap();
     let page = Handler::HttpGet {
         host: None,
-        port: 8080,
+        port: Ok(8080),
         path: "/x".to_owned(),
         https: false,
         headers: Vec::new(),
@@ -86,7 +86,26 @@ fn probes_and_hooks_take_the_api_references_defaults() {
         (grpc, s(3), s(4), 2)
     );
     let startup = container.probes.startup.clone().unwrap();
-    assert_eq!(startup.handler, Handler::TcpSocket { host: None, port: 81 });
+    assert_eq!(startup.handler, Handler::TcpSocket { host: None, port: Ok(81) });
     assert_eq!((startup.grace, startup.failure_threshold), (Some(s(7)), 9));
     assert_eq!(container.hooks.pre_stop, Some(Handler::Sleep { time: s(5) }));
+}
+
+#[test]
+fn a_port_name_nobody_has_fails_whoever_asks() {
+    let probe = json!({"httpGet": {"port": "nope"}});
+    let desired = parse(
+        json!({"containers": [{"name": "a", "image": "x:1", "readinessProbe": probe, "livenessProbe": {"tcpSocket": {"port": "70000"}}}]}),
+    )
+    .unwrap();
+    let probes = &desired.containers[0].probes;
+    let port = |handler: &Handler| match handler {
+        Handler::HttpGet { port, .. } | Handler::TcpSocket { port, .. } => port.clone().unwrap_err(),
+        other => panic!("{other}"),
+    };
+    assert_eq!(
+        port(&probes.readiness.as_ref().unwrap().handler),
+        "strconv.Atoi: parsing \"nope\": invalid syntax"
+    );
+    assert_eq!(port(&probes.liveness.as_ref().unwrap().handler), "invalid port number: 70000");
 }

@@ -77,7 +77,7 @@ pub(crate) struct Writer {
 
 /// What one manager owns.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Manager {
+pub(crate) struct Owner {
     pub(crate) name: String,
     /// By server-side apply, rather than by other writes.
     pub(crate) applies: bool,
@@ -89,9 +89,9 @@ pub(crate) struct Manager {
 
 /// Who owns what of an object.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Managers(pub(crate) Vec<Manager>);
+pub(crate) struct Owners(pub(crate) Vec<Owner>);
 
-impl Manager {
+impl Owner {
     /// Whether both are one: for those that apply, in whatever version.
     fn is(&self, other: &Self) -> bool {
         self.applies == other.applies
@@ -122,9 +122,9 @@ impl Manager {
 
 impl Writer {
     /// The entry of this write.
-    pub(crate) fn entry(&self, applies: bool, fields: Set) -> Manager {
+    pub(crate) fn entry(&self, applies: bool, fields: Set) -> Owner {
         let name = if self.manager.is_empty() { "unknown" } else { &self.manager };
-        Manager {
+        Owner {
             name: name.to_owned(),
             applies,
             api_version: self.api_version.clone(),
@@ -139,7 +139,7 @@ fn entries(text: &JsonText) -> Result<Vec<Entry>, serde_json::Error> {
     serde_json::from_str(text.as_str())
 }
 
-impl Managers {
+impl Owners {
     /// Reads `metadata.managedFields`.
     pub(crate) fn decode(text: Option<&JsonText>) -> Result<Self, Undecodable> {
         let mut managers = Self::default();
@@ -156,7 +156,7 @@ impl Managers {
                 "" => return Err(Undecodable::NoFieldsType(index)),
                 _ => return Err(Undecodable::FieldsType(entry.fields_type, index)),
             }
-            managers.put(Manager {
+            managers.put(Owner {
                 name: entry.manager,
                 applies: entry.operation == APPLY,
                 api_version: entry.api_version,
@@ -173,14 +173,14 @@ impl Managers {
         match entries(text) {
             Ok(entries) if entries.is_empty() || entries == [Entry::default()] => Sent::Reset,
             _ => match Self::decode(Some(text)) {
-                Ok(managers) => Sent::Managers(managers),
+                Ok(managers) => Sent::Owners(managers),
                 Err(_) => Sent::Nothing,
             },
         }
     }
 
     /// Adds or replaces an entry.
-    pub(crate) fn put(&mut self, manager: Manager) {
+    pub(crate) fn put(&mut self, manager: Owner) {
         match self.0.iter_mut().find(|other| other.is(&manager)) {
             Some(other) => *other = manager,
             None => self.0.push(manager),
@@ -188,7 +188,7 @@ impl Managers {
     }
 
     /// Takes the entry of the same manager out.
-    pub(crate) fn take(&mut self, manager: &Manager) -> Option<Manager> {
+    pub(crate) fn take(&mut self, manager: &Owner) -> Option<Owner> {
         let place = self.0.iter().position(|other| other.is(manager))?;
         Some(self.0.remove(place))
     }
@@ -203,7 +203,7 @@ impl Managers {
         updates.sort_by(|left, right| left.age().cmp(&right.age()));
         // By version: the place of the entry all later ones are merged into.
         let mut buckets: BTreeMap<String, usize> = BTreeMap::new();
-        let mut kept: Vec<Manager> = Vec::new();
+        let mut kept: Vec<Owner> = Vec::new();
         for update in updates {
             match buckets.get(&update.api_version) {
                 Some(&bucket) if count > UPDATES_MAX => {
@@ -253,13 +253,13 @@ pub(crate) enum Sent {
     /// That nobody shall own anything: `[]` or `[{}]`.
     Reset,
     /// Who shall own what.
-    Managers(Managers),
+    Owners(Owners),
     /// Nothing that can be read.
     Nothing,
 }
 
 /// What is wrong with entries somebody wrote by hand.
-pub(crate) fn violations(managers: &Managers) -> Vec<Violation> {
+pub(crate) fn violations(managers: &Owners) -> Vec<Violation> {
     let mut broken = Vec::new();
     for (index, manager) in managers.0.iter().enumerate() {
         let field = |name: &str| format!("metadata.managedFields[{index}].{name}");
