@@ -54,7 +54,7 @@ pub(crate) fn of(image: &str, secrets: &[Arc<Content>]) -> Vec<Auth> {
             .collect();
     }
     // Longer keys are more specific; of equal ones the first secret's is first.
-    matching.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()));
+    matching.sort_by_key(|(key, _)| std::cmp::Reverse(key.len()));
     let mut auths = Vec::new();
     for (_, auth) in matching {
         if !auths.contains(auth) {

@@ -97,9 +97,7 @@ pub fn oom_score(pod: &Pod, container: &Container, capacity_bytes: u64) -> i32 {
         QosClass::Burstable => {
             let asked = |container: &Container| {
                 let requests = pods::container_requests(container);
-                requests
-                    .get("memory")
-                    .map_or(0, |q| i64::try_from(q.bytes().max(0)).unwrap_or(i64::MAX))
+                requests.get("memory").map_or(0, |q| q.bytes().max(0))
             };
             let capacity = i64::try_from(capacity_bytes).unwrap_or(i64::MAX).max(1);
             let of = |container: &Container| {

@@ -72,7 +72,7 @@ fn root_fifty_pods_outlive_a_lifepod_that_is_killed_again_and_again() {
     wait::until("the lasting pods to be Ready", LIMIT, || {
         let unready: Vec<String> = states(&platform)
             .into_iter()
-            .filter(|(name, (.., ready))| !name.starts_with("crashes") && *ready != Value::from(true))
+            .filter(|(name, (.., ready))| !name.starts_with("crashes") && ready.as_bool() != Some(true))
             .map(|(name, _)| name)
             .collect();
         Ok(if unready.is_empty() { Ok(()) } else { Err(unready.join(" ")) })
