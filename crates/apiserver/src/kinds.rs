@@ -28,7 +28,7 @@ mod secret;
 mod service;
 mod service_account;
 mod storage;
-mod values;
+pub(crate) mod values;
 
 pub(crate) use self::priority_class::system as system_priority_classes;
 pub(crate) use self::replication_controller::scale;

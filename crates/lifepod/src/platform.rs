@@ -355,6 +355,7 @@ async fn start_api(guard: Guard, node: &str, node_api: NodeApi, version: &Versio
         audit: Some(audit),
         limits: Limits::default(),
         ranges,
+        baseline_namespaces: up.baseline_namespaces,
         version: version.clone(),
         clock: Arc::new(move || clock.now()),
     };

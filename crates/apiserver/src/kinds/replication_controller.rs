@@ -108,6 +108,11 @@ impl Strategy for ReplicationController {
         }
     }
 
+    /// Source: upstream `DefaultGarbageCollectionPolicy` of this kind.
+    fn orphans(&self) -> bool {
+        true
+    }
+
     fn validate(&self, new: &Object, _old: Option<&Object>, rules: Rules) -> Vec<Violation> {
         let typed: Typed = match view(new) {
             Ok(typed) => typed,
