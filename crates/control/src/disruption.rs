@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use api::typed::policy::{PodDisruptionBudget, PodDisruptionBudgetStatus};
-use api::typed::{IntOrString, MetaCondition, Pod, WireTime};
+use api::typed::{IntOrString, MetaCondition, Pod};
 use api::{Selector, Time, pods};
 use futures::StreamExt;
 use futures::future::Either;
@@ -250,7 +250,7 @@ fn condition(
         reason: reason.to_owned(),
         message: failure.unwrap_or_default(),
         observed_generation: budget.metadata.generation,
-        last_transition_time: since.unwrap_or_else(|| WireTime::from(now.wire())),
+        last_transition_time: since.unwrap_or_else(|| now.wire()),
     }
 }
 

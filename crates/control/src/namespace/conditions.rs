@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use api::Time;
-use api::typed::{NamespaceCondition, WireTime};
+use api::typed::NamespaceCondition;
 
 /// What emptying a namespace has come to.
 #[derive(Debug, Default)]
@@ -105,7 +105,7 @@ impl Findings {
                 status: status.to_owned(),
                 reason: Some(reason.to_owned()),
                 message: Some(message),
-                last_transition_time: Some(since.unwrap_or_else(|| WireTime::from(now.wire()))),
+                last_transition_time: Some(since.unwrap_or_else(|| now.wire())),
             });
         }
         (all != before).then_some(all)
