@@ -7,7 +7,7 @@
 //!
 //! Reading order: this file (the envelope), `numbers.rs` (the table),
 //! `decode.rs`, `encode.rs`, `answer.rs` (objects, lists and watch frames as
-//! the server has them), `wire.rs` (bytes).
+//! the server has them), `wire.rs` (bytes), `write.rs` (other messages).
 //!
 //! Source: Kubernetes "API concepts", "Kubernetes Protobuf encoding";
 //! upstream `apimachinery/pkg/runtime/serializer/protobuf/protobuf.go`.
@@ -17,6 +17,7 @@ mod decode;
 mod encode;
 mod numbers;
 mod wire;
+pub mod write;
 
 use serde_json::Value;
 

@@ -150,6 +150,22 @@ fn count_change(new: &mut Object, old: &Object, field: &str) {
     new.meta.generation = Some(old.meta.generation.unwrap_or(0).saturating_add(i64::from(changed)));
 }
 
+/// `prepare` of a kind whose status is the server's, `status` at first, and
+/// whose `spec` is counted.
+fn prepare_counted(change: Change<'_>, status: Value) {
+    match change {
+        Change::Create { new } => {
+            new.body.insert("status".to_owned(), status);
+            new.meta.generation = Some(1);
+        }
+        Change::Update { new, old } => {
+            keep_status_apart(Change::Update { new, old });
+            count_change(new, old, "spec");
+        }
+        change @ Change::UpdateStatus { .. } => keep_status_apart(change),
+    }
+}
+
 /// Puts a field of the body back to what is stored.
 fn restore(new: &mut Object, old: &Object, field: &str) {
     match old.body.get(field) {

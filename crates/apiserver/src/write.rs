@@ -9,6 +9,7 @@ use store::{Compare, Op, StoreError, Txn};
 
 use crate::admission::{self, Attributes, resource_quota};
 use crate::allocate::{self, Claim};
+use crate::authz::Authorizer;
 use crate::call::{Call, Part, served};
 use crate::hub::Entry;
 use crate::managed_fields::{self, Forms, Writer};
@@ -196,7 +197,7 @@ pub(crate) async fn change(
     let part = call.part();
     for _ in 0..ATTEMPTS {
         let current = call.core.current(&call.row, &key).await?.ok_or_else(|| call.not_found())?;
-        call.core.authorizer.object(&call.identity, &call.asked, &current.entry.object)?;
+        Authorizer::object(&call.identity, &call.asked, &current.entry.object)?;
         let mut warnings = Vec::new();
         let mut new = make(&current.object, &mut warnings)?;
         let old = current.object.as_ref();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use e2e::Platform;
 use e2e::host::run;
 use e2e::platform::Build;
+use e2e::wait;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -78,10 +79,20 @@ fn root_containers_outlive_a_killed_lifepod() {
     let before = platform.get("default", "pod", "steady").unwrap().unwrap();
     let crashed = platform.get("default", "pod", "crashing").unwrap().unwrap();
     let resource_version = before["metadata"]["resourceVersion"].clone();
+    let job_before = platform.get("default", "pod", "ends-meanwhile").unwrap().unwrap();
 
     platform.kill().unwrap();
-    // Long enough for the job to end while nobody is there.
-    std::thread::sleep(Duration::from_secs(5));
+    let uid = job_before["metadata"]["uid"].as_str().unwrap();
+    let attempts = platform.data_dir().join("pods").join(uid).join("containers");
+    wait::until("the job to end while nobody is there", LIMIT, || {
+        let mut dirs = std::fs::read_dir(&attempts)?.flatten();
+        Ok(if dirs.any(|attempt| attempt.path().join("exit.json").is_file()) {
+            Ok(())
+        } else {
+            Err(format!("no exit record in {}", attempts.display()))
+        })
+    })
+    .unwrap();
     platform.up().unwrap();
 
     let job = platform

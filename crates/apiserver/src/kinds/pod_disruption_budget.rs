@@ -9,7 +9,7 @@ use api::typed::policy::PodDisruptionBudget as Typed;
 use api::{Object, Time};
 use serde_json::Value;
 
-use super::{count_change, keep_status_apart, plain, short, view};
+use super::{plain, prepare_counted, short, view};
 use crate::registry::{Cell, Change, Column, Resource, Rules, Strategy, Subresource};
 use crate::table;
 use crate::validate::selector;
@@ -49,20 +49,9 @@ struct PodDisruptionBudget;
 
 impl Strategy for PodDisruptionBudget {
     fn prepare(&self, change: Change<'_>, _now: Time) {
-        match change {
-            Change::Create { new } => {
-                // Only the server knows how many Pods there are.
-                keep_status_apart(Change::Create { new });
-                let none = serde_json::json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
-                new.body.insert("status".to_owned(), none);
-                new.meta.generation = Some(1);
-            }
-            Change::Update { new, old } => {
-                keep_status_apart(Change::Update { new, old });
-                count_change(new, old, "spec");
-            }
-            status @ Change::UpdateStatus { .. } => keep_status_apart(status),
-        }
+        // Only the server knows how many Pods there are.
+        let none = serde_json::json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
+        prepare_counted(change, none);
     }
 
     fn validate(&self, new: &Object, _old: Option<&Object>, rules: Rules) -> Vec<Violation> {

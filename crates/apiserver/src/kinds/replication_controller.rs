@@ -9,7 +9,7 @@ use api::{Object, Time};
 use serde_json::{Value, json};
 
 use super::pod::template;
-use super::{count_change, keep_status_apart, plain, short, values, view};
+use super::{plain, prepare_counted, short, values, view};
 use crate::registry::{Cell, Change, Column, Resource, Rules, Strategy, Subresource};
 use crate::table;
 use crate::validate::values::not_negative;
@@ -95,17 +95,7 @@ impl Strategy for ReplicationController {
     }
 
     fn prepare(&self, change: Change<'_>, _now: Time) {
-        match change {
-            Change::Create { new } => {
-                new.body.insert("status".to_owned(), json!({ "replicas": 0 }));
-                new.meta.generation = Some(1);
-            }
-            Change::Update { new, old } => {
-                keep_status_apart(Change::Update { new, old });
-                count_change(new, old, "spec");
-            }
-            status @ Change::UpdateStatus { .. } => keep_status_apart(status),
-        }
+        prepare_counted(change, json!({ "replicas": 0 }));
     }
 
     /// Source: upstream `DefaultGarbageCollectionPolicy` of this kind.

@@ -6,6 +6,7 @@
 //!
 //! Source: gnostic `openapiv2/OpenAPIv2.proto`; Protocol Buffers "Encoding".
 
+use api::protobuf::write;
 use serde_json::{Map, Value};
 
 /// A protobuf message: length-delimited fields in the order they are added.
@@ -22,29 +23,15 @@ impl Message {
     }
 
     fn bytes(mut self, field: u32, bytes: &[u8]) -> Self {
-        const LENGTH_DELIMITED: u32 = 2;
-        self.varint(field << 3 | LENGTH_DELIMITED);
-        self.varint(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-        self.0.extend_from_slice(bytes);
+        write::bytes(&mut self.0, field, bytes);
         self
     }
 
     fn boolean(mut self, field: u32, value: bool) -> Self {
         if value {
-            self.varint(field << 3);
-            self.varint(1);
+            write::varint(&mut self.0, field, 1);
         }
         self
-    }
-
-    fn varint(&mut self, mut number: u32) {
-        while number >= 0x80 {
-            #[allow(clippy::cast_possible_truncation)] // seven bits
-            self.0.push((number & 0x7f) as u8 | 0x80);
-            number >>= 7;
-        }
-        #[allow(clippy::cast_possible_truncation)] // below 0x80
-        self.0.push(number as u8);
     }
 
     /// A text member under its number, if it is there.

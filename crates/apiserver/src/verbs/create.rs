@@ -12,6 +12,7 @@ use store::{Compare, Op, Revision, StoreError, Txn};
 
 use crate::admission::{self, Attributes, resource_quota};
 use crate::allocate::{self, Claim};
+use crate::authz::Authorizer;
 use crate::body::Body;
 use crate::call::Call;
 use crate::hub::Entry;
@@ -102,7 +103,7 @@ fn own(object: &mut Object, call: &Call) {
 
 /// Validates and commits; `None` when the name is taken.
 async fn commit(call: &Call, new: &Object, dry_run: bool, warnings: &mut Vec<String>) -> Result<Option<Arc<Entry>>, Status> {
-    call.core.authorizer.object(&call.identity, &call.asked, new)?;
+    Authorizer::object(&call.identity, &call.asked, new)?;
     call.core.authorizer.change(&call.identity, &call.asked, new, None)?;
     let key = call.row.key(new.namespace(), new.name());
     write::validate(&call.row, new, None, Rules::Create)?;

@@ -13,6 +13,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use store::{Compare, Op, Revision, StoreError, Txn};
 
+use crate::authz::Authorizer;
 use crate::body::Body;
 use crate::call::Call;
 use crate::hub::Entry;
@@ -266,7 +267,7 @@ pub(crate) async fn delete_one(call: &Call, name: &str, key: &str, options: &Opt
         let object = current.object.as_ref();
         let mut asked = call.asked.clone();
         (asked.verb, asked.name) = (Verb::Delete, name.to_owned());
-        call.core.authorizer.object(&call.identity, &asked, &current.entry.object)?;
+        Authorizer::object(&call.identity, &asked, &current.entry.object)?;
         check(row, name, object, options)?;
         let (ops, entry) = match decide(row, object, options, call.now) {
             Step::Nothing => {

@@ -3,6 +3,7 @@
 use api::Status;
 use http::{Response, StatusCode};
 
+use crate::authz::Authorizer;
 use crate::body::Body;
 use crate::call::Call;
 use crate::verbs::{list, options};
@@ -16,6 +17,6 @@ pub(crate) async fn get(call: Call) -> Result<Response<Body>, Status> {
     }
     let current = call.core.current(&call.row, &call.key()).await?;
     let current = current.ok_or_else(|| call.not_found())?;
-    call.core.authorizer.object(&call.identity, &call.asked, &current.entry.object)?;
+    Authorizer::object(&call.identity, &call.asked, &current.entry.object)?;
     Ok(call.entry(StatusCode::OK, &current.entry))
 }

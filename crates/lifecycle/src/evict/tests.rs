@@ -51,7 +51,7 @@ fn flags_are_written_as_upstreams() {
     let found = |signal: Signal| default.thresholds.iter().find(|t| t.signal == signal).unwrap().amount;
     assert_eq!(found(Signal::MemoryAvailable), Amount::Units(100 * MI));
     assert_eq!(found(Signal::NodeFsAvailable), Amount::Units(1024 * MI));
-    assert_eq!(found(Signal::NodeFsInodesFree), Amount::Share(0.01));
+    assert_eq!(found(Signal::NodeFsInodesFree), Amount::MilliPercent(1000));
     assert_eq!((default.thresholds.len(), default.transition), (5, Duration::from_secs(300)));
     assert_eq!(default.reserved(Signal::MemoryAvailable, u64::MAX), 100 * MI);
     let all_off = Flags {

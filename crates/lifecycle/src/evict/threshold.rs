@@ -16,29 +16,34 @@ const HARD: &str = "imagefs.available<1Gi,imagefs.inodesFree<1%,memory.available
 /// Upstream's default of `--eviction-pressure-transition-period`.
 const TRANSITION: Duration = Duration::from_secs(300);
 
+/// 100%.
+const WHOLE_MILLI_PERCENT: u32 = 100_000;
+
 /// How much of something.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amount {
     /// So much: bytes, or a number.
     Units(u64),
-    /// Such a share of the capacity, 0 to 1.
-    Share(f64),
+    /// Such a share of the capacity, in thousandths of a percent.
+    MilliPercent(u32),
 }
 
 impl Amount {
     /// In units of something of which there is so much in all.
     #[must_use]
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // shares of 0 to 1
     pub fn of(self, capacity: u64) -> u64 {
         match self {
             Self::Units(units) => units,
-            Self::Share(share) => (capacity as f64 * share) as u64,
+            Self::MilliPercent(share) => {
+                let part = u128::from(capacity) * u128::from(share) / u128::from(WHOLE_MILLI_PERCENT);
+                u64::try_from(part).unwrap_or(u64::MAX)
+            }
         }
     }
 }
 
 /// A line below which the node is short of something.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Threshold {
     /// Of what.
     pub signal: Signal,
@@ -51,7 +56,7 @@ pub struct Threshold {
 }
 
 /// What the flags come to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Hard ones and soft ones.
     pub thresholds: Vec<Threshold>,
@@ -135,7 +140,7 @@ impl Settings {
         let thresholds = thresholds
             .into_iter()
             // As upstream: neither end of the scale says anything.
-            .filter(|(_, amount, _)| !matches!(amount, Amount::Share(share) if *share <= 0.0 || *share >= 1.0))
+            .filter(|(_, amount, _)| !matches!(amount, Amount::MilliPercent(0 | WHOLE_MILLI_PERCENT)))
             .map(|(signal, amount, grace)| Threshold {
                 signal,
                 amount,
@@ -189,8 +194,9 @@ fn entries(flag: &'static str, list: &str, sign: char) -> Result<Vec<(Signal, Am
 
 fn amount(text: &str) -> Option<Amount> {
     if let Some(percent) = text.strip_suffix('%') {
-        let share = percent.parse::<f64>().ok()? / 100.0;
-        return (0.0..=1.0).contains(&share).then_some(Amount::Share(share));
+        let percent: Quantity = percent.parse().ok()?;
+        let share = u32::try_from(percent.milli()).ok().filter(|share| *share <= WHOLE_MILLI_PERCENT);
+        return share.map(Amount::MilliPercent);
     }
     let quantity: Quantity = text.parse().ok()?;
     u64::try_from(quantity.bytes()).ok().map(Amount::Units)
