@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use e2e::Platform;
-use e2e::host::run;
 use e2e::platform::Build;
 use e2e::wait;
 
@@ -110,7 +109,6 @@ fn root_kubectl_shows_what_admission_refuses_and_budgets_and_quotas_hold() {
         .ok(&["delete", "cm", "owner", "--cascade=foreground", "--timeout=60s"])
         .unwrap();
     assert!(platform.get("default", "secret", "owned").unwrap().is_none());
-    run(&mut platform.lifepod(&["version"])).unwrap();
     platform.down().unwrap();
     assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
 }
