@@ -79,24 +79,41 @@ fn claims(root: &Path, rows: &[(String, String)]) -> Result<Vec<Claim>> {
             claim(&mut claims, rows, ids, Ring::Transcript, &name)?;
         }
     }
-    for file in files(root, "rs")? {
-        let relative = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
-        // This file and its tests speak of claims and make none.
-        if relative.starts_with("xtask/") || relative.starts_with("target/") {
-            continue;
-        }
+    for (relative, file) in sources(root)? {
         let ring = if relative.starts_with("tests/e2e/") {
             Ring::Real
         } else {
             Ring::Unit
         };
-        for (ids, name) in in_source(&fs::read_to_string(&file)?).with_context(|| relative.clone())? {
+        for (ids, name) in in_source(&fs::read_to_string(&file)?, MARK).with_context(|| relative.clone())? {
             claim(&mut claims, rows, &ids, ring, &name)?;
         }
     }
     claims.sort();
     claims.dedup();
     Ok(claims)
+}
+
+/// What tests claim after `mark` in their doc comments, with their names, by
+/// file.
+pub(crate) fn claimed(root: &Path, mark: &str) -> Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    for (relative, file) in sources(root)? {
+        all.extend(in_source(&fs::read_to_string(&file)?, mark).with_context(|| relative)?);
+    }
+    Ok(all)
+}
+
+/// The sources that may hold claims, with their paths in the workspace.
+fn sources(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let named = files(root, "rs")?.into_iter().map(|file| {
+        let relative = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
+        (relative, file)
+    });
+    // Xtask's files speak of claims and make none.
+    Ok(named
+        .filter(|(relative, _)| !relative.starts_with("xtask/") && !relative.starts_with("target/"))
+        .collect())
 }
 
 fn claim(claims: &mut Vec<Claim>, rows: &[(String, String)], ids: &str, ring: Ring, test: &str) -> Result<()> {
@@ -115,12 +132,12 @@ fn claim(claims: &mut Vec<Claim>, rows: &[(String, String)], ids: &str, ring: Ri
 }
 
 /// Claims in the doc comments of test functions, with the functions' names.
-fn in_source(text: &str) -> Result<Vec<(String, String)>> {
+fn in_source(text: &str, mark: &str) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     let mut pending: Vec<String> = Vec::new();
     let (mut test, mut ignored) = (false, false);
     for line in text.lines().map(str::trim) {
-        if let Some(ids) = line.strip_prefix("///").map(str::trim).and_then(|line| line.strip_prefix(MARK)) {
+        if let Some(ids) = line.strip_prefix("///").map(str::trim).and_then(|line| line.strip_prefix(mark)) {
             pending.push(ids.trim().to_owned());
         } else if line.starts_with("#[") {
             test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
@@ -205,7 +222,7 @@ mod tests {
     #[test]
     fn only_what_runs_may_claim() {
         let good = "/// It does.\n/// Shows: 1.1 1.2\n/// Shows: 1.3\n#[test]\nfn a_rule_holds() {\n}\n#[tokio::test(start_paused = true)]\n/// Shows: 2.1\nasync fn another<T>() {}\n";
-        let found = in_source(good).unwrap();
+        let found = in_source(good, MARK).unwrap();
         assert_eq!(
             found,
             [("1.1 1.2", "a_rule_holds"), ("1.3", "a_rule_holds"), ("2.1", "another")].map(|(ids, name)| (ids.to_owned(), name.to_owned()))
@@ -215,7 +232,7 @@ mod tests {
             "/// Shows: 1.1\n#[test]\n#[ignore]\nfn never_run() {}\n",
             "/// Shows: 1.1\nstruct Nothing;\n",
         ] {
-            assert!(in_source(bad).is_err(), "{bad}");
+            assert!(in_source(bad, MARK).is_err(), "{bad}");
         }
         let rows = rows("# H\n1.1 | a\n").unwrap();
         assert!(claim(&mut Vec::new(), &rows, "1.2", Ring::Unit, "t").is_err());

@@ -7,6 +7,7 @@ mod bench;
 mod conformance;
 mod demo;
 mod images;
+mod pod_fields;
 mod protobuf;
 mod schema;
 mod setup;
@@ -53,6 +54,12 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Writes docs/pod-fields.md: what becomes of every field of a Pod, and which test shows it.
+    PodFields {
+        /// Compare with the committed page instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Generates the schema table and its protobuf field numbers from published sources.
     Schema {
         /// Compare with the committed table instead of writing it.
@@ -74,6 +81,7 @@ fn main() -> Result<()> {
         }
         Task::Tidy => tidy::run(&root),
         Task::Conformance { check } => conformance::run(&root, check),
+        Task::PodFields { check } => pod_fields::run(&root, check),
         Task::Schema { check } => schema::run(check),
     }
 }
@@ -121,6 +129,8 @@ fn test(root: &Path, rest: &[String]) -> Result<()> {
         cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
     )?;
     step("build", cargo(root).args(["build", "--package", "lifepod"]))?;
+    eprintln!("==> pod fields");
+    pod_fields::run(root, true)?;
     let mut tests = cargo(root);
     tests
         .env("LIFEPOD_BINARY", target_dir(root).join("debug/lifepod"))
@@ -132,6 +142,8 @@ fn test(root: &Path, rest: &[String]) -> Result<()> {
 fn check(root: &Path) -> Result<()> {
     eprintln!("==> conformance");
     conformance::run(root, true)?;
+    eprintln!("==> pod fields");
+    pod_fields::run(root, true)?;
     step("format", cargo(root).args(["fmt", "--all", "--check"]))?;
     eprintln!("==> tidy");
     tidy::run(root)?;

@@ -30,6 +30,7 @@ mod service_account;
 mod storage;
 pub(crate) mod values;
 
+pub use self::pod::fields::{SchemaField, Standing, UsedField, examine, schema_fields};
 pub(crate) use self::priority_class::system as system_priority_classes;
 pub(crate) use self::replication_controller::scale;
 

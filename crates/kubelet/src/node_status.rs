@@ -30,8 +30,8 @@ const LEASE_DURATION_S: i32 = 40;
 const STATUS_CHECK: Duration = Duration::from_secs(10);
 /// How often an unchanged status is written all the same.
 const STATUS_WRITE: Duration = Duration::from_secs(300);
-/// Pods a node takes, as upstream's default.
-const MAX_PODS: u32 = 110;
+/// Pods a node takes unless it is told otherwise, as upstream's default.
+pub const MAX_PODS: u32 = 110;
 
 /// What this machine is. Read once at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Machine {
     pub storage_bytes: u64,
     /// Of that, kept from pods.
     pub reserved_storage_bytes: u64,
+    /// Pods it takes.
+    pub max_pods: u32,
     /// Kernel release.
     pub kernel: String,
     /// `PRETTY_NAME` of the distribution.
@@ -92,6 +94,7 @@ impl Machine {
             reserved_memory_bytes: 0,
             storage_bytes: disk.f_blocks * disk.f_frsize,
             reserved_storage_bytes: 0,
+            max_pods: MAX_PODS,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             os_image,
             machine_id: text("/etc/machine-id"),
@@ -149,7 +152,7 @@ pub fn resources(machine: &Machine) -> (BTreeMap<String, WireQuantity>, BTreeMap
             ("cpu", machine.cpus.to_string()),
             ("ephemeral-storage", format!("{}Ki", storage_bytes / 1024)),
             ("memory", format!("{}Ki", memory_bytes / 1024)),
-            ("pods", MAX_PODS.to_string()),
+            ("pods", machine.max_pods.to_string()),
         ]
         .into_iter()
         .map(|(name, quantity)| (name.to_owned(), WireQuantity(quantity)))
@@ -437,11 +440,13 @@ mod tests {
         let machine = Machine {
             memory_bytes: 1 << 30,
             reserved_memory_bytes: 100 << 20,
+            max_pods: 300,
             ..Machine::read(std::path::Path::new("/")).unwrap()
         };
         let (capacity, allocatable) = resources(&machine);
         assert_eq!(capacity["memory"].0, "1048576Ki");
         assert_eq!(allocatable["memory"].0, "946176Ki");
+        assert_eq!((capacity["pods"].0.as_str(), allocatable["pods"].0.as_str()), ("300", "300"));
     }
 
     #[test]

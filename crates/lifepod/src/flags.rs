@@ -73,6 +73,14 @@ Behaviours, each for every container or as CONTAINER:BEHAVIOUR:
   pull-takes=30s          its image has to be pulled
 Without one, containers run, answer and obey; init containers end well after a second.")]
     Simulate(Simulate),
+    /// Tell of each field a manifest uses whether it is honoured or refused, why, and what serves instead
+    #[command(after_help = "Examples:
+  lifepod check -f pod.yaml                ends with 0 when everything is accepted, else with 1
+  lifepod check -f - -o json < pod.yaml
+  lifepod check --all-fields               every field of the Pod schema
+
+Reads the tables by which the API server refuses; asks nobody and starts nothing.")]
+    Check(Check),
     /// The images on this node
     Images {
         #[command(subcommand)]
@@ -133,6 +141,9 @@ pub(crate) struct Up {
     /// Registry mirrors and credentials, a YAML or JSON file
     #[arg(long, value_name = "FILE")]
     pub registries: Option<PathBuf>,
+    /// Pods this node takes; the address range of `--pod-cidr` limits them too
+    #[arg(long, default_value_t = kubelet::node_status::MAX_PODS, value_name = "COUNT")]
+    pub max_pods: u32,
     #[command(flatten)]
     pub eviction: Eviction,
 }
@@ -227,6 +238,19 @@ pub(crate) struct Simulate {
     /// How much of the life to simulate
     #[arg(long = "for", default_value = "1h", value_name = "TIME", value_parser = parse_time)]
     pub horizon: std::time::Duration,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Check {
+    /// Manifest with one or more objects, YAML or JSON; `-` for standard input
+    #[arg(short, long, value_name = "FILE", required_unless_present = "all_fields")]
+    pub file: Option<PathBuf>,
+    /// Every field of the Pod schema instead of those of a manifest
+    #[arg(long, conflicts_with = "file")]
+    pub all_fields: bool,
     /// How to print it
     #[arg(short, long, value_enum, default_value = "text", value_name = "FORMAT")]
     pub output: Output,

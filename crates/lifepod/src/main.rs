@@ -3,6 +3,7 @@
 //! Reading order: [`flags`], [`platform`] (how the parts are put together),
 //! then one file per command.
 
+mod check;
 mod down;
 mod flags;
 mod images;
@@ -61,6 +62,7 @@ fn dispatch(command: Command, started: Instant) -> Result<ExitCode> {
             log_to_stderr("error");
             return tokio_runtime()?.block_on(run::run(run));
         }
+        Command::Check(check) => return check::run(&check),
         Command::Simulate(simulate) => return simulate::run(&simulate),
         Command::Secrets { command } => {
             log_to_stderr("warn");

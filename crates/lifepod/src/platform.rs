@@ -151,6 +151,7 @@ impl Platform {
         let listen = listener.local_addr().context("the listening socket has no address")?;
         let identity = node::identity(up)?;
         let mut machine = Machine::read(layout.root()).context("cannot read what this machine has")?;
+        machine.max_pods = up.max_pods;
         let shutdown = CancellationToken::new();
 
         // Not bound to `shutdown`: the store must outlive the API server.

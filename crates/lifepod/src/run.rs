@@ -134,33 +134,44 @@ async fn show_pulls(mut news: tokio::sync::broadcast::Receiver<Progress>, starte
 
 /// Every object of a manifest: YAML or JSON, `-` for standard input.
 pub(crate) fn read_manifest(path: &Path) -> Result<Vec<DynamicObject>> {
-    let text = if path == Path::new("-") {
-        std::io::read_to_string(std::io::stdin()).context("reading the manifest from standard input")?
-    } else {
-        std::fs::read_to_string(path).with_context(|| format!("cannot read the manifest {}", path.display()))?
-    };
-    parse_manifest(&text).with_context(|| format!("the manifest {}", path.display()))
+    parse_manifest(&read_text(path)?).with_context(|| format!("the manifest {}", path.display()))
 }
 
-fn parse_manifest(text: &str) -> Result<Vec<DynamicObject>> {
+/// The text of a manifest, `-` for standard input.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin()).context("reading the manifest from standard input")
+    } else {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the manifest {}", path.display()))
+    }
+}
+
+/// The documents of a manifest that are not empty; of a `List`, its items.
+pub(crate) fn parse_documents(text: &str) -> Result<Vec<Value>> {
     // As kubectl reads YAML: `0644` is octal.
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options).context("is not valid YAML")?;
-    let mut objects = Vec::new();
+    let mut all = Vec::new();
     for document in documents {
         match document {
             Value::Null => {}
             Value::Object(mut map) if map.get("kind").and_then(Value::as_str) == Some("List") => {
-                for item in map.remove("items").and_then(|items| items.as_array().cloned()).unwrap_or_default() {
-                    objects.push(serde_json::from_value(item).context("holds an item that is not a Kubernetes object")?);
-                }
+                all.extend(map.remove("items").and_then(|items| items.as_array().cloned()).unwrap_or_default());
             }
-            other => objects.push(serde_json::from_value(other).context("holds a document that is not a Kubernetes object")?),
+            other => all.push(other),
         }
     }
+    Ok(all)
+}
+
+fn parse_manifest(text: &str) -> Result<Vec<DynamicObject>> {
+    let objects: Vec<DynamicObject> = parse_documents(text)?
+        .into_iter()
+        .map(|document| serde_json::from_value(document).context("holds something that is not a Kubernetes object"))
+        .collect::<Result<_>>()?;
     let pods = objects
         .iter()
-        .filter(|object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == "Pod"))
+        .filter(|object| object.types.as_ref().is_some_and(|types| types.kind == "Pod"))
         .count();
     ensure!(pods > 0, "holds no Pod, so there is nothing to run");
     Ok(objects)

@@ -55,6 +55,12 @@ spec:
 
 /// Every kind of variable, in one container.
 /// Shows: 14.1.42
+/// Fields: spec.containers[].env spec.containers[].env[].name spec.containers[].env[].value spec.containers[].env[].valueFrom
+/// Fields: spec.containers[].env[].valueFrom.fieldRef spec.containers[].env[].valueFrom.fieldRef.fieldPath
+/// Fields: spec.containers[].env[].valueFrom.configMapKeyRef.* spec.containers[].env[].valueFrom.secretKeyRef spec.containers[].env[].valueFrom.secretKeyRef.name spec.containers[].env[].valueFrom.secretKeyRef.key
+/// Fields: spec.containers[].env[].valueFrom.resourceFieldRef spec.containers[].env[].valueFrom.resourceFieldRef.resource spec.containers[].env[].valueFrom.resourceFieldRef.divisor
+/// Fields: spec.containers[].envFrom spec.containers[].envFrom[].prefix spec.containers[].envFrom[].configMapRef spec.containers[].envFrom[].configMapRef.name spec.containers[].envFrom[].secretRef.*
+/// Fields: spec.enableServiceLinks spec.containers[].command spec.containers[].name status.podIP metadata.labels metadata.namespace
 #[test]
 fn root_a_container_finds_every_kind_of_variable() {
     let build = Build::from_env().unwrap();
@@ -186,6 +192,8 @@ spec:
 ";
 
 /// Names, addresses of name servers, the directory, and who else is there.
+/// Fields: spec.hostname spec.subdomain spec.setHostnameAsFQDN spec.hostAliases.* spec.dnsPolicy spec.dnsConfig.* spec.shareProcessNamespace
+/// Fields: spec.containers[].workingDir
 #[test]
 fn root_a_container_knows_its_name_and_place() {
     let build = Build::from_env().unwrap();

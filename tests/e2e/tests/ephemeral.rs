@@ -15,6 +15,7 @@ fn debugger<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 /// Shows: 14.1.40
+/// Fields: spec.ephemeralContainers.* status.ephemeralContainerStatuses status.containerStatuses[].started
 #[test]
 fn root_kubectl_debug_adds_a_container_that_sees_its_targets_processes() {
     let build = Build::from_env().unwrap();
@@ -111,6 +112,7 @@ fn root_kubectl_debug_adds_a_container_that_sees_its_targets_processes() {
     assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
 }
 
+/// Fields: spec.containers[].lifecycle.stopSignal status.containerStatuses[].stopSignal spec.activeDeadlineSeconds spec.os.*
 #[test]
 fn root_a_pod_may_name_the_signal_that_stops_it() {
     let build = Build::from_env().unwrap();

@@ -16,6 +16,7 @@ fn pod(name: &str, image: &str) -> String {
     )
 }
 
+/// Fields: status.containerStatuses[].imageID
 #[test]
 fn root_images_are_pulled_from_a_registry_and_from_a_mirror() {
     let build = Build::from_env().unwrap();
@@ -77,6 +78,7 @@ const PULLER: &str = "puller:$2y$05$abcdefghijklmnopqrstuuLK7U1u6pVRmL7L1BBM2aS3
 
 /// A registry that knows who may pull gives its images to pods with the secret
 /// and to no other.
+/// Fields: spec.imagePullSecrets.*
 #[test]
 fn root_a_private_image_needs_a_pull_secret() {
     let build = Build::from_env().unwrap();

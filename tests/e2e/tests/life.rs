@@ -24,6 +24,9 @@ fn restarts(pod: &Value) -> i64 {
 }
 
 /// Shows: 14.1.25
+/// Fields: spec.restartPolicy spec.containers status.phase status.containerStatuses
+/// Fields: status.containerStatuses[].state status.containerStatuses[].state.terminated status.containerStatuses[].state.terminated.exitCode status.containerStatuses[].state.terminated.reason status.containerStatuses[].restartCount
+/// Fields: status.containerStatuses[].state.waiting.* status.containerStatuses[].lastState status.containerStatuses[].lastState.terminated status.containerStatuses[].lastState.terminated.exitCode status.containerStatuses[].lastState.terminated.finishedAt
 #[test]
 fn root_restart_policies_decide_what_follows_an_exit() {
     let build = Build::from_env().unwrap();
@@ -153,6 +156,7 @@ fn root_logs_are_read_as_kubectl_asks() {
 }
 
 /// Shows: 14.1.29 14.1.35 14.2.8 14.3.7
+/// Fields: spec.terminationGracePeriodSeconds spec.nodeSelector status.conditions status.conditions[].reason
 #[test]
 fn root_deletion_is_graceful_bounded_and_complete() {
     let build = Build::from_env().unwrap();
@@ -208,6 +212,7 @@ fn root_deletion_is_graceful_bounded_and_complete() {
 }
 
 /// Shows: 14.1.27
+/// Fields: spec.containers[].image spec.containers[].imagePullPolicy
 #[test]
 fn root_images_that_cannot_be_had_are_named_and_retried() {
     let build = Build::from_env().unwrap();
@@ -249,6 +254,7 @@ fn root_images_that_cannot_be_had_are_named_and_retried() {
     assert!(words.contains("is waiting to start: trying and failing to pull image"), "{words}");
 }
 
+/// Fields: spec.containers[].resources spec.containers[].resources.limits status.qosClass
 #[test]
 fn root_a_container_that_needs_more_memory_than_it_may_is_oom_killed() {
     let build = Build::from_env().unwrap();
@@ -266,6 +272,7 @@ fn root_a_container_that_needs_more_memory_than_it_may_is_oom_killed() {
     platform.wait_status("default", "hungry", "OOMKilled", LIMIT).unwrap();
 }
 
+/// Fields: status.containerStatuses[].state.terminated.message
 #[test]
 fn root_a_program_that_cannot_start_says_why() {
     let build = Build::from_env().unwrap();

@@ -9,6 +9,7 @@ use e2e::platform::Build;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Shows: 14.1.41
+/// Fields: spec.hostNetwork status.hostIP status.podIPs.*
 #[test]
 fn root_pods_reach_each_other_and_are_reached() {
     let build = Build::from_env().unwrap();

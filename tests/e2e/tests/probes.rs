@@ -26,6 +26,9 @@ fn events(platform: &Platform, pod: &str) -> String {
 /// readiness probe keeps the pod from being ready and restarts nothing.
 ///
 /// Shows: 14.1.9 14.1.10
+/// Fields: spec.containers[].livenessProbe spec.containers[].livenessProbe.exec.* spec.containers[].livenessProbe.timeoutSeconds spec.containers[].livenessProbe.periodSeconds spec.containers[].livenessProbe.failureThreshold
+/// Fields: spec.containers[].readinessProbe spec.containers[].readinessProbe.exec.* spec.containers[].readinessProbe.timeoutSeconds spec.containers[].readinessProbe.periodSeconds spec.containers[].readinessProbe.failureThreshold
+/// Fields: status.containerStatuses[].ready status.containerStatuses[].restartCount
 #[test]
 fn root_a_probe_that_exceeds_its_time_has_failed() {
     let build = Build::from_env().unwrap();
@@ -56,6 +59,10 @@ fn root_a_probe_that_exceeds_its_time_has_failed() {
 /// Hooks ask another pod; the watch tells the pod's whole life, in order.
 ///
 /// Shows: 14.1.18 14.1.31 14.3.9
+/// Fields: spec.containers[].lifecycle spec.containers[].lifecycle.postStart spec.containers[].lifecycle.preStop
+/// Fields: spec.containers[].lifecycle.postStart.httpGet spec.containers[].lifecycle.postStart.httpGet.host spec.containers[].lifecycle.postStart.httpGet.port spec.containers[].lifecycle.postStart.httpGet.path
+/// Fields: spec.containers[].lifecycle.preStop.httpGet spec.containers[].lifecycle.preStop.httpGet.host spec.containers[].lifecycle.preStop.httpGet.port spec.containers[].lifecycle.preStop.httpGet.path
+/// Fields: status.phase metadata.deletionTimestamp
 #[test]
 fn root_hooks_ask_over_http_and_a_watch_sees_the_whole_life() {
     let build = Build::from_env().unwrap();

@@ -50,6 +50,7 @@ fn fields(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Fields: spec.securityContext.seccompProfile spec.securityContext.seccompProfile.type spec.containers[].securityContext.seccompProfile.*
 #[test]
 fn root_system_calls_are_filtered_by_the_profile() {
     let build = Build::from_env().unwrap();
@@ -108,6 +109,8 @@ spec:
   containers: [{ name: main, image: "busybox:1.30", command: [sleep, "1000"] }]
 "#;
 
+/// Fields: spec.securityContext spec.securityContext.runAsUser spec.securityContext.supplementalGroups spec.securityContext.supplementalGroupsPolicy spec.securityContext.sysctls.*
+/// Fields: status.reason status.message
 #[test]
 fn root_the_kernel_holds_a_pod_to_what_it_asked_for() {
     let build = Build::from_env().unwrap();

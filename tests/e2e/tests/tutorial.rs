@@ -16,6 +16,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Section 2: the main container waits for two init containers, each of which
 /// waits for an address.
 /// Shows: 14.1.22 14.2.1
+/// Fields: spec.initContainers spec.containers[].ports spec.containers[].ports[].containerPort spec.containers[].ports[].name spec.nodeName
 #[test]
 fn root_an_init_container_pod_waits_for_its_addresses() {
     let build = Build::from_env().unwrap();
@@ -101,6 +102,7 @@ fn root_an_init_container_pod_waits_for_its_addresses() {
 /// Section 3: the page is what the `postStart` hook wrote, and the `preStop`
 /// hook ends the server before its grace is over.
 /// Shows: 14.1.17 14.1.21
+/// Fields: spec.containers[].lifecycle.postStart.exec.* spec.containers[].lifecycle.preStop.exec.*
 #[test]
 fn root_hooks_run_after_the_start_and_before_the_stop() {
     let build = Build::from_env().unwrap();
@@ -156,6 +158,7 @@ fn restarts(pod: &serde_json::Value) -> u64 {
 /// Section 4: a container whose liveness probe fails three times is restarted,
 /// whichever way it is probed.
 /// Shows: 14.1.3 14.1.4 14.1.5
+/// Fields: spec.containers[].livenessProbe.tcpSocket spec.containers[].livenessProbe.tcpSocket.port spec.containers[].livenessProbe.httpGet spec.containers[].livenessProbe.httpGet.port spec.containers[].livenessProbe.httpGet.path
 #[test]
 fn root_liveness_probes_restart_what_fails_them() {
     let build = Build::from_env().unwrap();

@@ -114,6 +114,13 @@ spec:
 "#;
 
 /// Every kind of volume, in one container that is not root.
+/// Fields: spec.volumes spec.volumes[].name spec.volumes[].configMap spec.volumes[].configMap.name spec.volumes[].configMap.items.* spec.volumes[].secret spec.volumes[].secret.secretName spec.volumes[].secret.defaultMode spec.volumes[].secret.optional
+/// Fields: spec.volumes[].downwardAPI spec.volumes[].downwardAPI.items spec.volumes[].downwardAPI.items[].path spec.volumes[].downwardAPI.items[].fieldRef spec.volumes[].downwardAPI.items[].fieldRef.fieldPath
+/// Fields: spec.volumes[].emptyDir.* spec.volumes[].hostPath spec.volumes[].hostPath.path
+/// Fields: spec.volumes[].projected spec.volumes[].projected.sources spec.volumes[].projected.sources[].serviceAccountToken spec.volumes[].projected.sources[].serviceAccountToken.path spec.volumes[].projected.sources[].configMap spec.volumes[].projected.sources[].configMap.name spec.volumes[].projected.sources[].configMap.items spec.volumes[].projected.sources[].configMap.items[].key spec.volumes[].projected.sources[].configMap.items[].path
+/// Fields: spec.volumes[].projected.sources[].downwardAPI spec.volumes[].projected.sources[].downwardAPI.items spec.volumes[].projected.sources[].downwardAPI.items[].path spec.volumes[].projected.sources[].downwardAPI.items[].fieldRef spec.volumes[].projected.sources[].downwardAPI.items[].fieldRef.fieldPath
+/// Fields: spec.containers[].volumeMounts spec.containers[].volumeMounts[].name spec.containers[].volumeMounts[].mountPath spec.containers[].volumeMounts[].readOnly spec.containers[].volumeMounts[].recursiveReadOnly spec.containers[].volumeMounts[].subPath spec.containers[].volumeMounts[].subPathExpr
+/// Fields: spec.securityContext.fsGroup spec.containers[].args
 #[test]
 fn root_a_container_finds_every_kind_of_volume() {
     let build = Build::from_env().unwrap();
@@ -189,6 +196,7 @@ spec:
 
 /// Content follows its source in a running pod, whole, also after Lifepod was
 /// killed; what is immutable does not.
+/// Fields: spec.volumes[].projected.sources[].secret spec.volumes[].projected.sources[].secret.name metadata.uid
 #[test]
 fn root_content_follows_its_source() {
     let build = Build::from_env().unwrap();
@@ -289,6 +297,7 @@ fn root_content_follows_its_source() {
 }
 
 /// A pod waits for what its volumes need, says so, and goes on.
+/// Fields: spec.volumes[].hostPath.type
 #[test]
 fn root_a_missing_volume_source_is_told_and_heals() {
     let build = Build::from_env().unwrap();

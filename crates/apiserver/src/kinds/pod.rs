@@ -1,12 +1,14 @@
 //! Pod: the row and what its strategy does.
 //!
 //! Reading order: this file (the row), `default.rs` (what is filled in),
-//! `prepare.rs` (what the server owns), `validate.rs` (upstream's rules), and
-//! `supported.rs` (what Lifepod does not do yet).
+//! `prepare.rs` (what the server owns), `validate.rs` (upstream's rules),
+//! `supported.rs` (what Lifepod does not do yet), and `fields.rs` (what
+//! becomes of each field, of the schema and of a manifest).
 //!
 //! Source: upstream `pkg/registry/core/pod/strategy.go`.
 
 mod default;
+pub(super) mod fields;
 mod prepare;
 mod supported;
 pub(super) mod template;
@@ -75,7 +77,11 @@ impl Strategy for Pod {
             (Rules::Create, _) | (_, None) => {
                 let broken = validate::create(&pod);
                 // What is wrong is said first; what is right but not done, then.
-                if broken.is_empty() { supported::refusals(&pod) } else { broken }
+                if broken.is_empty() {
+                    said(&supported::refused(&pod))
+                } else {
+                    broken
+                }
             }
             (Rules::Update, Some(old)) => match view::<Typed>(old) {
                 Ok(before) => validate::update(&pod, &before, new, old),
@@ -85,7 +91,7 @@ impl Strategy for Pod {
                 Ok(before) => {
                     let broken = validate::ephemeral(&pod, &before);
                     if broken.is_empty() {
-                        supported::added(&pod, &before)
+                        said(&supported::added(&pod, &before))
                     } else {
                         broken
                     }
@@ -111,6 +117,10 @@ impl Strategy for Pod {
             grace_s => Some(grace_s.unsigned_abs()),
         }
     }
+}
+
+fn said(refused: &[supported::Refused]) -> Vec<Violation> {
+    refused.iter().map(supported::Refused::violation).collect()
 }
 
 #[cfg(test)]

@@ -2,15 +2,24 @@
 //! ignored.
 //!
 //! Two tables, [`POD`] and [`CONTAINER`]. A row goes when its feature comes.
+//! The API server's refusals, `lifepod check` and `docs/pod-fields.md` are all
+//! read from them.
 
 use api::status::Violation;
 use api::typed::{AppArmorProfile, Container, Pod, PodSpec, SELinuxOptions, Volume};
 
-/// One thing not done yet: what it is, and the paths at which it is asked for,
+/// One thing not done yet: what it is, and where it is asked for. Paths are
 /// relative to what the table is about.
 struct Missing<F> {
     /// Completes `Lifepod <version> does not <what> yet`.
     what: &'static str,
+    /// What serves instead, in Markdown.
+    instead: &'static str,
+    /// The fields of the schema that can ask for it; lists and maps end in `[]`.
+    fields: &'static [&'static str],
+    /// Which of their values ask for it, in Markdown; empty for any.
+    when: &'static str,
+    /// The paths at which an object asks for it.
     at: F,
 }
 
@@ -23,6 +32,53 @@ struct InPod<'a> {
     spec: &'a PodSpec,
 }
 
+/// A part of a Pod that could only be ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) path: String,
+    what: &'static str,
+    /// What serves instead, in Markdown.
+    pub(super) instead: &'static str,
+}
+
+impl Refused {
+    pub(super) fn violation(&self) -> Violation {
+        not_yet(&self.path, self.what)
+    }
+}
+
+/// A field of the schema, some or all of whose values are refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RefusedField {
+    /// Whether the path is below a container; below `spec` otherwise.
+    pub(super) of_container: bool,
+    pub(super) path: &'static str,
+    /// Which values, in Markdown; empty for any.
+    pub(super) when: &'static str,
+    pub(super) instead: &'static str,
+}
+
+/// Every field that [`refused`] can name, annotations aside.
+pub(super) fn refused_fields() -> Vec<RefusedField> {
+    fn of<F>(table: &[Missing<F>], of_container: bool) -> impl Iterator<Item = RefusedField> {
+        let fields = move |missing: &Missing<F>| {
+            let (when, instead) = (missing.when, missing.instead);
+            missing
+                .fields
+                .iter()
+                .map(move |path| RefusedField {
+                    of_container,
+                    path,
+                    when,
+                    instead,
+                })
+                .collect::<Vec<_>>()
+        };
+        table.iter().flat_map(fields)
+    }
+    of(POD, false).chain(of(CONTAINER, true)).collect()
+}
+
 /// `Forbidden: Lifepod <version> does not <what> yet`.
 pub(in crate::kinds) fn not_yet(field: &str, what: &str) -> Violation {
     Violation::forbidden(field, &format!("Lifepod {} does not {what} yet", env!("CARGO_PKG_VERSION")))
@@ -32,16 +88,20 @@ pub(in crate::kinds) fn not_yet(field: &str, what: &str) -> Violation {
 const APP_ARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// Every part of a valid Pod that could only be ignored.
-pub(super) fn refusals(pod: &Pod) -> Vec<Violation> {
+pub(super) fn refused(pod: &Pod) -> Vec<Refused> {
     let mut refused = Vec::new();
     for (key, profile) in pod.metadata.annotations.iter().flatten() {
         if key.starts_with(APP_ARMOR_ANNOTATION) && !matches!(profile.as_str(), "" | "unconfined") {
-            refused.push(not_yet(&format!("metadata.annotations[{key}]"), "apply AppArmor profiles"));
+            refused.push(Refused {
+                path: format!("metadata.annotations[{key}]"),
+                what: "apply AppArmor profiles",
+                instead: "a seccomp profile, and dropped capabilities",
+            });
         }
     }
     let Some(spec) = &pod.spec else { return refused };
     for missing in POD {
-        refused.extend((missing.at)(spec).iter().map(|path| not_yet(&format!("spec.{path}"), missing.what)));
+        refused.extend(found("spec", missing, (missing.at)(spec)));
     }
     let init = spec.init_containers.as_deref().unwrap_or_default();
     for (list, containers) in [("initContainers", init), ("containers", spec.containers.as_slice())] {
@@ -54,7 +114,7 @@ pub(super) fn refusals(pod: &Pod) -> Vec<Violation> {
 
 /// Every part of the ephemeral containers that `before` has not that could
 /// only be ignored.
-pub(super) fn added(pod: &Pod, before: &Pod) -> Vec<Violation> {
+pub(super) fn added(pod: &Pod, before: &Pod) -> Vec<Refused> {
     let list = |pod: &Pod| {
         pod.spec
             .as_ref()
@@ -74,11 +134,42 @@ pub(super) fn added(pod: &Pod, before: &Pod) -> Vec<Violation> {
     refused
 }
 
-fn of_container(field: &str, of: &InPod<'_>) -> Vec<Violation> {
-    let found = CONTAINER
+fn of_container(field: &str, of: &InPod<'_>) -> Vec<Refused> {
+    CONTAINER
         .iter()
-        .flat_map(|missing| (missing.at)(of).into_iter().map(move |path| (path, missing.what)));
-    found.map(|(path, what)| not_yet(&format!("{field}.{path}"), what)).collect()
+        .flat_map(|missing| found(field, missing, (missing.at)(of)))
+        .collect()
+}
+
+/// What one row refuses of the paths at which it is asked for.
+fn found<F>(field: &str, missing: &Missing<F>, paths: Vec<String>) -> Vec<Refused> {
+    let refuse = |path: String| {
+        debug_assert!(
+            missing.fields.contains(&pattern(&path).as_str()),
+            "a row that refuses {path} names it in its fields"
+        );
+        Refused {
+            path: format!("{field}.{path}"),
+            what: missing.what,
+            instead: missing.instead,
+        }
+    };
+    paths.into_iter().map(refuse).collect()
+}
+
+/// A path as the schema has it: `volumes[3].nfs` is `volumes[].nfs`.
+pub(super) fn pattern(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut inside = false;
+    for letter in path.chars() {
+        match letter {
+            '[' => (inside, _) = (true, out.push('[')),
+            ']' => (inside, _) = (false, out.push(']')),
+            other if !inside => out.push(other),
+            _ => {} // an index or a key
+        }
+    }
+    out
 }
 
 fn set<T>(path: &str, value: &Option<T>) -> Vec<String> {
@@ -117,9 +208,11 @@ fn se_linux(options: &Option<SELinuxOptions>) -> Vec<String> {
     )
 }
 
+/// The kinds of volumes that are mounted.
+pub(super) const MOUNTED: [&str; 6] = ["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
+
 /// The kind of a volume no code mounts.
 fn other_volume(volume: &Volume) -> Option<String> {
-    const MOUNTED: [&str; 6] = ["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
     let wire = serde_json::to_value(volume).unwrap_or_default();
     let mut kinds = wire.as_object().into_iter().flatten().map(|(kind, _)| kind);
     kinds.find(|kind| *kind != "name" && !MOUNTED.contains(&kind.as_str())).cloned()
@@ -129,6 +222,34 @@ fn other_volume(volume: &Volume) -> Option<String> {
 const POD: &[Missing<OfPod>] = &[
     Missing {
         what: "mount volumes of this kind",
+        instead: "a `hostPath` of a directory that the host mounts itself, or an `emptyDir`",
+        fields: &[
+            "volumes[].awsElasticBlockStore",
+            "volumes[].azureDisk",
+            "volumes[].azureFile",
+            "volumes[].cephfs",
+            "volumes[].cinder",
+            "volumes[].csi",
+            "volumes[].ephemeral",
+            "volumes[].fc",
+            "volumes[].flexVolume",
+            "volumes[].flocker",
+            "volumes[].gcePersistentDisk",
+            "volumes[].gitRepo",
+            "volumes[].glusterfs",
+            "volumes[].image",
+            "volumes[].iscsi",
+            "volumes[].nfs",
+            "volumes[].persistentVolumeClaim",
+            "volumes[].photonPersistentDisk",
+            "volumes[].portworxVolume",
+            "volumes[].quobyte",
+            "volumes[].rbd",
+            "volumes[].scaleIO",
+            "volumes[].storageos",
+            "volumes[].vsphereVolume",
+        ],
+        when: "",
         at: |spec| {
             let volumes = spec.volumes.iter().flatten().enumerate();
             volumes
@@ -138,6 +259,9 @@ const POD: &[Missing<OfPod>] = &[
     },
     Missing {
         what: "keep volumes in huge pages",
+        instead: "medium `Memory`",
+        fields: &["volumes[].emptyDir.medium"],
+        when: "beginning with `HugePages`",
         at: |spec| {
             let huge = |volume: &Volume| {
                 let medium = volume.empty_dir.as_ref().and_then(|empty| empty.medium.as_deref());
@@ -148,40 +272,61 @@ const POD: &[Missing<OfPod>] = &[
     },
     Missing {
         what: "project cluster trust bundles",
+        instead: "the bundle in a ConfigMap, as a `configMap` source",
+        fields: &["volumes[].projected.sources[].clusterTrustBundle"],
+        when: "",
         at: |spec| {
-            let bundled = |volume: &Volume| {
-                let mut sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
-                sources.any(|source| source.cluster_trust_bundle.is_some())
-            };
-            items(
-                &spec.volumes,
-                |index| format!("volumes[{index}].projected.sources.clusterTrustBundle"),
-                bundled,
-            )
+            let volumes = spec.volumes.iter().flatten().enumerate();
+            let sources = volumes.flat_map(|(volume, of)| {
+                let projected = of.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+                projected.enumerate().map(move |(source, of)| (volume, source, of))
+            });
+            let bundled = sources.filter(|(_, _, source)| source.cluster_trust_bundle.is_some());
+            bundled
+                .map(|(volume, source, _)| format!("volumes[{volume}].projected.sources[{source}].clusterTrustBundle"))
+                .collect()
         },
     },
     Missing {
         what: "give a pod its own user namespace",
+        instead: "`securityContext.runAsUser` and `runAsNonRoot`, with all capabilities dropped",
+        fields: &["hostUsers"],
+        when: "`false`",
         at: |spec| given("hostUsers", spec.host_users == Some(false)),
     },
     Missing {
         what: "run Windows containers",
+        instead: "an image for Linux",
+        fields: &["os.name"],
+        when: "`windows`",
         at: |spec| given("os.name", spec.os.as_ref().is_some_and(|os| os.name == "windows")),
     },
     Missing {
         what: "know resource claims",
+        instead: "a device of the host as a `hostPath` volume",
+        fields: &["resourceClaims"],
+        when: "",
         at: |spec| many("resourceClaims", &spec.resource_claims),
     },
     Missing {
         what: "know resources of a pod as a whole",
+        instead: "`resources` of each container",
+        fields: &["resources"],
+        when: "",
         at: |spec| set("resources", &spec.resources),
     },
     Missing {
         what: "spread pods over a topology",
+        instead: "`nodeSelector`, or nothing: there is one node",
+        fields: &["topologySpreadConstraints"],
+        when: "",
         at: |spec| many("topologySpreadConstraints", &spec.topology_spread_constraints),
     },
     Missing {
         what: "score preferred node affinity",
+        instead: "required node affinity, or `nodeSelector`",
+        fields: &["affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution"],
+        when: "",
         at: |spec| {
             let node = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
             let preferred = node.and_then(|node| node.preferred_during_scheduling_ignored_during_execution.as_ref());
@@ -193,6 +338,9 @@ const POD: &[Missing<OfPod>] = &[
     },
     Missing {
         what: "place pods by other pods",
+        instead: "`nodeSelector`, or nothing: there is one node",
+        fields: &["affinity.podAffinity", "affinity.podAntiAffinity"],
+        when: "",
         at: |spec| {
             let Some(affinity) = &spec.affinity else { return Vec::new() };
             [
@@ -204,6 +352,13 @@ const POD: &[Missing<OfPod>] = &[
     },
     Missing {
         what: "apply AppArmor profiles",
+        instead: "a seccomp profile, and dropped capabilities",
+        fields: &[
+            "securityContext.appArmorProfile",
+            "securityContext.appArmorProfile.type",
+            "securityContext.appArmorProfile.localhostProfile",
+        ],
+        when: "with a type other than `Unconfined`",
         at: |spec| {
             spec.security_context
                 .as_ref()
@@ -213,6 +368,9 @@ const POD: &[Missing<OfPod>] = &[
     },
     Missing {
         what: "apply SELinux labels",
+        instead: "a seccomp profile, and dropped capabilities",
+        fields: &["securityContext.seLinuxOptions", "securityContext.seLinuxChangePolicy"],
+        when: "",
         at: |spec| {
             let Some(context) = &spec.security_context else { return Vec::new() };
             [
@@ -224,6 +382,9 @@ const POD: &[Missing<OfPod>] = &[
     },
     Missing {
         what: "run Windows containers",
+        instead: "`securityContext.runAsUser`",
+        fields: &["securityContext.windowsOptions"],
+        when: "",
         at: |spec| {
             spec.security_context
                 .as_ref()
@@ -237,6 +398,9 @@ const POD: &[Missing<OfPod>] = &[
 const CONTAINER: &[Missing<OfContainer>] = &[
     Missing {
         what: "propagate mounts from containers to the node",
+        instead: "`HostToContainer`, with the mount made on the host",
+        fields: &["volumeMounts[].mountPropagation"],
+        when: "`Bidirectional`",
         at: |of| {
             items(
                 &of.container.volume_mounts,
@@ -247,10 +411,16 @@ const CONTAINER: &[Missing<OfContainer>] = &[
     },
     Missing {
         what: "attach volume devices",
+        instead: "a `hostPath` volume of type `BlockDevice`, in a privileged container",
+        fields: &["volumeDevices"],
+        when: "",
         at: |of| items(&of.container.volume_devices, |index| format!("volumeDevices[{index}]"), |_| true),
     },
     Missing {
         what: "forward host ports",
+        instead: "`hostNetwork: true`, or the Pod's own address, which the host reaches",
+        fields: &["ports[].hostPort"],
+        when: "without `hostNetwork`",
         at: |of| {
             let own_network = of.spec.host_network != Some(true);
             items(
@@ -262,6 +432,9 @@ const CONTAINER: &[Missing<OfContainer>] = &[
     },
     Missing {
         what: "bind ports to one address of the host",
+        instead: "`hostNetwork: true`, with the program bound to that address",
+        fields: &["ports[].hostIP"],
+        when: "",
         at: |of| {
             items(
                 &of.container.ports,
@@ -272,10 +445,21 @@ const CONTAINER: &[Missing<OfContainer>] = &[
     },
     Missing {
         what: "know resources other than cpu and memory",
+        instead: "`emptyDir.sizeLimit` for storage; a `hostPath` volume for a device",
+        fields: &[
+            "resources.limits[]",
+            "resources.requests[]",
+            "resources.limits",
+            "resources.requests",
+        ],
+        when: "other than `cpu` and `memory`",
         at: other_resources,
     },
     Missing {
         what: "know resource claims",
+        instead: "a device of the host as a `hostPath` volume",
+        fields: &["resources.claims"],
+        when: "",
         at: |of| {
             of.container
                 .resources
@@ -286,22 +470,41 @@ const CONTAINER: &[Missing<OfContainer>] = &[
     },
     Missing {
         what: "resize containers in place",
+        instead: "a new Pod with the other resources",
+        fields: &["resizePolicy"],
+        when: "",
         at: |of| many("resizePolicy", &of.container.resize_policy),
     },
     Missing {
         what: "keep standard input open",
+        instead: "a file from a ConfigMap as the program's input",
+        fields: &["stdin"],
+        when: "`true`",
         at: |of| given("stdin", of.container.stdin == Some(true)),
     },
     Missing {
         what: "keep standard input open",
+        instead: "a file from a ConfigMap as the program's input",
+        fields: &["stdinOnce"],
+        when: "`true`",
         at: |of| given("stdinOnce", of.container.stdin_once == Some(true)),
     },
     Missing {
         what: "give containers a terminal",
+        instead: "`script -qc COMMAND /dev/null` in the container",
+        fields: &["tty"],
+        when: "`true`",
         at: |of| given("tty", of.container.tty == Some(true)),
     },
     Missing {
         what: "apply AppArmor profiles",
+        instead: "a seccomp profile, and dropped capabilities",
+        fields: &[
+            "securityContext.appArmorProfile",
+            "securityContext.appArmorProfile.type",
+            "securityContext.appArmorProfile.localhostProfile",
+        ],
+        when: "with a type other than `Unconfined`",
         at: |of| {
             of.container
                 .security_context
@@ -312,6 +515,9 @@ const CONTAINER: &[Missing<OfContainer>] = &[
     },
     Missing {
         what: "apply SELinux labels",
+        instead: "a seccomp profile, and dropped capabilities",
+        fields: &["securityContext.seLinuxOptions"],
+        when: "",
         at: |of| {
             of.container
                 .security_context
@@ -322,6 +528,9 @@ const CONTAINER: &[Missing<OfContainer>] = &[
     },
     Missing {
         what: "leave /proc unmasked",
+        instead: "`privileged: true`",
+        fields: &["securityContext.procMount"],
+        when: "`Unmasked`",
         at: |of| {
             let mount = of
                 .container
@@ -333,6 +542,9 @@ const CONTAINER: &[Missing<OfContainer>] = &[
     },
     Missing {
         what: "run Windows containers",
+        instead: "`securityContext.runAsUser`",
+        fields: &["securityContext.windowsOptions"],
+        when: "",
         at: |of| {
             of.container
                 .security_context

@@ -27,6 +27,7 @@ fn the_words_of_a_refusal() {
     );
 }
 
+/// Fields: spec.containers[].ports[].hostPort spec.containers[].resizePolicy spec.containers[].securityContext.seLinuxOptions
 #[test]
 fn parts_of_a_container() {
     let rows = [
@@ -55,6 +56,7 @@ fn parts_of_a_container() {
     );
 }
 
+/// Fields: spec.hostUsers spec.topologySpreadConstraints spec.affinity.podAffinity spec.affinity.podAntiAffinity spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution spec.volumes[].nfs
 #[test]
 fn parts_of_a_pod() {
     let term = json!({ "topologyKey": "kubernetes.io/hostname" });
@@ -93,6 +95,7 @@ fn parts_of_a_pod() {
     }
 }
 
+/// Fields: metadata.annotations
 #[test]
 fn an_app_armor_annotation_is_refused_unless_it_asks_for_nothing() {
     let key = "container.apparmor.security.beta.kubernetes.io/a";
