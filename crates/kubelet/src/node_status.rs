@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use api::Time;
 use api::typed::{
-    Lease, LeaseSpec, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, ObjectMeta, OwnerReference, WireQuantity,
+    DaemonEndpoint, Lease, LeaseSpec, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo,
+    ObjectMeta, OwnerReference, WireQuantity,
 };
 use futures::StreamExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -110,6 +111,8 @@ pub struct NodeIdentity {
     pub name: String,
     /// `InternalIP`; the host IP of its pods.
     pub ip: IpAddr,
+    /// Where its API listens.
+    pub port: u16,
     /// Addresses its pods get.
     pub pod_cidr: String,
     /// Kubernetes version it speaks: `v1.33.x`.
@@ -231,6 +234,11 @@ pub fn status(node: &NodeIdentity, machine: &Machine, state: &NodeState, last: O
             address("InternalIP", node.ip.to_string()),
             address("Hostname", node.name.clone()),
         ]),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: i32::from(node.port),
+            }),
+        }),
         node_info: Some(NodeSystemInfo {
             architecture: if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }.to_owned(),
             boot_id: machine.boot_id.clone(),
@@ -371,6 +379,7 @@ fn unchanged(old: &NodeStatus, new: &NodeStatus) -> bool {
             status.allocatable,
             status.conditions,
             status.addresses,
+            status.daemon_endpoints,
             status.node_info,
         )
     };
@@ -416,6 +425,7 @@ mod tests {
         NodeIdentity {
             name: "node1".into(),
             ip: IpAddr::from([127, 0, 0, 1]),
+            port: 10_250,
             pod_cidr: "10.244.0.0/24".into(),
             version: "v1.33.0".into(),
             runtime_version: "lifepod://0.1.0".into(),
