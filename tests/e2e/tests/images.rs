@@ -133,7 +133,9 @@ fn root_a_pulls_back_off_outlives_a_killed_lifepod() {
     let failed = |platform: &Platform| -> (u64, i64) {
         let selector = "involvedObject.name=waits,reason=Failed";
         let columns = "jsonpath={range .items[*]}{.count} {.lastTimestamp} {.message}{\"\\n\"}{end}";
-        let seen = platform.ok(&["get", "events", "--field-selector", selector, "-o", columns]).unwrap();
+        let seen = platform
+            .ok(&["get", "events", "--field-selector", selector, "-o", columns])
+            .unwrap();
         let pulls = seen.lines().filter(|line| line.contains("Failed to pull image"));
         pulls.fold((0, 0), |(count, last), line| {
             let words: Vec<&str> = line.split(' ').collect();
