@@ -43,6 +43,9 @@ enum Task {
         /// How many Pods to start one at a time.
         #[arg(long, default_value_t = 50)]
         rounds: usize,
+        /// Measure this part alone: pods, slices, probes, objects or load
+        #[arg(long)]
+        only: Option<String>,
     },
     /// Builds the tutorial's images from Debian packages.
     Images,
@@ -74,7 +77,7 @@ fn main() -> Result<()> {
         Task::Test { rest } => test(&root, &rest),
         Task::Check => check(&root),
         Task::Demo => demo::run(&root),
-        Task::Bench { rounds } => bench::run(&root, rounds),
+        Task::Bench { rounds, only } => bench::run(&root, rounds, only.as_deref()),
         Task::Images => {
             setup::packages(&[setup::Tool::Busybox])?;
             images::run(&image_dir(&root))
