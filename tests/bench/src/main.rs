@@ -4,8 +4,10 @@
 //!
 //! Reading order: this file, [`pods`] (starts, exits, deletions), [`objects`]
 //! (creates, gets, lists), [`slices`] (endpoints follow readiness), [`probes`]
-//! (their schedule and cost), [`load`] (long lists, many watchers), [`stats`].
+//! (their schedule and cost), [`load`] (long lists, many watchers), [`http2`],
+//! [`stats`].
 
+mod http2;
 mod load;
 mod objects;
 mod pods;
