@@ -13,6 +13,7 @@
 
 mod certificate_signers;
 mod certificates;
+mod default_storage_class;
 mod default_tolerations;
 mod priority;
 mod runtime_class;
@@ -35,6 +36,7 @@ const CHAIN: &[&dyn Plugin] = &[
     &service_account::ServiceAccount,
     &priority::Priority,
     &default_tolerations::DefaultTolerations,
+    &default_storage_class::DefaultStorageClass,
     &runtime_class::RuntimeClass,
     &certificates::Certificates,
     &certificate_signers::CertificateSigners,

@@ -1,7 +1,7 @@
 //! Scheduler and controllers: loops that need only the API.
 //!
 //! Reading order: [`scheduler`]; [`namespace`], [`namespace_content`];
-//! [`node_lifecycle`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`]; here is what
+//! [`node_lifecycle`]; [`storage`], [`persistent_volume`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`]; here is what
 //! joins them.
 //!
 //! This crate deliberately does not know the store, the node, its runtime or
@@ -21,8 +21,10 @@ pub mod endpoints;
 pub mod namespace;
 pub mod namespace_content;
 pub mod node_lifecycle;
+pub mod persistent_volume;
 pub mod publish;
 pub mod scheduler;
+pub mod storage;
 
 /// What the scheduler and the controllers are to do.
 #[derive(Clone)]
@@ -80,6 +82,10 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
     ));
     tasks.spawn(publish::run(controllers.client("endpoint-controller"), shutdown.clone()));
     tasks.spawn(node_lifecycle::run(controllers.client("node-controller"), shutdown.clone()));
+    tasks.spawn(persistent_volume::run(
+        controllers.client("persistent-volume-binder"),
+        shutdown.clone(),
+    ));
     tasks.spawn(cluster_role_aggregation::run(
         controllers.client("clusterrole-aggregation-controller"),
         shutdown.clone(),
