@@ -10,6 +10,9 @@ use e2e::platform::Build;
 
 use crate::{cargo, image_dir, images, setup, step, target_dir};
 
+/// Room for the fleets of probed pods.
+const FLAGS: [&str; 4] = ["--max-pods", "600", "--pod-cidr", "10.244.0.0/22"];
+
 /// Prepares a host with images, then lets the `bench` program start and
 /// measure the platform there.
 ///
@@ -28,7 +31,7 @@ pub(crate) fn run(root: &Path, rounds: usize) -> Result<()> {
         images: image_dir(root),
     };
     // A first start makes keys and kubeconfig, and takes the images in.
-    let mut platform = Platform::start("bench", &build)?;
+    let mut platform = Platform::start_with("bench", &build, &FLAGS)?;
     platform.stop()?;
 
     let mut bench = platform.host.command(&release.join("bench").to_string_lossy());
@@ -40,7 +43,8 @@ pub(crate) fn run(root: &Path, rounds: usize) -> Result<()> {
     bench.args(["--rounds", &rounds.to_string(), "--"]).arg(&build.binary);
     bench
         .args(["up", "--node-name", "node1", "--cgroup-root", platform.cgroup_root(), "--data-dir"])
-        .arg(platform.data_dir());
+        .arg(platform.data_dir())
+        .args(FLAGS);
     let output = run_command(bench.env("LIFEPOD_LOG", "error").stderr(Stdio::inherit()))?;
     print!("{}", String::from_utf8_lossy(&output.stdout));
     platform.down()?;

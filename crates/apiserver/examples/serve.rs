@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use api::{Status, Time};
 use apiserver::serve::{ConnectionLimits, serve};
-use apiserver::{ApiServer, Body, Config, Limits, NodeProxy, Ranges, Version, kinds, pki, tokens};
+use apiserver::{ApiServer, Body, Config, Limits, NodeAddress, NodeProxy, Ranges, Version, kinds, pki, tokens};
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +22,11 @@ struct NoNodes;
 
 #[async_trait::async_trait]
 impl NodeProxy for NoNodes {
-    async fn call(&self, node: &str, _request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
-        Err(Status::unavailable(format!("there is no node {node}: this is an API server alone")))
+    async fn call(&self, node: &NodeAddress, _request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        Err(Status::unavailable(format!(
+            "there is no node {}: this is an API server alone",
+            node.node
+        )))
     }
 }
 

@@ -54,6 +54,8 @@ pub(crate) struct Call {
     pub(crate) warnings: Vec<String>,
     /// Counts the request as one being answered; streams keep it.
     pub(crate) permit: Option<Permit>,
+    /// The client's connection, where it may change its protocol.
+    pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
     /// Ends streams early, beside the server's own end.
     pub(crate) ends: Option<CancellationToken>,
     /// Taken by whoever reads it. A body is not `Sync`, and a call is shared
@@ -75,7 +77,7 @@ impl Call {
         query: Query,
         request: Request<Body>,
     ) -> Result<Self, Status> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let in_namespace = !asked.namespace.is_empty() && asked.resource != "namespaces";
         let one = !asked.name.is_empty();
         match row.scope {
@@ -85,8 +87,10 @@ impl Call {
         }
         // The log is text, whatever the client would accept beside it; what a
         // proxied server makes of the header is its own affair.
-        let foreign = [Subresource::Log, Subresource::Proxy]
+        let foreign = row
+            .subresources
             .iter()
+            .filter(|subresource| matches!(subresource, Subresource::Log | Subresource::Proxy) || subresource.is_stream())
             .any(|subresource| subresource.name() == asked.subresource);
         let accept = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         let offer = Offer {
@@ -112,6 +116,7 @@ impl Call {
             now,
             warnings: Vec::new(),
             permit: None,
+            upgrade: head.extensions.remove(),
             ends,
             body: Mutex::new(Some(body)),
         })

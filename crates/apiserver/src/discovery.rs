@@ -20,7 +20,11 @@ const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list",
 
 /// Verbs of a row.
 pub(crate) fn row_verbs(row: &Resource) -> &'static [&'static str] {
-    if row.review.is_some() { &["create"] } else { &VERBS }
+    match (row.review, row.computed) {
+        (Some(_), _) => &["create"],
+        (None, Some(_)) => &["get", "list"],
+        (None, None) => &VERBS,
+    }
 }
 
 /// Rows by group, then version.
@@ -169,6 +173,9 @@ pub(crate) fn kind(row: &Resource, subresource: Subresource) -> &str {
         Subresource::Proxy if row.id.kind == "Node" => "NodeProxyOptions",
         Subresource::Proxy => "PodProxyOptions",
         Subresource::Token => "TokenRequest",
+        Subresource::Exec => "PodExecOptions",
+        Subresource::Attach => "PodAttachOptions",
+        Subresource::PortForward => "PodPortForwardOptions",
         Subresource::Scale => "Scale",
         Subresource::Eviction => "Eviction",
         _ => &row.id.kind,
@@ -192,6 +199,7 @@ pub(crate) const fn verbs(subresource: Subresource) -> &'static [&'static str] {
         Subresource::Binding | Subresource::Token | Subresource::Eviction => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],
+        Subresource::Exec | Subresource::Attach | Subresource::PortForward => &["create", "get"],
         Subresource::Proxy => &["create", "delete", "get", "patch", "update"],
     }
 }

@@ -13,7 +13,7 @@ mod state;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use api::Object;
@@ -81,7 +81,8 @@ pub(crate) struct Subscription {
 /// One reader of a storage prefix.
 pub(crate) struct Hub {
     prefix: String,
-    state: Mutex<State>,
+    /// Many read long lists of it at a time, one follows the store.
+    state: RwLock<State>,
     /// The revision the state has reached; 0 while it does not follow.
     reached: watch::Sender<u64>,
     /// Grows with every change of the objects.
@@ -104,7 +105,7 @@ impl Hub {
         };
         let hub = Arc::new(Self {
             prefix: prefix.to_owned(),
-            state: Mutex::new(State::new(bounds, index)),
+            state: RwLock::new(State::new(bounds, index)),
             reached: watch::Sender::new(0),
             changes: AtomicU64::new(0),
         });
@@ -117,7 +118,7 @@ impl Hub {
                 () = follower.follow(store, changes, bookmarks) => {}
             }
             follower.reached.send_replace(0);
-            follower.state().drop_watchers();
+            follower.state_mut().drop_watchers();
         };
         Ok((hub, follow))
     }
@@ -183,13 +184,17 @@ impl Hub {
     /// Starts a watcher of the keys that start with `prefix`, without a gap
     /// between what it is given now and what it will be sent.
     pub(crate) fn subscribe(&self, prefix: &str, from: &From, bookmarks: bool) -> Result<Subscription, TooOld> {
-        self.state().subscribe(prefix, from, bookmarks)
+        self.state_mut().subscribe(prefix, from, bookmarks)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Whoever held the lock only moved values; a panic in between (memory
-        // exhausted) leaves maps that are still maps.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    // Whoever held the lock only moved values; a panic in between (memory
+    // exhausted) leaves maps that are still maps.
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn list(&self, store: &dyn Store) -> Result<Watch, StoreError> {
@@ -224,7 +229,7 @@ impl Hub {
                 .await?;
         }
         let changes = store.watch(&self.prefix, revision).await?;
-        self.state().reset(revision.0, entries);
+        self.state_mut().reset(revision.0, entries);
         self.changes.fetch_add(1, Ordering::Release);
         self.reached.send_replace(revision.0);
         Ok(changes)
@@ -263,7 +268,7 @@ impl Hub {
             let next = tokio::select! {
                 next = changes.next() => next,
                 _ = bookmarks.tick() => {
-                    self.state().bookmark();
+                    self.state_mut().bookmark();
                     continue;
                 }
             };
@@ -271,7 +276,7 @@ impl Hub {
             let mut next = Some(next);
             let mut ended = None;
             let revision = {
-                let mut state = self.state();
+                let mut state = self.state_mut();
                 while let Some(message) = next.take() {
                     match message {
                         Some(Ok(WatchMessage::Events(events))) => {

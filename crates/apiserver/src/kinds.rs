@@ -30,6 +30,7 @@ mod secret;
 mod service;
 mod service_account;
 mod storage;
+mod usage;
 mod values;
 
 pub use self::pod::fields::{SchemaField, Standing, UsedField, examine, schema_fields};
@@ -107,7 +108,7 @@ pub fn builtin() -> Registry {
     ] {
         registry.insert(row);
     }
-    for row in reviews::rows().into_iter().chain(rbac::rows()) {
+    for row in reviews::rows().into_iter().chain(rbac::rows()).chain(usage::rows()) {
         registry.insert(row);
     }
     registry

@@ -35,6 +35,7 @@ pub mod kinds;
 mod managed_fields;
 mod metrics;
 pub mod negotiate;
+mod nodes;
 mod openapi;
 pub mod own_service;
 mod patch;
@@ -52,6 +53,7 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod tokens;
+mod usage;
 pub mod validate;
 mod verbs;
 mod wish;
@@ -59,5 +61,6 @@ mod write;
 
 pub use authn::Identity;
 pub use body::Body;
+pub use nodes::{Kubelets, NodeAddress};
 pub use registry::{RangeError, Ranges};
 pub use server::{ApiServer, Clock, Config, Limits, NodeProxy, StartError, Version};

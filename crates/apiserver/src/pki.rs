@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -297,6 +297,35 @@ impl Authority {
             .with_single_cert(chain, key)
             .map_err(refused("serving certificate"))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+impl Authority {
+    /// TLS for a client that trusts servers of this authority and shows them
+    /// `client`.
+    ///
+    /// # Errors
+    /// When TLS refuses the certificates.
+    pub fn client_tls(&self, client: &KeyedCertificate) -> Result<Arc<ClientConfig>, PkiError> {
+        fn refused<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl Fn(E) -> PkiError {
+            move |source| PkiError::Tls {
+                what,
+                source: Box::new(source),
+            }
+        }
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(refused("authority's certificate"))?;
+        roots.add(ca).map_err(refused("authority's certificate"))?;
+        let chain = vec![CertificateDer::from_pem_slice(client.certificate_pem.as_bytes()).map_err(refused("client certificate"))?];
+        let key = PrivateKeyDer::from_pem_slice(client.key_pem.as_bytes()).map_err(refused("client key"))?;
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(refused("protocol versions"))?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .map_err(refused("client certificate"))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
 }

@@ -53,6 +53,18 @@ pub struct Resource {
     /// Objects of the row are questions: a create answers them, and nothing is
     /// stored. Such a row has no storage and no other verb.
     pub review: Option<Review>,
+    /// Objects of the row are computed when they are asked for, and nothing is
+    /// stored. Such a row has no storage and no other verbs than get and list.
+    pub computed: Option<Computed>,
+}
+
+/// What is computed when it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Computed {
+    /// What nodes use.
+    NodeUsage,
+    /// What pods use.
+    PodUsage,
 }
 
 /// A question the server answers about itself.
@@ -100,6 +112,12 @@ pub enum Subresource {
     Proxy,
     /// `token` of service accounts: create.
     Token,
+    /// `exec` of pods: a stream to a command.
+    Exec,
+    /// `attach` of pods: a stream to a container.
+    Attach,
+    /// `portforward` of pods: streams to ports.
+    PortForward,
     /// `scale` of what is there in numbers: get, update, patch of how many.
     Scale,
     /// `approval` of certificate signing requests: get, update, patch of the
@@ -110,6 +128,12 @@ pub enum Subresource {
 }
 
 impl Subresource {
+    /// Whether its requests become streams.
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        matches!(self, Self::Exec | Self::Attach | Self::PortForward)
+    }
+
     /// The last part of its path.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -121,6 +145,9 @@ impl Subresource {
             Self::EphemeralContainers => "ephemeralcontainers",
             Self::Proxy => "proxy",
             Self::Token => "token",
+            Self::Exec => "exec",
+            Self::Attach => "attach",
+            Self::PortForward => "portforward",
             Self::Scale => "scale",
             Self::Approval => "approval",
             Self::Eviction => "eviction",
@@ -356,6 +383,7 @@ impl Resource {
             subresources: Vec::new(),
             ttl: None,
             review: None,
+            computed: None,
         }
     }
 
@@ -410,6 +438,6 @@ impl Registry {
 
     /// The rows whose objects are stored.
     pub fn stored(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.rows().filter(|row| row.review.is_none())
+        self.rows().filter(|row| row.review.is_none() && row.computed.is_none())
     }
 }

@@ -71,7 +71,7 @@ impl Selection {
     }
 
     /// Whether an object in the row's form is meant.
-    fn matches(&self, row: &Resource, object: &Object) -> bool {
+    pub(crate) fn matches(&self, row: &Resource, object: &Object) -> bool {
         let labels = match &object.meta.labels {
             Some(labels) => self.labels.matches(labels),
             None => self.labels.matches(&std::collections::BTreeMap::new()),

@@ -2,6 +2,7 @@
 //! [`ApiServer::handle`] per request.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -69,9 +70,27 @@ impl Default for ConnectionLimits {
     }
 }
 
+/// Whoever answers the requests that come in by a front.
+pub trait Answer: Clone + Send + Sync + 'static {
+    /// Answers one request of a caller, who may be nobody.
+    fn answer(&self, identity: Option<Identity>, request: http::Request<Body>) -> impl Future<Output = http::Response<Body>> + Send;
+}
+
+impl Answer for ApiServer {
+    fn answer(&self, identity: Option<Identity>, request: http::Request<Body>) -> impl Future<Output = http::Response<Body>> + Send {
+        self.handle(identity, request)
+    }
+}
+
 /// Serves until `shutdown`, then drains. Dropping the future cuts every
 /// connection.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, api: ApiServer, limits: ConnectionLimits, shutdown: CancellationToken) {
+pub async fn serve<A: Answer>(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    api: A,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+) {
     let front = Arc::new(Front {
         acceptor: TlsAcceptor::from(tls),
         api,
@@ -140,9 +159,9 @@ fn http(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
     http
 }
 
-struct Front {
+struct Front<A> {
     acceptor: TlsAcceptor,
-    api: ApiServer,
+    api: A,
     http1: auto::Builder<TokioExecutor>,
     http2: auto::Builder<TokioExecutor>,
     strangers: Semaphore,
@@ -150,7 +169,7 @@ struct Front {
     shutdown: CancellationToken,
 }
 
-impl Front {
+impl<A: Answer> Front<A> {
     async fn connection(&self, stream: TcpStream, peer: SocketAddr) {
         // Small frames of a watch must not wait for an acknowledgement.
         if let Err(error) = stream.set_nodelay(true) {
@@ -234,9 +253,9 @@ impl Front {
 }
 
 /// A panic ends its request with a 500, never its connection's other requests.
-async fn contained(api: &ApiServer, identity: Option<Identity>, request: http::Request<Body>) -> http::Response<Body> {
+async fn contained<A: Answer>(api: &A, identity: Option<Identity>, request: http::Request<Body>) -> http::Response<Body> {
     let path = request.uri().path().to_owned();
-    match AssertUnwindSafe(api.handle(identity, request)).catch_unwind().await {
+    match AssertUnwindSafe(api.answer(identity, request)).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
             let why = panic

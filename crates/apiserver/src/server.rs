@@ -5,6 +5,7 @@
 //! one file of [`crate::verbs`] or [`crate::subresources`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,17 +25,19 @@ use crate::body::{self, Body};
 use crate::call::Call;
 use crate::hub::Hub;
 use crate::metrics::{Labels, Metrics};
+use crate::nodes::NodeAddress;
 use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
 use crate::tokens::{self, Tokens};
 use crate::wish::Wish;
-use crate::{audit, authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, verbs};
+use crate::{audit, authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, usage, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
 /// handed a [`Time`].
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
 
-/// The way to the API of a node, for what only the node knows: logs.
+/// The way to the API of a node, for what only the node knows: logs, streams,
+/// usage.
 #[async_trait]
 pub trait NodeProxy: Send + Sync {
     /// Sends a request to the API of `node`; its path is the kubelet's, such
@@ -43,7 +46,7 @@ pub trait NodeProxy: Send + Sync {
     ///
     /// # Errors
     /// When the node is not known or not reached, as a status for the client.
-    async fn call(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Status>;
+    async fn call(&self, node: &NodeAddress, request: Request<Body>) -> Result<Response<Body>, Status>;
 }
 
 /// What one request, watcher or hub may cost.
@@ -208,6 +211,13 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// Runs something to its end, unless the server ends before.
+    pub(crate) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(work);
+    }
+
     /// The hub of a row. Every row has one: they are made from the registry,
     /// which does not change afterwards.
     pub(crate) fn hub(&self, row: &Resource) -> &Arc<Hub> {
@@ -354,6 +364,15 @@ impl ApiServer {
         tasks.shutdown().await;
     }
 
+    /// Whether a caller may do something; for parts that serve on their own
+    /// and leave that decision here, as a SubjectAccessReview does.
+    ///
+    /// # Errors
+    /// 403, with upstream's words.
+    pub fn allows(&self, identity: &Identity, asked: &ResourceRequest) -> Result<(), Status> {
+        self.core.authorizer.resource(identity, asked)
+    }
+
     /// Answers one request of a caller, who may be nobody. A streamed answer
     /// also ends when a [`CancellationToken`] in the request's extensions is
     /// cancelled: that is how a front takes its streams down with it.
@@ -477,7 +496,8 @@ impl ApiServer {
             .ok_or_else(Status::no_such_path)?;
         let follows = match asked.subresource.as_str() {
             "log" => query.boolean("follow").unwrap_or(false),
-            subresource => subresource == Subresource::Proxy.name() || asked.verb == Verb::Watch,
+            "proxy" | "exec" | "attach" | "portforward" => true,
+            _ => asked.verb == Verb::Watch,
         };
         let permit = core.metrics.admit(&core.limits, &identity, asked.verb, follows)?;
         // Whoever changed a role sees what came of it with the next request.
@@ -496,6 +516,12 @@ impl ApiServer {
 }
 
 async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
+    if let Some(computed) = call.row.computed {
+        return match call.asked.subresource.is_empty() {
+            true => usage::answer(call, computed).await,
+            false => Err(Status::no_such_path()),
+        };
+    }
     if let Some(review) = call.row.review {
         return match (call.asked.verb, call.asked.name.is_empty()) {
             (Verb::Create, true) => reviews::create(call, review).await,
@@ -534,6 +560,7 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         (Subresource::Eviction, Verb::Create) => subresources::eviction::create(call).await,
         (Subresource::Binding, Verb::Create) => subresources::binding::create(call).await,
         (Subresource::Log, Verb::Get) => subresources::log::get(call).await,
+        (stream, Verb::Get | Verb::Create) if stream.is_stream() => subresources::connect::connect(call, stream).await,
         (Subresource::Proxy, _) => subresources::proxy::connect(call).await,
         (Subresource::Token, Verb::Create) => subresources::token::create(call).await,
         _ => Err(call.wrong_method()),

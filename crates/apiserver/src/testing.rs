@@ -15,14 +15,15 @@ use tempfile::TempDir;
 
 use crate::body::{self, Body};
 use crate::registry::Ranges;
-use crate::{ApiServer, Config, Identity, Limits, NodeProxy, Version, kinds};
+use crate::{ApiServer, Config, Identity, Limits, NodeAddress, NodeProxy, Version, kinds};
 
 /// A node whose API echoes the request's path and query.
 pub(crate) struct EchoNode;
 
 #[async_trait::async_trait]
 impl NodeProxy for EchoNode {
-    async fn call(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Status> {
+    async fn call(&self, node: &NodeAddress, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let node = node.node.as_str();
         assert!(node != "panics", "as the test asked for");
         if node == "gone" {
             return Err(Status::unavailable("node gone cannot be reached"));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use api::Status;
 use api::typed::events::Event;
 use api::typed::{ConfigMap, Namespace, Node, Pod, ServiceAccount};
-use apiserver::{ApiServer, Body, Config, Identity, Limits, NodeProxy, Version, kinds};
+use apiserver::{ApiServer, Body, Config, Identity, Limits, NodeAddress, NodeProxy, Version, kinds};
 use futures::StreamExt;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -30,8 +30,8 @@ struct NoNodes;
 
 #[async_trait::async_trait]
 impl NodeProxy for NoNodes {
-    async fn call(&self, node: &str, _: Request<Body>) -> Result<Response<Body>, Status> {
-        Err(Status::unavailable(format!("node {node} does not exist")))
+    async fn call(&self, node: &NodeAddress, _: Request<Body>) -> Result<Response<Body>, Status> {
+        Err(Status::unavailable(format!("node {} does not exist", node.node)))
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use api::typed::{Container, EphemeralContainer, Pod, PodDNSConfig, PodSpec, SeccompProfile};
 use api::{Uid, pods};
-use runtime::{ContainerConfig, RunAs, SandboxConfig, Seccomp};
+use runtime::{ContainerConfig, LogLimits, RunAs, SandboxConfig, Seccomp};
 
 use crate::environment::expand;
 use crate::pods::log_dir;
@@ -268,6 +268,8 @@ pub fn container(
             .unwrap_or_else(|| "/dev/termination-log".to_owned()),
         termination_message_from_log: wire.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
         stdin: wire.stdin.unwrap_or(false),
+        stdin_once: wire.stdin_once.unwrap_or(false),
+        log_limits: LogLimits::default(),
         tty: wire.tty.unwrap_or(false),
         oom_score: resources::oom_score(pod, wire, node.memory_capacity_bytes),
         resources: resources::of_container(wire.resources.as_ref())?,

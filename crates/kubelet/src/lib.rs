@@ -6,7 +6,7 @@
 //! [`config`] (what a pod spec means to the runtime), [`sources`] (the objects
 //! pods take content from), [`environment`] (a container's variables), [`volumes`], [`local_path`] (who makes persistent ones),
 //! [`status_writer`], [`node_status`], [`flight`] (what happened and why),
-//! [`server`] (the node API).
+//! [`server`] (the node API), [`streams`] (exec, attach, port-forward).
 //!
 //! This crate deliberately does not know the store, how a network is made, or
 //! which runtime runs the containers. It decides nothing about a pod's life:
@@ -25,6 +25,7 @@ mod hook;
 pub mod kubelet;
 pub mod local_path;
 pub mod logs;
+pub mod machine_usage;
 pub mod node_status;
 pub mod pod_worker;
 pub mod pods;
@@ -35,6 +36,8 @@ pub mod resources;
 pub mod server;
 mod sources;
 pub mod status_writer;
+pub mod streams;
+pub mod usage;
 pub mod volumes;
 
 pub use clock::{Clock, SystemClock};

@@ -4,10 +4,16 @@
 //! of a longer line. Source: the CRI logging design note; upstream
 //! `kubelet/pkg/kuberuntime/logs`.
 
+mod watch;
+
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+pub use watch::LogWatch;
 
 use api::Time;
 use jiff::Timestamp;
@@ -163,46 +169,72 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Reads a log file from where its tail begins, whole lines at a time.
+/// Reads a log from where its tail begins, whole lines at a time, through all
+/// its files.
 #[derive(Debug)]
 pub struct LogFile {
+    path: PathBuf,
     reader: BufReader<File>,
+    /// Files to be read after this one, oldest first.
+    later: VecDeque<File>,
     /// A line whose end has not been written yet.
     unfinished: Vec<u8>,
+    /// Files that come to be while it is read are read too.
+    follow: bool,
 }
 
 /// How much of a file's end is looked at in one go when searching a tail.
 const BLOCK_BYTES: u64 = 64 * 1024;
+/// A log that is rotated while its files are opened is opened again.
+const OPEN_ATTEMPTS: u32 = 5;
 
 impl LogFile {
     /// Opens a log; with `tail_lines` at the first of its last so many lines.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn open(path: &Path, tail_lines: Option<usize>) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let start = match tail_lines {
-            None => 0,
-            Some(lines) => tail_offset(&mut file, lines)?,
-        };
-        file.seek(SeekFrom::Start(start))?;
-        Ok(Self {
-            reader: BufReader::new(file),
-            unfinished: Vec::new(),
-        })
+    /// When the log does not exist or a file of it cannot be read.
+    pub fn open(path: &Path, tail_lines: Option<usize>, follow: bool) -> io::Result<Self> {
+        let mut files = open_all(path)?;
+        let mut later = VecDeque::new();
+        let mut missing = tail_lines;
+        loop {
+            let Some(mut file) = files.pop() else {
+                return Err(io::Error::from(io::ErrorKind::NotFound));
+            };
+            let mut start = 0;
+            if let Some(lines) = missing {
+                let (offset, found) = tail_offset(&mut file, lines)?;
+                start = offset;
+                missing = Some(lines - found);
+            }
+            file.seek(SeekFrom::Start(start))?;
+            if missing == Some(0) || files.is_empty() {
+                return Ok(Self {
+                    path: path.to_owned(),
+                    reader: BufReader::new(file),
+                    later,
+                    unfinished: Vec::new(),
+                    follow,
+                });
+            }
+            later.push_front(file);
+        }
     }
 
     /// Reads whole lines that are there now, up to about `limit_bytes`, and
     /// gives each to `line`. False when the end was reached.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// When a file cannot be read.
     pub fn read_lines(&mut self, limit_bytes: usize, mut line: impl FnMut(&[u8])) -> io::Result<bool> {
         let mut read = 0;
         while read < limit_bytes {
             let got = self.reader.read_until(b'\n', &mut self.unfinished)?;
             if got == 0 {
-                return Ok(false);
+                if !self.next_file()? {
+                    return Ok(false);
+                }
+                continue;
             }
             read += got;
             if self.unfinished.last() == Some(&b'\n') {
@@ -213,14 +245,81 @@ impl LogFile {
         }
         Ok(true)
     }
+
+    /// Goes on with the next file, once nothing more can come in this one.
+    fn next_file(&mut self) -> io::Result<bool> {
+        if self.later.is_empty() {
+            if !self.follow || !self.put_aside()? {
+                return Ok(false);
+            }
+            let own = identity(self.reader.get_ref())?;
+            let mut files = open_all(&self.path)?;
+            // Those after ours; all of them when ours is gone.
+            let mut after = files.len();
+            while after > 0 && identity(&files[after - 1])? != own {
+                after -= 1;
+            }
+            self.later = files.split_off(after).into();
+            // It was written to until it was put aside.
+            if self.has_more()? {
+                return Ok(true);
+            }
+        }
+        Ok(self.step())
+    }
+
+    fn step(&mut self) -> bool {
+        match self.later.pop_front() {
+            Some(file) => {
+                self.reader = BufReader::new(file);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn has_more(&mut self) -> io::Result<bool> {
+        Ok(!self.reader.fill_buf()?.is_empty())
+    }
+
+    /// Whether the log is written to another file by now.
+    fn put_aside(&self) -> io::Result<bool> {
+        match std::fs::metadata(&self.path) {
+            Ok(current) => Ok((current.dev(), current.ino()) != identity(self.reader.get_ref())?),
+            // Between two files, or gone with its container.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
-/// Where the last `lines` log lines begin. Pieces of one long line count as
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let about = file.metadata()?;
+    Ok((about.dev(), about.ino()))
+}
+
+/// Opens every file of a log, oldest first, the one being written last.
+fn open_all(path: &Path) -> io::Result<Vec<File>> {
+    let mut last_error = io::Error::from(io::ErrorKind::NotFound);
+    for _ in 0..OPEN_ATTEMPTS {
+        let opened: io::Result<Vec<File>> = runtime::log_files(path)?.iter().map(File::open).collect();
+        match opened {
+            Ok(files) => return Ok(files),
+            // Renamed or removed since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => last_error = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last_error)
+}
+
+/// Where the last `lines` log lines of a file begin, and how many there are of
+/// them. Pieces of one long line count as
 /// one line. Lines are counted and not kept: a client may ask for any number.
-fn tail_offset(file: &mut File, lines: usize) -> io::Result<u64> {
+fn tail_offset(file: &mut File, lines: usize) -> io::Result<(u64, usize)> {
     let end = file.seek(SeekFrom::End(0))?;
     if lines == 0 {
-        return Ok(end);
+        return Ok((end, 0));
     }
     let mut from = end;
     // Look at ever more of the end until enough line starts are in it.
@@ -245,7 +344,7 @@ fn tail_offset(file: &mut File, lines: usize) -> io::Result<u64> {
             }
             go_on
         })?;
-        return Ok(first);
+        return Ok((first, count.min(lines)));
     }
 }
 
@@ -277,7 +376,7 @@ mod tests {
     fn rendered(log: &str, options: &LogOptions) -> String {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(log.as_bytes()).unwrap();
-        let mut reader = LogFile::open(file.path(), options.tail_lines).unwrap();
+        let mut reader = LogFile::open(file.path(), options.tail_lines, false).unwrap();
         let mut renderer = Renderer::new(options.clone());
         let mut out = Vec::new();
         while reader.read_lines(7, |line| renderer.line(line, &mut out)).unwrap() {}
@@ -288,6 +387,36 @@ mod tests {
                        2026-01-01T00:00:02.000000002Z stderr P tw\n\
                        2026-01-01T00:00:02.000000003Z stderr F o\n\
                        2026-01-01T00:00:03.000000004Z stdout F \n";
+
+    #[test]
+    fn a_rotated_log_is_one_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let line = |n: u32| format!("2026-01-01T00:00:0{n}.000000000Z stdout F line {n}\n");
+        std::fs::write(dir.path().join("0.log.20260101-000002.000000000"), line(1) + &line(2)).unwrap();
+        std::fs::write(dir.path().join("0.log.20260101-000003.000000000"), line(3)).unwrap();
+        std::fs::write(&path, line(4)).unwrap();
+        let read = |log: &mut LogFile| {
+            let (mut renderer, mut out) = (Renderer::new(LogOptions::default()), Vec::new());
+            while log.read_lines(7, |line| renderer.line(line, &mut out)).unwrap() {}
+            String::from_utf8(out).unwrap()
+        };
+        let opened = |tail, follow| LogFile::open(&path, tail, follow).unwrap();
+        assert_eq!(read(&mut opened(None, false)), "line 1\nline 2\nline 3\nline 4\n");
+        assert_eq!(read(&mut opened(Some(1), false)), "line 4\n");
+        assert_eq!(read(&mut opened(Some(3), false)), "line 2\nline 3\nline 4\n");
+        assert_eq!(read(&mut opened(Some(0), false)), "");
+        let mut followed = opened(Some(1), true);
+        assert_eq!(read(&mut followed), "line 4\n");
+        std::fs::write(&path, line(4) + &line(5)).unwrap();
+        std::fs::rename(&path, dir.path().join("0.log.20260101-000005.000000000")).unwrap();
+        std::fs::write(&path, line(6)).unwrap();
+        assert_eq!(read(&mut followed), "line 5\nline 6\n", "the end of the old file and the new one");
+        std::fs::rename(&path, dir.path().join("0.log.20260101-000006.000000000")).unwrap();
+        std::fs::write(dir.path().join("0.log.20260101-000007.000000000"), line(7)).unwrap();
+        std::fs::write(&path, line(8)).unwrap();
+        assert_eq!(read(&mut followed), "line 7\nline 8\n", "two rotations between two looks");
+    }
 
     #[test]
     fn pieces_are_joined_and_empty_lines_kept() {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use api::Time;
 use api::typed::{
-    Lease, LeaseSpec, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, ObjectMeta, OwnerReference, WireQuantity,
+    DaemonEndpoint, Lease, LeaseSpec, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo,
+    ObjectMeta, OwnerReference, WireQuantity,
 };
 use futures::StreamExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -30,8 +31,8 @@ const LEASE_DURATION_S: i32 = 40;
 const STATUS_CHECK: Duration = Duration::from_secs(10);
 /// How often an unchanged status is written all the same.
 const STATUS_WRITE: Duration = Duration::from_secs(300);
-/// Pods a node takes, as upstream's default.
-const MAX_PODS: u32 = 110;
+/// Pods a node takes unless it is told otherwise, as upstream's default.
+pub const MAX_PODS: u32 = 110;
 
 /// What this machine is. Read once at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct Machine {
     pub storage_bytes: u64,
     /// Of that, kept from pods.
     pub reserved_storage_bytes: u64,
+    /// Pods it takes.
+    pub max_pods: u32,
     /// Kernel release.
     pub kernel: String,
     /// `PRETTY_NAME` of the distribution.
@@ -92,6 +95,7 @@ impl Machine {
             reserved_memory_bytes: 0,
             storage_bytes: disk.f_blocks * disk.f_frsize,
             reserved_storage_bytes: 0,
+            max_pods: MAX_PODS,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             os_image,
             machine_id: text("/etc/machine-id"),
@@ -107,6 +111,8 @@ pub struct NodeIdentity {
     pub name: String,
     /// `InternalIP`; the host IP of its pods.
     pub ip: IpAddr,
+    /// Where its API listens.
+    pub port: u16,
     /// Addresses its pods get.
     pub pod_cidr: String,
     /// Kubernetes version it speaks: `v1.33.x`.
@@ -149,7 +155,7 @@ pub fn resources(machine: &Machine) -> (BTreeMap<String, WireQuantity>, BTreeMap
             ("cpu", machine.cpus.to_string()),
             ("ephemeral-storage", format!("{}Ki", storage_bytes / 1024)),
             ("memory", format!("{}Ki", memory_bytes / 1024)),
-            ("pods", MAX_PODS.to_string()),
+            ("pods", machine.max_pods.to_string()),
         ]
         .into_iter()
         .map(|(name, quantity)| (name.to_owned(), WireQuantity(quantity)))
@@ -228,6 +234,11 @@ pub fn status(node: &NodeIdentity, machine: &Machine, state: &NodeState, last: O
             address("InternalIP", node.ip.to_string()),
             address("Hostname", node.name.clone()),
         ]),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: i32::from(node.port),
+            }),
+        }),
         node_info: Some(NodeSystemInfo {
             architecture: if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }.to_owned(),
             boot_id: machine.boot_id.clone(),
@@ -368,6 +379,7 @@ fn unchanged(old: &NodeStatus, new: &NodeStatus) -> bool {
             status.allocatable,
             status.conditions,
             status.addresses,
+            status.daemon_endpoints,
             status.node_info,
         )
     };
@@ -413,6 +425,7 @@ mod tests {
         NodeIdentity {
             name: "node1".into(),
             ip: IpAddr::from([127, 0, 0, 1]),
+            port: 10_250,
             pod_cidr: "10.244.0.0/24".into(),
             version: "v1.33.0".into(),
             runtime_version: "lifepod://0.1.0".into(),
@@ -437,11 +450,13 @@ mod tests {
         let machine = Machine {
             memory_bytes: 1 << 30,
             reserved_memory_bytes: 100 << 20,
+            max_pods: 300,
             ..Machine::read(std::path::Path::new("/")).unwrap()
         };
         let (capacity, allocatable) = resources(&machine);
         assert_eq!(capacity["memory"].0, "1048576Ki");
         assert_eq!(allocatable["memory"].0, "946176Ki");
+        assert_eq!((capacity["pods"].0.as_str(), allocatable["pods"].0.as_str()), ("300", "300"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use api::Uid;
 use api::node::Observation;
 use api::typed::Pod;
+use tokio::sync::watch;
 
 /// One pod of this node: what is wanted and what was last seen.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Known {
 #[derive(Debug, Default)]
 pub struct Pods {
     by_uid: Mutex<BTreeMap<Uid, Known>>,
+    /// Grows whenever a pod was observed or forgotten.
+    changes: watch::Sender<u64>,
 }
 
 impl Pods {
@@ -47,11 +50,19 @@ impl Pods {
         {
             known.observed = observed;
         }
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Forgets a pod.
     pub fn remove(&self, uid: &Uid) {
         self.lock().remove(uid);
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Grows whenever a pod was observed or forgotten.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Every pod, by UID.

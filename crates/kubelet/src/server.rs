@@ -1,89 +1,174 @@
 //! The node API, with upstream's paths: what the API server asks a node.
 //!
-//! `GET /healthz`, `GET /pods`, `GET /containerLogs/NAMESPACE/POD/CONTAINER`,
-//! and of our own `GET /flightRecorder/NAMESPACE/POD`: a [`FlightList`].
+//! `GET /healthz`, `GET /pods`, `GET /containerLogs/NAMESPACE/POD/CONTAINER`;
+//! `/exec`, `/attach`, `/portForward` and `/run` of the same form; `/stats`,
+//! `/metrics` and `/configz`; and of our own `GET /flightRecorder/NAMESPACE/POD`:
+//! a [`FlightList`].
 //!
 //! [`FlightList`]: crate::flight::FlightList
 //!
 //! Who may ask is decided before a request gets here.
 
+pub mod access;
+mod stats;
+mod streams;
+
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::node::{ContainerView, RunState};
-use api::{Status, Uid};
+use api::{Status, Time, Uid};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use percent_encoding::percent_decode_str;
+use runtime::Runtime;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::flight::FlightRecorder;
-use crate::logs::{LogFile, LogOptions, Renderer};
+use crate::logs::{LogFile, LogOptions, LogWatch, Renderer};
 use crate::pods::{Known, Pods, log_dir};
+use crate::usage::Samples;
 
 /// The body of an answer.
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// How often a followed log is looked at.
-const FOLLOW_POLL: Duration = Duration::from_millis(100);
+/// A followed log is looked at at least this often, should news be lost.
+const FOLLOW_POLL: Duration = Duration::from_secs(5);
 /// How much of a log is read before it is sent on.
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// What a node API is made of.
+pub struct Parts {
+    /// The pods of this node, shared with the kubelet.
+    pub pods: Arc<Pods>,
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// What happened to pods.
+    pub flights: FlightRecorder,
+    /// Directory of all pods' logs.
+    pub log_root: PathBuf,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Name of the node.
+    pub node: String,
+}
 
 /// Answers the node API.
 #[derive(Clone)]
 pub struct NodeApi {
     pods: Arc<Pods>,
+    runtime: Arc<dyn Runtime>,
     flights: FlightRecorder,
     log_root: PathBuf,
     clock: Arc<dyn Clock>,
+    node: String,
+    started: Time,
+    samples: Arc<Samples>,
     shutdown: CancellationToken,
+    /// Streams that run; they end with the last clone.
+    sessions: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl NodeApi {
-    /// A node API over the pods of this node. Followed logs end on `shutdown`.
+    /// A node API over the pods of this node. Followed logs and streams end on
+    /// `shutdown`.
     #[must_use]
-    pub fn new(pods: Arc<Pods>, flights: FlightRecorder, log_root: PathBuf, clock: Arc<dyn Clock>, shutdown: CancellationToken) -> Self {
+    pub fn new(parts: Parts, shutdown: CancellationToken) -> Self {
         Self {
-            pods,
-            flights,
-            log_root,
-            clock,
+            started: parts.clock.now(),
+            pods: parts.pods,
+            runtime: parts.runtime,
+            log_root: parts.log_root,
+            clock: parts.clock,
+            node: parts.node,
+            samples: Arc::default(),
+            flights: parts.flights,
             shutdown,
+            sessions: Arc::default(),
         }
     }
 
-    /// Answers one request. Errors are `metav1.Status` bodies.
+    /// Reads the counters that rates are made of, until the shutdown.
+    pub async fn sample(&self) {
+        self.samples
+            .collect(&self.pods, &self.runtime, &self.clock, self.shutdown.clone())
+            .await;
+    }
+
+    /// `/configz`: the settings in force, under upstream's names.
+    fn configuration(&self) -> serde_json::Value {
+        let limits = runtime::LogLimits::default();
+        serde_json::json!({ "kubeletconfig": {
+            "kind": "KubeletConfiguration",
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "authentication": { "anonymous": { "enabled": false }, "webhook": { "enabled": true } },
+            "authorization": { "mode": "Webhook" },
+            "containerLogMaxSize": limits.file_bytes_max.to_string(),
+            "containerLogMaxFiles": limits.files_max,
+            "streamingConnectionIdleTimeout": format!("{}h0m0s", crate::streams::IDLE.as_secs() / 3600),
+        }})
+    }
+
+    /// Waits until every stream has told its client the end. For after
+    /// `shutdown`; bounded by what a stream may take to say farewell.
+    pub async fn drain(&self) {
+        let mut sessions = std::mem::take(&mut *self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        while sessions.join_next().await.is_some() {}
+    }
+
+    /// Answers one request. Errors are `metav1.Status` bodies, but text where
+    /// a request would have become a stream, as upstream.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
-        match self.answer(request).await {
-            Ok(response) => response,
-            Err(status) => json(
-                StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-                &*status,
-            ),
+        // Nothing here is asked with a body.
+        let request = Request::from_parts(request.into_parts().0, ());
+        let mut path = Vec::new();
+        for segment in request.uri().path().trim_matches('/').split('/') {
+            match percent_decode_str(segment).decode_utf8() {
+                Ok(text) => path.push(text.into_owned()),
+                Err(_) => return refused(&Status::bad_request("the path is not UTF-8")),
+            }
         }
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        let streamed = match path.as_slice() {
+            ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
+                self.remote(request, [namespace, pod, container], true)
+            }
+            ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
+                self.remote(request, [namespace, pod, container], false)
+            }
+            ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => self.forward(request, namespace, pod),
+            ["run", namespace, pod, container] | ["run", namespace, pod, _, container] => {
+                self.run(request, [namespace, pod, container]).await
+            }
+            _ => {
+                let answer = self.answer(&request, &path).await;
+                return answer.unwrap_or_else(|status| refused(&status));
+            }
+        };
+        streamed.unwrap_or_else(|refusal| text(refusal.code, refusal.message))
     }
 
-    async fn answer<B>(&self, request: Request<B>) -> Result<Response<Body>, Box<Status>> {
+    async fn answer(&self, request: &Request<()>, path: &[&str]) -> Result<Response<Body>, Box<Status>> {
         if request.method() != Method::GET {
             return Err(Box::new(Status::method_not_allowed(format!(
-                "the node API does not take {}",
+                "the node API does not take {} here",
                 request.method()
             ))));
         }
-        let mut path = Vec::new();
-        for segment in request.uri().path().trim_matches('/').split('/') {
-            let text = percent_decode_str(segment).decode_utf8();
-            path.push(text.map_err(|_| Box::new(Status::bad_request("the path is not UTF-8")))?);
-        }
-        let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
-        match path.as_slice() {
-            ["healthz"] => Ok(plain("ok")),
+        match path {
+            ["stats", "summary"] => Ok(self.summary(request.uri().query().unwrap_or_default()).await),
+            ["stats", "usage"] => Ok(self.usage().await),
+            ["metrics"] => Ok(self.metrics()),
+            ["metrics", "resource"] => Ok(self.resource_metrics().await),
+            ["configz"] => Ok(json(StatusCode::OK, &self.configuration())),
+            ["healthz"] => Ok(text(StatusCode::OK, "ok".to_owned())),
             ["pods"] => {
                 let items: Vec<_> = self.pods.all().into_iter().map(|(_, known)| known.pod).collect();
                 let items: Vec<_> = items.iter().map(AsRef::as_ref).collect();
@@ -112,8 +197,10 @@ impl NodeApi {
             .join(container)
             .join(format!("{attempt}.log"));
         // Finding the tail of a long log takes long.
-        let tail_lines = options.tail_lines;
-        let opening = tokio::task::spawn_blocking(move || LogFile::open(&path, tail_lines));
+        let (tail_lines, follow) = (options.tail_lines, options.follow);
+        // Before it is read: what is written from now on is news.
+        let watch = follow.then(|| LogWatch::new(path.parent().unwrap_or(&path)));
+        let opening = tokio::task::spawn_blocking(move || LogFile::open(&path, tail_lines, follow));
         let file = match opening.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -134,7 +221,9 @@ impl NodeApi {
             uid,
             container: container.to_owned(),
             attempt,
-            follow: options.follow,
+            follow,
+            watch,
+            changes: self.pods.changes(),
             shutdown: self.shutdown.clone(),
         };
         let frames = futures::stream::unfold(follower, |mut follower| async {
@@ -207,6 +296,9 @@ struct Follower {
     container: String,
     attempt: u32,
     follow: bool,
+    watch: Option<LogWatch>,
+    /// Tells that a pod was observed anew: its container may have ended.
+    changes: tokio::sync::watch::Receiver<u64>,
     shutdown: CancellationToken,
 }
 
@@ -217,16 +309,33 @@ impl Follower {
         loop {
             // Looked at before the read: what a process wrote before it ended
             // is in the log when its end is known.
+            self.changes.mark_unchanged();
             let may_grow = self.follow && self.may_grow() && !self.shutdown.is_cancelled();
             match self.read().await {
                 Ok(chunk) if !chunk.is_empty() => return Some(Ok(chunk)),
                 Ok(_) if !may_grow || self.renderer.is_full() => return None,
-                Ok(_) => tokio::time::sleep(FOLLOW_POLL).await,
+                Ok(_) => self.news().await,
                 Err(error) => {
                     self.follow = false;
                     return Some(Err(error));
                 }
             }
+        }
+    }
+
+    /// Waits until there may be more, or nothing more to wait for.
+    async fn news(&mut self) {
+        let written = async {
+            match &mut self.watch {
+                Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = written => {}
+            _ = self.changes.changed() => {}
+            () = self.shutdown.cancelled() => {}
+            () = tokio::time::sleep(FOLLOW_POLL) => {}
         }
     }
 
@@ -262,12 +371,36 @@ impl Follower {
     }
 }
 
-fn plain(text: &'static str) -> Response<Body> {
-    Response::new(
-        Full::new(Bytes::from_static(text.as_bytes()))
-            .map_err(|never| match never {})
-            .boxed_unsync(),
+/// A request that does not become a stream: a code and a text.
+#[derive(Debug)]
+struct Refusal {
+    code: StatusCode,
+    message: String,
+}
+
+impl Refusal {
+    fn new(code: StatusCode, message: &str) -> Self {
+        Self {
+            code,
+            message: message.to_owned(),
+        }
+    }
+}
+
+fn refused(status: &Status) -> Response<Body> {
+    json(
+        StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        status,
     )
+}
+
+fn text(code: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = code;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
 fn json<T: serde::Serialize>(code: StatusCode, value: &T) -> Response<Body> {

@@ -132,12 +132,18 @@ pub(crate) struct Up {
     /// Address of this node, as its pods' host IP [default: that of the default route, else 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]
     pub node_ip: Option<std::net::IpAddr>,
+    /// Port of the node API, on the node's address; 0 for any that is free
+    #[arg(long, default_value_t = 10250, value_name = "PORT")]
+    pub kubelet_port: u16,
     /// Name of the pods' bridge
     #[arg(long, default_value = "lifepod0", value_name = "NAME")]
     pub bridge: String,
     /// Registry mirrors and credentials, a YAML or JSON file
     #[arg(long, value_name = "FILE")]
     pub registries: Option<PathBuf>,
+    /// Pods this node takes; the address range of `--pod-cidr` limits them too
+    #[arg(long, default_value_t = kubelet::node_status::MAX_PODS, value_name = "COUNT")]
+    pub max_pods: u32,
     #[command(flatten)]
     pub eviction: Eviction,
 }

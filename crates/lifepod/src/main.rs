@@ -9,6 +9,7 @@ mod flags;
 mod images;
 mod layout;
 mod node;
+mod node_api;
 mod platform;
 mod preflight;
 mod run;

@@ -38,6 +38,7 @@ fn cgroup_root(root: &str) -> Result<PathBuf> {
 }
 
 /// Who the node is, from flags and host.
+/// Its node API listens on `port`; not known yet when that is 0.
 pub(crate) fn identity(up: &Up) -> Result<NodeIdentity> {
     let name = match &up.node_name {
         Some(name) => name.clone(),
@@ -46,6 +47,7 @@ pub(crate) fn identity(up: &Up) -> Result<NodeIdentity> {
     Ok(NodeIdentity {
         name,
         ip: up.node_ip.unwrap_or_else(preflight::host_ip),
+        port: up.kubelet_port,
         pod_cidr: up.pod_cidr.clone(),
         version: apiserver::server::Version::default().git_version,
         runtime_version: concat!("lifepod://", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api::Status;
+use apiserver::Kubelets;
 use apiserver::audit;
 use apiserver::authn::Identity;
-use apiserver::body::Body;
 use apiserver::pki::Authority;
 use apiserver::sealed::{Keys, Sealed};
 use apiserver::serve::{ConnectionLimits, serve};
-use apiserver::server::{ApiServer, Config, Limits, NodeProxy, Version};
+use apiserver::server::{ApiServer, Config, Limits, Version};
 use apiserver::tokens::Tokens;
 use apiserver::tokens::key::SigningKey;
-use async_trait::async_trait;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, header};
 use http_body_util::BodyExt;
 use kubelet::flight::FlightRecorder;
 use kubelet::node_status::{Machine, NodeIdentity};
@@ -31,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::flags::Up;
 use crate::layout::{Layout, Lock};
 use crate::node::Parts;
+use crate::node_api::{self, NodeFront};
 use crate::settings::Settings;
 use crate::{images, node, preflight};
 
@@ -111,22 +110,6 @@ impl control::csr::Signer for CertificateSigner {
     }
 }
 
-/// The way to the one node of this process.
-struct OwnNode {
-    name: String,
-    api: NodeApi,
-}
-
-#[async_trait]
-impl NodeProxy for OwnNode {
-    async fn call(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Status> {
-        if node != self.name {
-            return Err(Status::unavailable(format!("node {node:?} is not connected to this server")));
-        }
-        Ok(self.api.handle(request).await)
-    }
-}
-
 impl Platform {
     /// Starts every role and returns once `/readyz` would answer. The node
     /// registers in the background.
@@ -149,8 +132,11 @@ impl Platform {
             .await
             .with_context(|| format!("cannot listen on {}; choose another address with --listen", up.listen))?;
         let listen = listener.local_addr().context("the listening socket has no address")?;
-        let identity = node::identity(up)?;
+        let mut identity = node::identity(up)?;
+        let (node_listener, node_listen) = node_api::listen(identity.ip, identity.port).await?;
+        identity.port = node_listen.port();
         let mut machine = Machine::read(layout.root()).context("cannot read what this machine has")?;
+        machine.max_pods = up.max_pods;
         let shutdown = CancellationToken::new();
 
         // Not bound to `shutdown`: the store must outlive the API server.
@@ -160,14 +146,14 @@ impl Platform {
         let store = Arc::new(store);
         let pods = Arc::new(Pods::default());
         let (flights, flight_log) = FlightRecorder::open(layout.flights(), clock.clone(), shutdown.clone());
-        let node_api = NodeApi::new(pods.clone(), flights.clone(), layout.pod_logs(), clock.clone(), shutdown.clone());
         let version = Version::default();
         let guard = Guard {
             store: seal(store.clone(), &layout).await?,
             tokens: tokens(&layout, listen)?,
             audit: audit::Log::open(layout.audit_log(), &audit::Limits::default())?,
         };
-        let api = start_api(guard, &identity.name, node_api, &version, clock.clone(), up).await?;
+        let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
+        let api = start_api(guard, &authority, &version, clock.clone(), up).await?;
 
         let reached = if listen.ip().is_unspecified() {
             SocketAddr::new(identity.ip, listen.port())
@@ -179,7 +165,6 @@ impl Platform {
             tracing::warn!(error = %error, "the Service of the API server is not as it should be");
         }
 
-        let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
         let tls = front(&authority, &layout, &identity, listen, clock.now())?;
         let mut tasks = JoinSet::new();
         let serving = serve(listener, tls, api.clone(), ConnectionLimits::default(), shutdown.clone());
@@ -196,6 +181,15 @@ impl Platform {
         settings.keep(&layout)?;
         up.keep(&layout)?;
         let parts = node::open(&settings, identity.ip, pulls, &layout).await?;
+        let node_parts = kubelet::server::Parts {
+            pods: pods.clone(),
+            runtime: parts.runtime.clone() as Arc<dyn Runtime>,
+            flights: flights.clone(),
+            log_root: layout.pod_logs(),
+            clock: clock.clone(),
+            node: identity.name.clone(),
+        };
+        let node_api = NodeApi::new(node_parts, shutdown.clone());
         node::settle(&mut machine, &thresholds, &parts).await?;
         let report = Report {
             server: server_url(listen),
@@ -216,9 +210,41 @@ impl Platform {
             shutdown,
             _lock: lock,
         };
+        platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
         platform.start_control(authority, clock.now().0.unsigned_abs());
         platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, drain));
         Ok(platform)
+    }
+
+    /// Serves the node API; its streams are told when the node agent ends.
+    fn start_node_api(
+        &mut self,
+        listener: TcpListener,
+        node_api: NodeApi,
+        authority: &Authority,
+        node: &NodeIdentity,
+        now: api::Time,
+    ) -> Result<()> {
+        let names = [node.name.clone(), node.ip.to_string()];
+        let serving = authority.serving(&format!("system:node:{}", node.name), &names, now)?;
+        let front = NodeFront {
+            node: node.name.clone(),
+            node_api: node_api.clone(),
+            api: self.api.clone(),
+        };
+        let serving = serve(
+            listener,
+            authority.tls(&serving)?,
+            front,
+            ConnectionLimits::default(),
+            self.shutdown.clone(),
+        );
+        self.tasks.spawn(async move {
+            tokio::join!(serving, node_api.sample());
+            node_api.drain().await;
+            Ok(())
+        });
+        Ok(())
     }
 
     fn start_control(&mut self, authority: Authority, seed: u64) {
@@ -351,16 +377,15 @@ async fn seal(store: Arc<store::embedded::Embedded>, layout: &Layout) -> Result<
     Ok(Arc::new(sealed))
 }
 
-async fn start_api(guard: Guard, node: &str, node_api: NodeApi, version: &Version, clock: Arc<SystemClock>, up: &Up) -> Result<ApiServer> {
+async fn start_api(guard: Guard, authority: &Authority, version: &Version, clock: Arc<SystemClock>, up: &Up) -> Result<ApiServer> {
     let ranges = up.service_cidr.parse().context("--service-cidr")?;
+    // As kubeadm's `apiserver-kubelet-client`.
+    let own = authority.client("kube-apiserver-kubelet-client", &["system:masters"], clock.now())?;
     let Guard { store, tokens, audit } = guard;
     let config = Config {
         store,
         registry: apiserver::kinds::builtin(),
-        nodes: Arc::new(OwnNode {
-            name: node.to_owned(),
-            api: node_api,
-        }),
+        nodes: Arc::new(Kubelets::new(authority, &own)?),
         tokens,
         audit: Some(audit),
         limits: Limits::default(),

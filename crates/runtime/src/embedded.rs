@@ -12,12 +12,15 @@
 mod adopt;
 mod client;
 mod container;
+mod counters;
+mod dial;
 mod files;
 mod hosts;
 mod images;
 mod pod;
 mod sandbox;
 mod seccomp;
+mod session;
 mod shim_exe;
 mod spec;
 mod usage;
@@ -39,7 +42,10 @@ pub use adopt::Purged;
 pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
-use crate::{Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig};
+use crate::{
+    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, PodCounters, Runtime, RuntimeError, SandboxConfig,
+    Session, StreamRequest,
+};
 use files::PodDir;
 use pod::Pod;
 use spec::Host;
@@ -212,6 +218,22 @@ impl Runtime for Embedded {
 
     async fn exec(&self, uid: &Uid, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError> {
         self.exec_in(&self.pod(uid)?, &id.0, request).await
+    }
+
+    async fn exec_stream(&self, uid: &Uid, id: &ContainerId, request: StreamRequest) -> Result<Session, RuntimeError> {
+        self.stream_in(&self.pod(uid)?, &id.0, request).await
+    }
+
+    async fn attach(&self, uid: &Uid, id: &ContainerId, request: AttachRequest) -> Result<Session, RuntimeError> {
+        self.attach_to(&self.pod(uid)?, &id.0, request).await
+    }
+
+    async fn dial(&self, uid: &Uid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError> {
+        self.dial_in(&*self.pod(uid)?, port).await
+    }
+
+    async fn counters(&self, uid: &Uid, disks: bool) -> Result<PodCounters, RuntimeError> {
+        self.counters_of(self.pod(uid)?, disks).await
     }
 
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {

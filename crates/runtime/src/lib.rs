@@ -1,13 +1,15 @@
 //! The [`Runtime`] and [`Network`] ports, and the embedded backend behind them.
 //!
 //! Reading order: this file (the ports), `embedded.rs` (the backend: one shim
-//! per pod), `image.rs` (pulling, unpacking and keeping images).
+//! per pod), `session.rs` (streams of processes), `image.rs` (pulling, unpacking and keeping images).
 //!
 //! This crate deliberately does not know the API server, pods' desired state,
 //! restart policies or how a network is made.
 
+mod counters;
 pub mod embedded;
 pub mod image;
+mod session;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -16,6 +18,11 @@ use std::time::Duration;
 use api::node::{ContainerId, NodeUsage, Observation, Uid};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+
+pub use counters::{ContainerCounters, Counters, PodCounters};
+pub use session::{AttachRequest, Ended, Input, Output, Session, StreamRequest, Terminal, TerminalSize};
+pub use shim::log_files;
+pub use shim::protocol::LogLimits;
 
 /// Which user, group and further groups a process runs as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -162,8 +169,12 @@ pub struct ContainerConfig {
     pub termination_message_from_log: bool,
     /// Keep standard input open.
     pub stdin: bool,
+    /// Close it for good when the first who attached to it is done.
+    pub stdin_once: bool,
     /// Give it a terminal.
     pub tty: bool,
+    /// When its log is rotated, and how much of it stays.
+    pub log_limits: LogLimits,
     /// Cgroup limits.
     pub resources: Resources,
     /// How soon the kernel kills it when memory runs out, -1000 to 1000. A host
@@ -298,6 +309,16 @@ pub trait Runtime: Send + Sync {
     async fn remove_sandbox(&self, pod: &Uid) -> Result<(), RuntimeError>;
     /// Runs a command in a running container and waits for it.
     async fn exec(&self, pod: &Uid, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError>;
+    /// Runs a command in a running container, its streams in the caller's
+    /// hands. That it cannot be started is told by the session's end.
+    async fn exec_stream(&self, pod: &Uid, id: &ContainerId, request: StreamRequest) -> Result<Session, RuntimeError>;
+    /// Joins the streams of a running container.
+    async fn attach(&self, pod: &Uid, id: &ContainerId, request: AttachRequest) -> Result<Session, RuntimeError>;
+    /// Connects to a TCP port on the loopback of the pod's network.
+    async fn dial(&self, pod: &Uid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError>;
+    /// The kernel's counters of the pod and its running containers; with
+    /// `disks` also the bytes they have written, which takes time.
+    async fn counters(&self, pod: &Uid, disks: bool) -> Result<PodCounters, RuntimeError>;
     /// What the pods use of the node. With `disk`, files are counted too,
     /// which takes its time.
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError>;

@@ -138,6 +138,12 @@ impl Trees {
             .map(|(_, mount)| mount.as_path())
     }
 
+    /// Mount point of the version 2 tree.
+    #[must_use]
+    pub fn v2_root(&self) -> Option<&Path> {
+        self.v2.as_deref()
+    }
+
     fn mounts(&self) -> impl Iterator<Item = &Path> {
         self.v2
             .as_deref()

@@ -7,6 +7,8 @@
 //!   (forgotten)
 //! ```
 
+mod streams;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,20 +20,18 @@ use rustix::pipe::PipeFlags;
 
 use crate::cgroup::Trees;
 use crate::create::{self, Made, Work};
-use crate::log::{self, LineSplitter, Stream};
+use crate::log;
 use crate::process::{StartFailure, exit_code, fork_worker};
 use crate::protocol::{ContainerStatus, CreateSpec, Refusal, State};
 use crate::record::{self, Cause, EXIT_FILE, ExitRecord, MESSAGE_FILE, RUN_FILE, RunRecord};
+
+pub(crate) use streams::{SINKS_MAX, Streams};
 
 /// Source: pod API reference, `terminationMessagePath`.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
 /// A worker that takes longer has failed.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Most read from one pipe before others get their turn.
-const READ_BYTES: usize = 16 << 10;
-const READS_MAX: u32 = 16;
 
 /// What an attempt is doing.
 #[derive(Debug)]
@@ -50,13 +50,6 @@ pub(crate) enum Phase {
     Exited(ExitRecord),
 }
 
-/// A pipe from the container.
-#[derive(Debug)]
-struct Output {
-    pipe: Option<OwnedFd>,
-    lines: LineSplitter,
-}
-
 /// One attempt.
 #[derive(Debug)]
 pub(crate) struct Container {
@@ -66,13 +59,7 @@ pub(crate) struct Container {
     pub(crate) pid: Option<i32>,
     pub(crate) dir: PathBuf,
     pub(crate) group: PathBuf,
-    log_path: PathBuf,
-    log: Option<File>,
-    /// Said once.
-    log_is_broken: bool,
-    outputs: [Output; 2],
-    /// Our end of its standard input, kept open for it.
-    stdin: Option<OwnedFd>,
+    pub(crate) streams: Streams,
     /// Closes when its program runs; before that, tells why it does not.
     report: Option<OwnedFd>,
     reported: Vec<u8>,
@@ -100,59 +87,47 @@ pub(crate) enum Step {
 impl Container {
     /// Forks the worker that makes it.
     pub(crate) fn create(spec: CreateSpec, dir: PathBuf, trees: &Trees, group: PathBuf, reaper: Option<i32>) -> io::Result<Self> {
-        let pipe = || -> io::Result<(OwnedFd, OwnedFd)> { Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?) };
-        let (stdout, stdout_end) = pipe()?;
-        let (stderr, stderr_end) = pipe()?;
-        let (result, result_end) = pipe()?;
-        let (report, report_end) = pipe()?;
-        let (stdin_end, stdin) = if spec.stdin {
-            let (read, write) = pipe()?;
-            (read, Some(write))
-        } else {
-            (OwnedFd::from(File::open("/dev/null")?), None)
-        };
-        for ours in [&stdout, &stderr, &result, &report] {
+        let (streams, ends) = Streams::open(&spec)?;
+        let (result, result_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (report, report_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        for ours in [&result, &report] {
             rustix::io::ioctl_fionbio(ours, true)?;
         }
-        let log = log::open(&spec.log_path)?;
         let mut container = Self {
             id: spec.id.clone(),
             phase: Phase::Created,
             pid: None,
             dir,
             group,
-            log_path: spec.log_path.clone(),
-            log: Some(log),
-            log_is_broken: false,
-            outputs: [(stdout, Stream::Stdout), (stderr, Stream::Stderr)].map(|(pipe, stream)| Output {
-                pipe: Some(pipe),
-                lines: LineSplitter::new(stream),
-            }),
-            stdin,
+            streams,
             report: Some(report),
             reported: Vec::new(),
             message_from_log: spec.message_from_log,
             message_file: spec.message_file,
             killing: false,
         };
-        let keep = [&stdin_end, &stdout_end, &stderr_end, &result_end, &report_end].map(AsRawFd::as_raw_fd);
+        let mut keep = [&ends.stdin, &ends.stdout, &ends.stderr, &result_end, &report_end]
+            .map(AsRawFd::as_raw_fd)
+            .to_vec();
+        keep.extend(ends.terminal.as_ref().map(AsRawFd::as_raw_fd));
+        let (result_number, report_number) = (result_end.as_raw_fd(), report_end.as_raw_fd());
         let birthplace = trees.birthplace(&container.group).map_err(io::Error::other)?;
         let worker = fork_worker(birthplace.as_ref(), &keep, || {
-            let [_, _, _, result, report] = keep;
             let work = Work {
                 spec,
                 dir: &container.dir,
                 trees,
                 group: &container.group,
                 reaper,
-                stdin: stdin_end,
-                stdout: stdout_end,
-                stderr: stderr_end,
-                report,
+                stdin: ends.stdin,
+                stdout: ends.stdout,
+                stderr: ends.stderr,
+                terminal: ends.terminal.as_ref().map(AsRawFd::as_raw_fd),
+                report: report_number,
             };
             let mut line = serde_json::to_vec(&create::make(work)).unwrap_or_default();
             line.push(b'\n');
-            i32::from(crate::process::write_all(result, &line).is_err())
+            i32::from(crate::process::write_all(result_number, &line).is_err())
         })?;
         container.phase = Phase::Creating {
             worker,
@@ -192,19 +167,14 @@ impl Container {
             Phase::Starting => self.report.as_ref().map(|fd| (fd, Watched::Report)),
             _ => None,
         };
-        let outputs = self
-            .outputs
-            .iter()
-            .enumerate()
-            .filter_map(|(n, output)| Some((output.pipe.as_ref()?, Watched::Output(n))));
-        result.into_iter().chain(report).chain(outputs)
+        result.into_iter().chain(report).chain(self.streams.descriptors())
     }
 
     /// When to look again although nothing happened.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Creating { deadline, .. } => Some(*deadline),
-            _ => None,
+            _ => self.streams.deadline(),
         }
     }
 
@@ -274,6 +244,7 @@ impl Container {
             }
         }
         self.report = None;
+        self.streams.take_terminal();
         if let Ok(failure) = serde_json::from_slice::<StartFailure>(&self.reported) {
             let exit = ExitRecord {
                 code: failure.code,
@@ -294,34 +265,6 @@ impl Container {
         let _ = record::write(&self.dir.join(RUN_FILE), &run, false);
         self.phase = Phase::Running { started_at_ns: now_ns };
         Step::Started
-    }
-
-    /// Copies what it wrote into its log. Gives up its turn after a while.
-    pub(crate) fn on_output(&mut self, which: usize, now_ns: i64) {
-        let mut buffer = [0; READ_BYTES];
-        let output = &mut self.outputs[which];
-        let mut lines = Vec::new();
-        for _ in 0..READS_MAX {
-            let Some(pipe) = &output.pipe else { break };
-            match rustix::io::read(pipe, &mut buffer) {
-                Ok(n @ 1..) => output.lines.push(now_ns, &buffer[..n], &mut lines),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => break,
-                Ok(_) | Err(_) => {
-                    output.lines.finish(now_ns, &mut lines);
-                    output.pipe = None;
-                }
-            }
-        }
-        if let Some(log) = self.log.as_mut().filter(|_| !lines.is_empty())
-            && let Err(cause) = log.write_all(&lines)
-            && !std::mem::replace(&mut self.log_is_broken, true)
-        {
-            eprintln!("writing {}: {cause}; output is lost as long as this lasts", self.log_path.display());
-        }
-        if self.outputs.iter().all(|output| output.pipe.is_none()) {
-            self.log = None;
-        }
     }
 
     /// Its first process ended: kills the rest, drains its output, records it.
@@ -350,9 +293,7 @@ impl Container {
 
     fn end(&mut self, mut exit: ExitRecord, trees: &Trees) {
         trees.kill(&self.group);
-        for which in 0..self.outputs.len() {
-            self.on_output(which, exit.finished_at_ns);
-        }
+        self.streams.end(exit.finished_at_ns, Instant::now());
         if exit.message.is_empty() {
             exit.message = self.last_words(exit.code);
         }
@@ -361,7 +302,6 @@ impl Container {
         }
         self.phase = Phase::Exited(exit);
         self.killing = true; // until its group is empty and gone
-        self.stdin = None;
     }
 
     fn last_words(&self, code: i32) -> String {
@@ -374,7 +314,7 @@ impl Container {
             Vec::new()
         };
         if written.is_empty() && self.message_from_log && code != 0 {
-            return log::tail(&self.log_path).unwrap_or_default();
+            return log::tail(self.streams.log_path()).unwrap_or_default();
         }
         String::from_utf8_lossy(log::last(&written, MESSAGE_BYTES_MAX)).into_owned()
     }
@@ -395,4 +335,8 @@ pub(crate) enum Watched {
     Result,
     Report,
     Output(usize),
+    /// It hands over its terminal.
+    Terminal,
+    /// Somebody attached can take more.
+    Sinks,
 }

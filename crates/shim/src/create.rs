@@ -9,7 +9,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -20,10 +20,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Trees;
 use crate::process;
-use crate::protocol::{CreateSpec, Refusal};
+use crate::protocol::{CreateSpec, Refusal, TerminalSize};
 use crate::rootfs::{self, Root};
 use crate::seccomp::Filters;
 use crate::stage;
+use crate::terminal;
 use crate::users;
 
 /// In the attempt's directory: libcontainer's own, and in that the socket the
@@ -60,6 +61,8 @@ pub(crate) struct Work<'a> {
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
+    /// The socket a terminal is handed over, if it is to have one.
+    pub(crate) terminal: Option<RawFd>,
     /// Closes when the program runs; before that, tells why it does not.
     pub(crate) report: RawFd,
 }
@@ -117,6 +120,7 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
         .map_err(|error| refused(&error))?
         .with_executor(Payload {
             report: work.report,
+            terminal: work.terminal,
             filters,
         })
         .with_stdin(work.stdin)
@@ -176,6 +180,7 @@ fn chain(error: &dyn Error) -> String {
 #[derive(Clone)]
 struct Payload {
     report: RawFd,
+    terminal: Option<RawFd>,
     filters: Filters,
 }
 
@@ -184,7 +189,18 @@ impl Executor for Payload {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let args = process.args().as_deref().unwrap_or_default();
         let env = process.env().as_deref().unwrap_or_default();
-        let failure = process::exec(args, env, &self.filters);
+        let terminal = self.terminal.map_or(Ok(()), |socket| {
+            // SAFETY: the number of the socket this process inherited.
+            let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+            terminal::take(socket, TerminalSize::default())
+        });
+        let failure = match terminal {
+            Ok(()) => process::exec(args, env, &self.filters),
+            Err(cause) => process::StartFailure {
+                code: process::CODE_NOT_STARTED,
+                message: format!("making its terminal: {cause}"),
+            },
+        };
         let line = serde_json::to_vec(&failure).unwrap_or_default();
         let _ = process::write_all(self.report, &line);
         Err(ExecutorError::Other(failure.message))

@@ -9,9 +9,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sched::CloneFlags;
 use nix::unistd::{ForkResult, Gid, Uid};
@@ -23,12 +23,42 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Trees;
 use crate::create::CONFIG_FILE;
 use crate::process::{self, CODE_NOT_STARTED, StartFailure};
-use crate::protocol::{EXEC_OUTPUT_BYTES_MAX, ExecSpec};
+use crate::protocol::{EXEC_OUTPUT_BYTES_MAX, TerminalSize};
 use crate::seccomp::Filters;
+use crate::terminal;
 
 /// Most read from its output before others get their turn; a pipe's worth.
 const READ_BYTES: usize = 16 << 10;
 const READS_MAX: u32 = 4;
+
+/// How often a session is looked for again: what is killed may have forked.
+const SWEEPS_MAX: u32 = 8;
+
+/// What a command's standard streams are to be.
+#[derive(Debug)]
+pub(crate) enum Stdio {
+    /// No input; the start of what it writes is kept.
+    Captured,
+    /// As given; what is missing is `/dev/null`.
+    Given {
+        stdin: Option<OwnedFd>,
+        stdout: Option<OwnedFd>,
+        stderr: Option<OwnedFd>,
+    },
+    /// A terminal, handed back over the socket.
+    Terminal { socket: OwnedFd, size: TerminalSize },
+}
+
+/// Where a command runs.
+pub(crate) struct Place<'a> {
+    /// The container's first process.
+    pub(crate) init: i32,
+    /// The attempt's directory.
+    pub(crate) dir: &'a Path,
+    pub(crate) trees: &'a Trees,
+    /// The container's cgroup.
+    pub(crate) group: &'a Path,
+}
 
 /// A command that runs.
 #[derive(Debug)]
@@ -40,6 +70,8 @@ pub(crate) struct Running {
     pub(crate) deadline: Option<Instant>,
     /// It was killed at its deadline.
     pub(crate) timed_out: bool,
+    /// It lives no longer than the connection that asked for it.
+    pub(crate) tied: bool,
     /// Standard output and error; `None` once closed.
     pub(crate) output: Option<OwnedFd>,
     /// Lines of [`Told`].
@@ -53,29 +85,48 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts `spec.command` in the container of process `init`.
-    pub(crate) fn start(spec: &ExecSpec, init: i32, dir: &Path, trees: &Trees, group: &Path) -> io::Result<Self> {
-        let (output, output_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    /// Starts `command` in a container.
+    pub(crate) fn start(command: &[String], stdio: Stdio, deadline: Option<Instant>, place: &Place<'_>) -> io::Result<Self> {
         let (report, report_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&output, true)?;
         rustix::io::ioctl_fionbio(&report, true)?;
-        let init = rustix::process::Pid::from_raw(init).ok_or_else(|| io::Error::other("the container has no process"))?;
-        let init = rustix::process::pidfd_open(init, rustix::process::PidfdFlags::empty())?;
-        let numbers = [output_end.as_raw_fd(), report_end.as_raw_fd(), init.as_raw_fd()];
-        let birthplace = trees.birthplace(group).map_err(io::Error::other)?;
-        let worker = process::fork_worker(birthplace.as_ref(), &numbers, || {
-            let [output, report, _] = numbers;
-            match enter(&init, dir, trees, group) {
-                Ok(process) => become_command(&process, &spec.command, output, report),
-                Err(cause) => tell(report, &Told::Failed(not_started(&format!("entering the container: {cause}")))),
+        let tied = !matches!(stdio, Stdio::Captured);
+        let (output, output_end) = match stdio {
+            Stdio::Captured => {
+                let (output, output_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+                rustix::io::ioctl_fionbio(&output, true)?;
+                (Some(output), Some(output_end))
             }
+            Stdio::Given { .. } | Stdio::Terminal { .. } => (None, None),
+        };
+        let init = rustix::process::Pid::from_raw(place.init).ok_or_else(|| io::Error::other("the container has no process"))?;
+        let init = rustix::process::pidfd_open(init, rustix::process::PidfdFlags::empty())?;
+        let number = |fd: &Option<OwnedFd>| fd.as_ref().map(AsRawFd::as_raw_fd);
+        let streams = match &stdio {
+            Stdio::Captured => Streams::Three(None, number(&output_end), number(&output_end)),
+            Stdio::Given { stdin, stdout, stderr } => Streams::Three(number(stdin), number(stdout), number(stderr)),
+            Stdio::Terminal { socket, size } => Streams::Terminal(socket.as_raw_fd(), *size),
+        };
+        let mut keep = vec![report_end.as_raw_fd(), init.as_raw_fd()];
+        match streams {
+            Streams::Three(stdin, stdout, stderr) => keep.extend([stdin, stdout, stderr].into_iter().flatten()),
+            Streams::Terminal(socket, _) => keep.push(socket),
+        }
+        let birthplace = place.trees.birthplace(place.group).map_err(io::Error::other)?;
+        let report_number = report_end.as_raw_fd();
+        let worker = process::fork_worker(birthplace.as_ref(), &keep, || match enter(&init, place) {
+            Ok(process) => become_command(&process, command, streams, report_number),
+            Err(cause) => tell(
+                report_number,
+                &Told::Failed(not_started(&format!("entering the container: {cause}"))),
+            ),
         })?;
         Ok(Self {
             worker,
             pid: None,
-            deadline: spec.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
+            deadline,
             timed_out: false,
-            output: Some(output),
+            tied,
+            output,
             report: Some(report),
             reported: Vec::new(),
             failure: None,
@@ -138,17 +189,51 @@ impl Running {
         let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
+
+    /// Kills everything in the command's session: a shell puts each job into
+    /// a process group of its own. What has made a session of its own stays.
+    pub(crate) fn kill_session(&self, trees: &Trees, group: &Path) {
+        self.kill();
+        let Some(leader) = self.pid else { return };
+        for _ in 0..SWEEPS_MAX {
+            let members = trees.processes(group).into_iter().filter(|pid| session_of(*pid) == Some(leader));
+            let members: Vec<_> = members.filter_map(rustix::process::Pid::from_raw).collect();
+            if members.is_empty() {
+                return;
+            }
+            for pid in members {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+/// The session of a process that still runs.
+fn session_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    // State, parent, process group, session.
+    let mut fields = rest.split(' ');
+    let state = fields.next()?;
+    fields.nth(2)?.parse().ok().filter(|_| !matches!(state, "Z" | "X"))
+}
+
+/// [`Stdio`] as a worker inherits it: by number.
+#[derive(Clone, Copy)]
+enum Streams {
+    Three(Option<RawFd>, Option<RawFd>, Option<RawFd>),
+    Terminal(RawFd, TerminalSize),
 }
 
 /// Moves the worker into the container; gives how its processes run.
-fn enter(init: &OwnedFd, dir: &Path, trees: &Trees, group: &Path) -> io::Result<(Process, Filters)> {
-    let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join(CONFIG_FILE))?)?;
-    let filters = Filters::of_attempt(dir)?;
+fn enter(init: &OwnedFd, place: &Place<'_>) -> io::Result<(Process, Filters)> {
+    let spec: Spec = serde_json::from_slice(&std::fs::read(place.dir.join(CONFIG_FILE))?)?;
+    let filters = Filters::of_attempt(place.dir)?;
     let process = spec
         .process()
         .clone()
         .ok_or_else(|| io::Error::other("the container's configuration names no process"))?;
-    trees.enter_v1(group).map_err(io::Error::other)?;
+    place.trees.enter_v1(place.group).map_err(io::Error::other)?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     // Network, IPC and UTS namespaces are the shim's own.
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
@@ -178,13 +263,13 @@ fn not_started(message: &str) -> StartFailure {
 }
 
 /// Forks into the process-id namespace; the child becomes the command.
-fn become_command((process, filters): &(Process, Filters), command: &[String], output: RawFd, report: RawFd) -> i32 {
+fn become_command((process, filters): &(Process, Filters), command: &[String], streams: Streams, report: RawFd) -> i32 {
     // SAFETY: this process has one thread.
     match unsafe { nix::unistd::fork() } {
         Ok(ForkResult::Parent { child }) => tell(report, &Told::Process(child.as_raw())),
         Ok(ForkResult::Child) => {
-            let failure = match prepare(process, output) {
-                Ok(()) => process::exec(command, process.env().as_deref().unwrap_or_default(), filters),
+            let failure = match prepare(process, streams) {
+                Ok(()) => process::exec(command, &environment(process, streams), filters),
                 Err(cause) => not_started(&format!("preparing the command: {cause}")),
             };
             tell(report, &Told::Failed(failure));
@@ -194,16 +279,27 @@ fn become_command((process, filters): &(Process, Filters), command: &[String], o
     }
 }
 
+/// The container's variables, and the kind of terminal where there is one.
+fn environment(process: &Process, streams: Streams) -> Vec<String> {
+    let mut env = process.env().clone().unwrap_or_default();
+    if matches!(streams, Streams::Terminal(..)) && !env.iter().any(|entry| entry.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
+    env
+}
+
 /// Makes the calling process like the container's own: session, standard
-/// descriptors, directory, user, capabilities.
-fn prepare(process: &Process, output: RawFd) -> io::Result<()> {
+/// streams, directory, user, capabilities.
+fn prepare(process: &Process, streams: Streams) -> io::Result<()> {
     rustix::process::setsid()?;
-    let null = File::open("/dev/null")?;
-    // SAFETY: the number of the pipe end this process inherited.
-    let output = unsafe { std::os::fd::BorrowedFd::borrow_raw(output) };
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(output)?;
-    rustix::stdio::dup2_stderr(output)?;
+    if let Streams::Three(stdin, stdout, stderr) = streams {
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        // SAFETY: numbers of descriptors this process inherited.
+        let given = |number: Option<RawFd>| number.map_or(null.as_fd(), |number| unsafe { BorrowedFd::borrow_raw(number) });
+        rustix::stdio::dup2_stdin(given(stdin))?;
+        rustix::stdio::dup2_stdout(given(stdout))?;
+        rustix::stdio::dup2_stderr(given(stderr))?;
+    }
     if let Some(score) = process.oom_score_adj() {
         std::fs::write("/proc/self/oom_score_adj", score.to_string())?;
     }
@@ -231,6 +327,11 @@ fn prepare(process: &Process, output: RawFd) -> io::Result<()> {
     rustix::thread::set_capabilities(None, sets)?;
     if process.no_new_privileges() == Some(true) {
         rustix::thread::set_no_new_privs(true)?;
+    }
+    if let Streams::Terminal(socket, size) = streams {
+        // Last: a terminal belongs to the user who opens it.
+        // SAFETY: the number of a socket this process inherited.
+        terminal::take(unsafe { BorrowedFd::borrow_raw(socket) }, size)?;
     }
     Ok(())
 }

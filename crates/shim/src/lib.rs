@@ -4,7 +4,8 @@
 //! `serve.rs` (the one loop), `sandbox.rs` (the namespaces a pod shares),
 //! `container.rs` (one attempt: made, started, ended), `create.rs` (the worker
 //! that makes it through libcontainer), `exec.rs` (further commands),
-//! `seccomp.rs` (filters on system calls), `log.rs` (CRI log lines), `record.rs` (what is left on disk),
+//! `sink.rs` (who is attached), `terminal.rs`, `seccomp.rs` (filters on system
+//! calls), `log.rs` (CRI log lines), `record.rs` (what is left on disk),
 //! `cgroup.rs` (v1, hybrid and v2 trees).
 //!
 //! One shim serves one pod. It holds the pod's network, IPC and UTS namespaces
@@ -32,7 +33,10 @@ mod rootfs;
 mod sandbox;
 pub mod seccomp;
 mod serve;
+mod sink;
 pub mod stage;
+mod terminal;
 mod users;
 
+pub use log::files_of as log_files;
 pub use serve::{ROLE, main};

@@ -3,10 +3,14 @@
 //! Source: kubernetes/design-proposals, "CRI: Log management for container
 //! stdout/stderr". `F` ends a line, `P` says that more of it follows.
 
-use std::fs::{self, File, OpenOptions};
+mod file;
+
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+pub(crate) use file::LogFile;
+pub use file::files_of;
 
 /// A longer line is split into parts of this size.
 pub(crate) const LINE_BYTES_MAX: usize = 16 << 10;
@@ -39,6 +43,8 @@ impl Stream {
 pub(crate) struct LineSplitter {
     stream: Stream,
     pending: Vec<u8>,
+    /// The last line written was a part, and its line goes on.
+    in_line: bool,
 }
 
 impl LineSplitter {
@@ -46,7 +52,17 @@ impl LineSplitter {
         Self {
             stream,
             pending: Vec::new(),
+            in_line: false,
         }
+    }
+
+    pub(crate) fn stream(&self) -> Stream {
+        self.stream
+    }
+
+    /// Whether the last line written goes on with the next one.
+    pub(crate) fn is_in_line(&self) -> bool {
+        self.in_line
     }
 
     /// Appends to `out` every line that `bytes` completes, and every full part.
@@ -82,6 +98,7 @@ impl LineSplitter {
         out.extend_from_slice(rest);
         out.push(b'\n');
         self.pending = Vec::new();
+        self.in_line = tag == 'P';
     }
 }
 
@@ -112,14 +129,6 @@ fn civil(days: i64) -> (i64, i64, i64) {
         month_from_march - 9
     };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
-/// Opens a container's log for appending, mode 0640; makes its directory.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
 /// The end of a log as plain text: at most 80 lines and 2048 bytes.

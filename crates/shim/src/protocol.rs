@@ -62,6 +62,21 @@ pub enum Request {
     },
     /// Run a command in it.
     Exec(ExecSpec),
+    /// Run a command whose streams the asking side holds. Their other ends
+    /// come with the first byte of the frame; see [`ExecStreamSpec`]. Answered
+    /// when the command has ended. It is killed when the connection closes, so
+    /// each such command has a connection of its own.
+    ExecStream(ExecStreamSpec),
+    /// Join the streams of a container; see [`AttachSpec`]. Answered when the
+    /// container has ended and everything it wrote is delivered. The
+    /// connection's end detaches.
+    Attach(AttachSpec),
+    /// Whoever is attached by this connection has no more input: closes the
+    /// container's standard input if that is to be done once.
+    CloseStdin {
+        /// Identity of the attempt.
+        id: String,
+    },
     /// Kill the command an earlier request of this connection started.
     CancelExec {
         /// Id of that request.
@@ -175,6 +190,15 @@ pub struct CreateSpec {
     pub log_path: PathBuf,
     /// Keep standard input open.
     pub stdin: bool,
+    /// Close it when the first who attached to it is done.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// Give it a terminal, which is then its input and its output.
+    #[serde(default)]
+    pub tty: bool,
+    /// How much of its log is kept.
+    #[serde(default)]
+    pub log_limits: LogLimits,
     /// Read the end of the log when the message file is empty and it failed.
     pub message_from_log: bool,
     /// The container has a file for its last words.
@@ -232,6 +256,84 @@ pub struct ExecSpec {
     /// Kill it after this long.
     pub timeout_ms: Option<u64>,
 }
+
+/// When a log is rotated, and how much of it stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    /// A file of at least this many bytes is put aside.
+    pub file_bytes_max: u64,
+    /// Files kept, the one being written included; at least 2.
+    pub files_max: u32,
+}
+
+/// Source: kubelet configuration, `containerLogMaxSize`, `containerLogMaxFiles`.
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self {
+            file_bytes_max: 10 << 20,
+            files_max: 5,
+        }
+    }
+}
+
+/// A command whose streams the asking side holds.
+///
+/// With a terminal one descriptor comes along: a socket over which the
+/// terminal is handed back, as [`HANDED_TERMINAL`] and its descriptor.
+/// Otherwise, in this order, those that are true: the end to read its input
+/// from, the ends to write its output and its errors to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecStreamSpec {
+    /// Identity of the attempt.
+    pub id: String,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// It gets standard input.
+    pub stdin: bool,
+    /// Its standard output is wanted.
+    pub stdout: bool,
+    /// Its standard error is wanted.
+    pub stderr: bool,
+    /// It gets a terminal of this size instead.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// Rows and columns of a terminal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+/// Which streams of a container are joined.
+///
+/// A socket comes along, and after it the ends to write output and errors to,
+/// those that are true. Over the socket the shim hands one byte:
+/// [`HANDED_TERMINAL`] or [`HANDED_STDIN`] with the descriptor to write input
+/// to, or [`HANDED_NOTHING`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachSpec {
+    /// Identity of the attempt.
+    pub id: String,
+    /// Its standard input is wanted.
+    pub stdin: bool,
+    /// Its standard output is wanted, from now on.
+    pub stdout: bool,
+    /// Its standard error is wanted, from now on.
+    pub stderr: bool,
+}
+
+/// Handed over with a terminal's controlling side.
+pub const HANDED_TERMINAL: u8 = b'T';
+/// Handed over with a pipe to a container's standard input.
+pub const HANDED_STDIN: u8 = b'P';
+/// Handed over alone: there is no input.
+pub const HANDED_NOTHING: u8 = b'-';
+
+/// Most descriptors that come with a frame.
+pub const DESCRIPTORS_MAX: usize = 3;
 
 /// The state of every attempt the shim knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -162,7 +162,7 @@ impl Shim {
             if self.closing.is_some() && self.close() {
                 return Ok(());
             }
-            self.clients.retain(|client| !client.gone);
+            self.bury_clients();
         }
     }
 
@@ -181,7 +181,8 @@ impl Shim {
         }
         for container in &self.containers {
             for (fd, what) in container.descriptors() {
-                watched.push((fd.as_fd(), PollFlags::IN, Ready::Container(container.id.clone(), what)));
+                let flags = if what == Watched::Sinks { PollFlags::OUT } else { PollFlags::IN };
+                watched.push((fd.as_fd(), flags, Ready::Container(container.id.clone(), what)));
             }
         }
         for (asker, _, exec) in &self.execs {
@@ -231,12 +232,20 @@ impl Shim {
         let late: Vec<String> = self
             .containers
             .iter()
-            .filter(|c| c.deadline().is_some_and(|at| at <= now))
+            .filter(|c| matches!(c.phase, Phase::Creating { .. }) && c.deadline().is_some_and(|at| at <= now))
             .inspect(|c| c.kill_worker())
             .map(|c| c.id.clone())
             .collect();
         for id in late {
             self.made(&id, true);
+        }
+        let mut detached = Vec::new();
+        for container in &mut self.containers {
+            let ended = container.has_ended();
+            detached.extend(container.streams.flush(now, ended));
+        }
+        for asker in detached {
+            self.answer(asker, &Answer::Done);
         }
         for container in self.containers.iter_mut().filter(|c| c.killing) {
             container.keep_killing(&self.trees);
@@ -314,9 +323,15 @@ impl Shim {
             Watched::Report => self.started(id),
             Watched::Output(which) => {
                 if let Some(container) = self.containers.iter_mut().find(|c| c.id == id) {
-                    container.on_output(which, now_ns());
+                    container.streams.on_output(which, now_ns(), Instant::now());
                 }
             }
+            Watched::Terminal => {
+                if let Some(container) = self.containers.iter_mut().find(|c| c.id == id) {
+                    container.streams.take_terminal();
+                }
+            }
+            Watched::Sinks => {} // flushed with the clocks
         }
     }
 

@@ -76,8 +76,8 @@ fn pending_pod(index: usize) -> Value {
     })
 }
 
-/// Waits for what every pod of a namespace needs.
-async fn account(client: &Client, namespace: &str) -> Result<()> {
+/// Waits for what every pod of a namespace needs: its ServiceAccount.
+pub(crate) async fn account(client: &Client, namespace: &str) -> Result<()> {
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
     let begun = Instant::now();
     while accounts.get_opt("default").await?.is_none() {

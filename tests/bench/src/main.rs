@@ -3,11 +3,14 @@
 //! host, the binary and the images.
 //!
 //! Reading order: this file, [`pods`] (starts, exits, deletions), [`objects`]
-//! (creates, gets, lists), [`load`] (long lists, many watchers), [`stats`].
+//! (creates, gets, lists), [`slices`] (endpoints follow readiness), [`probes`]
+//! (their schedule and cost), [`load`] (long lists, many watchers), [`stats`].
 
 mod load;
 mod objects;
 mod pods;
+mod probes;
+mod slices;
 mod stats;
 
 use std::path::{Path, PathBuf};
@@ -75,6 +78,8 @@ async fn measure(flags: Flags) -> Result<()> {
     let pods = pods::measure(&client, flags.rounds).await;
     let objects = objects::measure(&client, &flags.kubeconfig).await;
     let after = memory_kib(child.id())?;
+    let slices = slices::measure(&client).await;
+    let probes = probes::measure(&client, child.id()).await;
     let load = load::measure(&client, &flags.kubeconfig, child.id()).await;
     stop(child)?;
     let report = json!({
@@ -84,6 +89,8 @@ async fn measure(flags: Flags) -> Result<()> {
         "memory_kib": { "idle": idle, "after_the_run": after },
         "pods": pods?,
         "objects": objects?,
+        "slices": slices?,
+        "probes": probes?,
         "load": load?,
     });
     println!("{report:#}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Namespace, Pod};
 use kube::api::{Api, DeleteParams, PostParams, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -57,14 +57,40 @@ pub(crate) async fn measure(client: &Client, rounds: usize) -> Result<Value> {
         pods.delete(&name, &DeleteParams::default()).await?;
         wait_deleted(&mut changes, &name).await?;
     }
+    let restarts = restarts(&pods, &mut changes, rounds.min(30)).await?;
     let (burst, shims) = burst(&pods, &mut changes).await?;
     Ok(json!({
         "post_to_ready_ms": stats::summary(ready),
         "delete_to_deleted_ms": stats::summary(gone),
         "exit_to_status_ms": stats::summary(exits),
+        "exit_to_running_again_ms": stats::summary(restarts),
         "burst_of_50_last_ready_ms": burst,
         "shim_private_kib": shims,
     }))
+}
+
+/// From the end of a container to the status that says it runs again: the
+/// first restart, which has no back-off.
+async fn restarts(pods: &Api<Pod>, changes: &mut Changes, rounds: usize) -> Result<Vec<f64>> {
+    let mut times = Vec::new();
+    for round in 0..rounds {
+        let name = format!("again-{round}");
+        let marker = format!("97{round:04}");
+        let mut pod = marked(&name, &marker)?;
+        if let Some(spec) = &mut pod.spec {
+            spec.restart_policy = Some("Always".to_owned());
+        }
+        pods.create(&PostParams::default(), &pod).await?;
+        wait(changes, &name, is_ready).await?;
+        let pid = find_process(&marker)?;
+        let started = Instant::now();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        wait(changes, &name, runs_again).await?;
+        times.push(ms(started));
+        pods.delete(&name, &DeleteParams::default().grace_period(0)).await?;
+        wait_deleted(changes, &name).await?;
+    }
+    Ok(times)
 }
 
 async fn burst(pods: &Api<Pod>, changes: &mut Changes) -> Result<(f64, Value)> {
@@ -97,7 +123,7 @@ async fn burst(pods: &Api<Pod>, changes: &mut Changes) -> Result<(f64, Value)> {
     Ok((took, shims))
 }
 
-fn ms(since: Instant) -> f64 {
+pub(crate) fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
@@ -117,7 +143,7 @@ fn pod(name: &str, command: &[&str]) -> Result<Pod> {
     Ok(serde_json::from_value(json!({ "metadata": { "name": name }, "spec": spec }))?)
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod
         .status
         .as_ref()
@@ -128,13 +154,21 @@ fn is_ready(pod: &Pod) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn has_ended(pod: &Pod) -> bool {
-    let statuses = pod
-        .status
+fn container_statuses(pod: &Pod) -> &[ContainerStatus] {
+    pod.status
         .as_ref()
         .and_then(|status| status.container_statuses.as_deref())
-        .unwrap_or_default();
-    statuses
+        .unwrap_or_default()
+}
+
+fn runs_again(pod: &Pod) -> bool {
+    container_statuses(pod)
+        .iter()
+        .any(|status| status.restart_count == 1 && status.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    container_statuses(pod)
         .iter()
         .any(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()))
 }

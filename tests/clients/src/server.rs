@@ -21,8 +21,11 @@ struct NoNodes;
 
 #[async_trait::async_trait]
 impl NodeProxy for NoNodes {
-    async fn call(&self, node: &str, _request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
-        Err(Status::unavailable(format!("there is no node {node}: this is an API server alone")))
+    async fn call(&self, node: &apiserver::NodeAddress, _request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        Err(Status::unavailable(format!(
+            "there is no node {}: this is an API server alone",
+            node.node
+        )))
     }
 }
 

@@ -233,8 +233,11 @@ fn root_what_is_not_done_yet_is_refused_by_name() {
             "  volumes:\n  - name: v\n    persistentVolumeClaim: { claimName: c }\n",
             "spec.volumes[0]",
         ),
-        ("    tty: true\n", "spec.containers[0].tty"),
-        ("    stdin: true\n", "spec.containers[0].stdin"),
+        ("  hostUsers: false\n", "spec.hostUsers"),
+        (
+            "    securityContext: { appArmorProfile: { type: RuntimeDefault } }\n",
+            "spec.containers[0].securityContext.appArmorProfile",
+        ),
     ] {
         let refusal = format!("{:#}", platform.create(&format!("{}\n{more}", manifest.trim_end())).unwrap_err());
         assert!(refusal.contains(field) && refusal.contains("Forbidden"), "{refusal}");

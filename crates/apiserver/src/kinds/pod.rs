@@ -52,6 +52,9 @@ pub(super) fn row() -> Resource {
             Subresource::Log,
             Subresource::EphemeralContainers,
             Subresource::Proxy,
+            Subresource::Exec,
+            Subresource::Attach,
+            Subresource::PortForward,
         ],
         ..plain("", "Pod", "pods", "pods")
     }

@@ -68,6 +68,8 @@ fn every_row_is_there_once() {
             "coordination.k8s.io/v1 leases.coordination.k8s.io ",
             "discovery.k8s.io/v1 endpointslices.discovery.k8s.io ",
             "events.k8s.io/v1 events.events.k8s.io ev",
+            "metrics.k8s.io/v1beta1 nodes.metrics.k8s.io ",
+            "metrics.k8s.io/v1beta1 pods.metrics.k8s.io ",
             "node.k8s.io/v1 runtimeclasses.node.k8s.io ",
             "policy/v1 poddisruptionbudgets.policy pdb",
             "rbac.authorization.k8s.io/v1 clusterrolebindings.rbac.authorization.k8s.io ",
@@ -82,7 +84,7 @@ fn every_row_is_there_once() {
     for row in registry.rows() {
         assert_eq!(
             row.schema.group_version_kind(),
-            Some((row.id.group.as_str(), "v1", row.id.kind.as_str()))
+            Some((row.id.group.as_str(), row.id.version.as_str(), row.id.kind.as_str()))
         );
         assert!(
             row.columns.iter().filter(|column| column.name == "Name").count() == 1,

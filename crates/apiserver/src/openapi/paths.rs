@@ -142,6 +142,9 @@ impl Subject<'_> {
         match (verb, self.subresource) {
             ("get", Some(Subresource::Log)) => parameters::LOG,
             (_, Some(Subresource::Proxy)) => &["path"],
+            (_, Some(Subresource::Exec)) => &["command", "container", "stderr", "stdin", "stdout", "tty"],
+            (_, Some(Subresource::Attach)) => &["container", "stderr", "stdin", "stdout", "tty"],
+            (_, Some(Subresource::PortForward)) => &["ports"],
             ("get", _) => &[],
             _ if self.connects() => &[],
             ("create" | "update", _) => parameters::CREATE,

@@ -40,7 +40,7 @@ pub(crate) async fn get(call: Call) -> Result<Response<Body>, Status> {
     let request = Request::get(uri)
         .body(body::empty())
         .map_err(|error| Status::internal(&error.to_string()))?;
-    let response = call.core.nodes.call(node, request).await?;
+    let response = call.core.ask_node(node, request).await?;
     if !response.status().is_success() {
         return Err(refused(node, response).await);
     }
@@ -87,7 +87,7 @@ async fn refused(node: &str, response: Response<Body>) -> Status {
     }
 }
 
-fn escape(segment: &str) -> String {
+pub(super) fn escape(segment: &str) -> String {
     utf8_percent_encode(segment, NON_ALPHANUMERIC).to_string()
 }
 
@@ -141,7 +141,7 @@ fn names(pod: &Object, list: &str) -> Vec<String> {
 }
 
 /// The container that is meant.
-fn container(pod: &Object, asked: Option<&str>) -> Result<String, Status> {
+pub(super) fn container(pod: &Object, asked: Option<&str>) -> Result<String, Status> {
     let regular = names(pod, "spec.containers");
     let init = names(pod, "spec.initContainers");
     let ephemeral = names(pod, "spec.ephemeralContainers");

@@ -10,7 +10,7 @@
 //! `pkg/registry/core/{pod,node}/strategy.go` `ResourceLocation`,
 //! `apimachinery/pkg/util/proxy/{upgradeaware,transport}.go`.
 
-mod dial;
+pub(crate) mod dial;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,6 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ur
 use serde_json::Value;
 
 use super::log::through;
+use super::upgrade;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::request::proxied;
@@ -185,11 +186,14 @@ pub(crate) async fn connect(mut call: Call) -> Result<Response<Body>, Status> {
         Destination::Address { address, .. } => address.to_string(),
     };
     let response = match destination {
-        Destination::NodeApi(node) => call.core.nodes.call(&node, request).await?,
+        Destination::NodeApi(node) => call.core.ask_node(&node, request).await?,
         Destination::Address { https, address } => dial::exchange(https, address, request)
             .await
             .map_err(|error| unreachable_at(&error.to_string()))?,
     };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(upgrade::pass(call, response));
+    }
     let (mut head, body) = response.into_parts();
     drop_headers(&mut head.headers, &HOP_BY_HOP);
     drop_headers(&mut head.headers, &CORS);
@@ -213,7 +217,12 @@ fn onward(call: &Call, tail: &str) -> Result<Request<Body>, Status> {
     *request.method_mut() = call.method.clone();
     *request.uri_mut() = Uri::from(path);
     let mut headers = call.headers.clone();
+    let upgrade = headers.get(header::UPGRADE).filter(|_| call.upgrade.is_some()).cloned();
     drop_headers(&mut headers, &HOP_BY_HOP);
+    if let Some(upgrade) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, upgrade);
+    }
     drop_headers(&mut headers, &IDENTITY);
     let extra: Vec<HeaderName> = headers
         .keys()

@@ -76,12 +76,6 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
         host,
         ..
     } = parts;
-    if container.tty {
-        return Err(format!(
-            "container {}: tty is not supported yet; remove \"tty: true\"",
-            container.name
-        ));
-    }
     let args = command_line(container, image);
     if args.is_empty() {
         return Err("no command specified: neither the container nor its image names one".to_owned());
@@ -198,7 +192,10 @@ fn command_line(container: &ContainerConfig, image: &ImageConfig) -> Vec<String>
 
 /// Later ones replace earlier ones of the same name.
 fn environment(sandbox: &SandboxConfig, container: &ContainerConfig, image: &ImageConfig) -> Vec<String> {
-    let defaults = [PATH.to_owned(), format!("HOSTNAME={}", sandbox.hostname)];
+    let mut defaults = vec![PATH.to_owned(), format!("HOSTNAME={}", sandbox.hostname)];
+    if container.tty {
+        defaults.push("TERM=xterm".to_owned());
+    }
     let own = container.env.iter().map(|(name, value)| format!("{name}={value}"));
     let mut env: Vec<String> = Vec::new();
     for entry in defaults.into_iter().chain(image.env.iter().cloned()).chain(own) {

@@ -159,9 +159,12 @@ impl Node {
         sandbox(&self.place.root, n)
     }
 
+    /// With what rotation has put aside.
     pub(crate) fn log(&self, n: u32, container: &str, attempt: u32) -> String {
         let path = self.sandbox(n).log_dir.join(container).join(format!("{attempt}.log"));
-        std::fs::read_to_string(path).unwrap()
+        let files = runtime::log_files(&path).unwrap();
+        assert!(!files.is_empty(), "no log {}", path.display());
+        files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
     }
 
     /// Output without times: `stdout F text`.

@@ -1,17 +1,23 @@
 //! The shim's connections.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{Asker, Shim};
-use crate::protocol::{Answer, Decoder, Envelope, FrameError, Refusal, Request, VERSION, encode};
+use super::{Asker, EXECS_MAX, Shim};
+use crate::container::SINKS_MAX;
+use crate::protocol::{Answer, DESCRIPTORS_MAX, Decoder, Envelope, FrameError, Refusal, Request, VERSION, encode};
 
-/// An agent, its successor, and a person looking.
-const CLIENTS_MAX: usize = 16;
+/// An agent, its successor, a person looking, and every session one has open.
+const CLIENTS_MAX: usize = 16 + EXECS_MAX + SINKS_MAX;
+/// Descriptors received and not yet asked for.
+const RECEIVED_MAX: usize = 2 * DESCRIPTORS_MAX;
 /// A client that does not read is dropped.
 const UNREAD_BYTES_MAX: usize = 8 << 20;
 /// How long parting clients may take to read the last answer.
@@ -21,6 +27,8 @@ pub(super) struct Client {
     pub(super) serial: u64,
     pub(super) stream: UnixStream,
     decoder: Decoder,
+    /// Came with frames, in their order.
+    received: VecDeque<OwnedFd>,
     pub(super) unsent: VecDeque<u8>,
     pub(super) gone: bool,
 }
@@ -35,6 +43,7 @@ impl Shim {
                 serial: self.next_client,
                 stream,
                 decoder: Decoder::default(),
+                received: VecDeque::new(),
                 unsent: VecDeque::new(),
                 gone: false,
             });
@@ -48,7 +57,7 @@ impl Shim {
         };
         flush(client);
         loop {
-            match rustix::io::read(&client.stream, &mut self.buffer) {
+            match receive(&client.stream, &mut self.buffer, &mut client.received) {
                 Ok(0) => {
                     client.gone = true;
                     break;
@@ -82,6 +91,29 @@ impl Shim {
                 }
             }
         }
+    }
+
+    /// The next `count` descriptors that came with a client's frames; fewer if
+    /// it has not sent as many.
+    pub(super) fn received(&mut self, asker: Asker, count: usize) -> Vec<OwnedFd> {
+        let client = self.clients.iter_mut().find(|c| c.serial == asker.0);
+        client.map_or_else(Vec::new, |client| {
+            let count = count.min(client.received.len());
+            client.received.drain(..count).collect()
+        })
+    }
+
+    /// Ends what lives no longer than its connection.
+    pub(super) fn bury_clients(&mut self) {
+        for gone in self.clients.iter().filter(|client| client.gone).map(|client| client.serial) {
+            for (_, id, exec) in self.execs.iter().filter(|((client, _), ..)| *client == gone) {
+                if let Some(container) = self.containers.iter().find(|c| c.id == *id).filter(|_| exec.tied) {
+                    exec.kill_session(&self.trees, &container.group);
+                }
+            }
+            self.containers.iter_mut().for_each(|container| container.streams.detach(gone));
+        }
+        self.clients.retain(|client| !client.gone);
     }
 
     pub(super) fn tell_all(&mut self, id: &str) {
@@ -119,6 +151,21 @@ impl Shim {
             let _ = client.stream.write_all(client.unsent.make_contiguous());
         }
     }
+}
+
+/// Reads bytes, and keeps the descriptors that come with them.
+fn receive(stream: &UnixStream, buffer: &mut [u8], received: &mut VecDeque<OwnedFd>) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut attached = RecvAncillaryBuffer::new(&mut space);
+    let got = recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut attached, RecvFlags::CMSG_CLOEXEC)?;
+    for message in attached.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            received.extend(descriptors);
+        }
+    }
+    // What nobody asks for is closed.
+    received.truncate(RECEIVED_MAX);
+    Ok(got.bytes)
 }
 
 fn send(client: &mut Client, frame: &[u8]) {

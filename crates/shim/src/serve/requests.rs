@@ -1,13 +1,15 @@
 //! What an agent asks, done or begun.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::{Asker, EXECS_MAX, Shim, trim_heap};
-use crate::container::{Container, Phase};
-use crate::exec::Running;
-use crate::protocol::{Answer, CreateSpec, ExecSpec, Refusal, Request, SandboxSpec, Status, VERSION};
+use crate::container::{Container, Phase, SINKS_MAX};
+use crate::exec::{Place, Running, Stdio};
+use crate::protocol::{Answer, AttachSpec, CreateSpec, ExecStreamSpec, Refusal, Request, SandboxSpec, Status, VERSION};
 use crate::record::CONTAINERS_DIR;
 use crate::sandbox::Sandbox;
+use crate::sink::Sink;
 
 impl Shim {
     pub(super) fn ask(&mut self, asker: Asker, request: Request) {
@@ -40,7 +42,18 @@ impl Shim {
                 }
                 None => self.not_found(asker, &id),
             },
-            Request::Exec(spec) => self.exec(asker, &spec),
+            Request::Exec(spec) => {
+                let deadline = spec.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+                self.exec(asker, &spec.id, &spec.command, Stdio::Captured, deadline);
+            }
+            Request::ExecStream(spec) => self.exec_stream(asker, spec),
+            Request::Attach(spec) => self.attach(asker, &spec),
+            Request::CloseStdin { id } => {
+                if let Some(container) = self.containers.iter_mut().find(|c| c.id == id) {
+                    container.streams.close_stdin(asker.0);
+                }
+                self.answer(asker, &Answer::Done);
+            }
             Request::CancelExec { request } => {
                 if let Some((_, _, exec)) = self.execs.iter().find(|(a, ..)| *a == (asker.0, request)) {
                     exec.kill();
@@ -159,12 +172,12 @@ impl Shim {
         }
     }
 
-    fn exec(&mut self, asker: Asker, spec: &ExecSpec) {
-        let Some(container) = self.containers.iter().find(|c| c.id == spec.id) else {
-            return self.not_found(asker, &spec.id);
+    fn exec(&mut self, asker: Asker, id: &str, command: &[String], stdio: Stdio, deadline: Option<Instant>) {
+        let Some(container) = self.containers.iter().find(|c| c.id == id) else {
+            return self.not_found(asker, id);
         };
         let (Phase::Running { .. }, Some(init)) = (&container.phase, container.pid) else {
-            return self.refuse(asker, Refusal::Unsupported, format!("container {} is not running", spec.id));
+            return self.refuse(asker, Refusal::Unsupported, format!("container {id} is not running"));
         };
         if self.execs.len() >= EXECS_MAX {
             return self.refuse(
@@ -173,13 +186,78 @@ impl Shim {
                 format!("{EXECS_MAX} commands already run in this pod; wait for one to end"),
             );
         }
-        match Running::start(spec, init, &container.dir, &self.trees, &container.group) {
-            Ok(running) => self.execs.push((asker, spec.id.clone(), running)),
-            Err(cause) => self.refuse(
-                asker,
-                Refusal::System,
-                format!("running a command in container {}: {cause}", spec.id),
-            ),
+        let place = Place {
+            init,
+            dir: &container.dir,
+            trees: &self.trees,
+            group: &container.group,
+        };
+        match Running::start(command, stdio, deadline, &place) {
+            Ok(running) => self.execs.push((asker, id.to_owned(), running)),
+            Err(cause) => self.refuse(asker, Refusal::System, format!("running a command in container {id}: {cause}")),
         }
+    }
+
+    fn exec_stream(&mut self, asker: Asker, spec: ExecStreamSpec) {
+        let wanted = [spec.stdin, spec.stdout, spec.stderr];
+        let count = match spec.terminal {
+            Some(_) => 1,
+            None => wanted.iter().filter(|wanted| **wanted).count(),
+        };
+        let descriptors = self.received(asker, count);
+        if descriptors.len() != count {
+            return self.missing(asker, count);
+        }
+        let mut descriptors = descriptors.into_iter();
+        let stdio = match (spec.terminal, descriptors.len()) {
+            (Some(size), 1) => descriptors.next().map(|socket| Stdio::Terminal { socket, size }),
+            _ => {
+                let [stdin, stdout, stderr] = wanted.map(|wanted| wanted.then(|| descriptors.next()).flatten());
+                Some(Stdio::Given { stdin, stdout, stderr })
+            }
+        };
+        match stdio {
+            Some(stdio) => self.exec(asker, &spec.id, &spec.command, stdio, None),
+            None => self.missing(asker, count),
+        }
+    }
+
+    fn attach(&mut self, asker: Asker, spec: &AttachSpec) {
+        let wanted = [true, spec.stdout, spec.stderr];
+        let count = wanted.iter().filter(|wanted| **wanted).count();
+        let mut descriptors = self.received(asker, count).into_iter();
+        let [socket, stdout, stderr] = wanted.map(|wanted| wanted.then(|| descriptors.next()).flatten());
+        let Some(socket) = socket.filter(|_| stdout.is_some() == spec.stdout && stderr.is_some() == spec.stderr) else {
+            return self.missing(asker, count);
+        };
+        let Some(container) = self.containers.iter_mut().find(|c| c.id == spec.id) else {
+            return self.not_found(asker, &spec.id);
+        };
+        if !matches!(container.phase, Phase::Running { .. }) {
+            return self.refuse(asker, Refusal::Unsupported, format!("container {} is not running", spec.id));
+        }
+        if container.streams.is_crowded() {
+            let message = format!("{SINKS_MAX} are already attached to this container; wait for one to detach");
+            return self.refuse(asker, Refusal::System, message);
+        }
+        let ready = [&stdout, &stderr]
+            .into_iter()
+            .flatten()
+            .try_for_each(|pipe| rustix::io::ioctl_fionbio(pipe, true));
+        let sink = Sink::new(asker, spec.stdin, stdout, stderr);
+        let attached = ready
+            .map_err(io::Error::from)
+            .and_then(|()| container.streams.attach(sink, &socket));
+        if let Err(cause) = attached {
+            self.refuse(asker, Refusal::System, format!("attaching to container {}: {cause}", spec.id));
+        }
+    }
+
+    fn missing(&mut self, asker: Asker, count: usize) {
+        self.refuse(
+            asker,
+            Refusal::Unsupported,
+            format!("the request needs {count} descriptors with its first byte"),
+        );
     }
 }

@@ -483,27 +483,6 @@ const CONTAINER: &[Missing<OfContainer>] = &[
         at: |of| many("resizePolicy", &of.container.resize_policy),
     },
     Missing {
-        what: "keep standard input open",
-        instead: "a file from a ConfigMap as the program's input",
-        fields: &["stdin"],
-        when: "`true`",
-        at: |of| given("stdin", of.container.stdin == Some(true)),
-    },
-    Missing {
-        what: "keep standard input open",
-        instead: "a file from a ConfigMap as the program's input",
-        fields: &["stdinOnce"],
-        when: "`true`",
-        at: |of| given("stdinOnce", of.container.stdin_once == Some(true)),
-    },
-    Missing {
-        what: "give containers a terminal",
-        instead: "`script -qc COMMAND /dev/null` in the container",
-        fields: &["tty"],
-        when: "`true`",
-        at: |of| given("tty", of.container.tty == Some(true)),
-    },
-    Missing {
         what: "apply AppArmor profiles",
         instead: "a seccomp profile, and dropped capabilities",
         fields: &[

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -33,12 +33,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why the other side gave no answer, in the words of Go's `net/http`, which
 /// users search for.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ExchangeError {
+pub(crate) enum ExchangeError {
     /// No connection.
     #[error("dial tcp {address}: {}", dial_words(source))]
     Dial {
         /// Whom.
-        address: SocketAddr,
+        address: String,
         /// Why not.
         source: io::Error,
     },
@@ -101,15 +101,53 @@ fn http_words(error: &hyper::Error) -> String {
 /// # Errors
 /// When nobody listens, TLS fails, or what is answered is not HTTP.
 pub(super) async fn exchange(https: bool, address: SocketAddr, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
-    let late = || io::Error::from(io::ErrorKind::TimedOut);
-    let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(address)).await;
-    let stream = dialled
-        .unwrap_or_else(|_| Err(late()))
-        .map_err(|source| ExchangeError::Dial { address, source })?;
-    if !https {
-        return over(stream, request).await;
+    let stream = dial(&address.ip().to_string(), address.port()).await?;
+    if https {
+        secured(tls(), ServerName::from(address.ip()), stream, request).await
+    } else {
+        over(stream, request).await
     }
-    let connecting = TlsConnector::from(tls()).connect(ServerName::from(address.ip()), stream);
+}
+
+/// The same over TLS of one's own, to a host by name or address.
+///
+/// # Errors
+/// As [`exchange`].
+pub(crate) async fn exchange_with(
+    tls: Arc<ClientConfig>,
+    host: &str,
+    port: u16,
+    request: Request<Body>,
+) -> Result<Response<Body>, ExchangeError> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| ExchangeError::Tls {
+        source: io::Error::other(error),
+    })?;
+    let stream = dial(host, port).await?;
+    secured(tls, name, stream, request).await
+}
+
+fn late() -> io::Error {
+    io::Error::from(io::ErrorKind::TimedOut)
+}
+
+async fn dial(host: &str, port: u16) -> Result<TcpStream, ExchangeError> {
+    let failed = |source| ExchangeError::Dial {
+        address: format!("{host}:{port}"),
+        source,
+    };
+    let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host, port))).await;
+    let stream = dialled.unwrap_or_else(|_| Err(late())).map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    Ok(stream)
+}
+
+async fn secured(
+    tls: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    stream: TcpStream,
+    request: Request<Body>,
+) -> Result<Response<Body>, ExchangeError> {
+    let connecting = TlsConnector::from(tls).connect(name, stream);
     let secured = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
     let stream = secured
         .unwrap_or_else(|_| Err(late()))
@@ -125,7 +163,7 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let mut connection: Driver = Box::pin(async move {
         // What went wrong is said by the request or the body.
-        let _ = connection.await;
+        let _ = connection.with_upgrades().await;
     });
     let mut driven = true;
     let mut sending = pin!(sender.send_request(request));
@@ -136,6 +174,11 @@ where
             () = &mut connection, if driven => driven = false,
         }
     };
+    if driven && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // It ends by handing the connection over.
+        connection.as_mut().await;
+        driven = false;
+    }
     Ok(response.map(|body| {
         let body = Driven {
             body,

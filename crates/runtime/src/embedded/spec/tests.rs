@@ -297,13 +297,26 @@ fn namespaces_follow_the_pod() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_refused_by_name() {
+fn a_container_with_a_terminal_is_told_its_kind() {
     let tty = ContainerConfig {
         name: "app".into(),
+        command: vec!["sh".into()],
         tty: true,
         ..ContainerConfig::default()
     };
-    assert!(spec_of(&sandbox(), &tty, HYBRID).unwrap_err().contains("tty is not supported yet"));
+    let env = |config: &ContainerConfig| {
+        let spec = spec_of(&sandbox(), config, HYBRID).unwrap();
+        serde_json::from_value::<Vec<String>>(spec["process"]["env"].clone()).unwrap()
+    };
+    assert!(env(&tty).contains(&"TERM=xterm".to_owned()));
+    let own = ContainerConfig {
+        env: vec![("TERM".into(), "dumb".into())],
+        ..tty
+    };
+    assert_eq!(
+        env(&own).iter().filter(|e| e.starts_with("TERM=")).collect::<Vec<_>>(),
+        ["TERM=dumb"]
+    );
 }
 
 #[test]

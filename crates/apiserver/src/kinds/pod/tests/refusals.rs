@@ -17,11 +17,13 @@ fn refused(pod: &Object, paths: &[&str]) {
 
 #[test]
 fn the_words_of_a_refusal() {
-    let said = created(&with(json!({ "tty": true })));
+    let said = created(&with(
+        json!({ "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }] }),
+    ));
     assert_eq!(
         said,
         [format!(
-            "spec.containers[0].tty: Forbidden: Lifepod {} does not give containers a terminal yet",
+            "spec.containers[0].resizePolicy: Forbidden: Lifepod {} does not resize containers in place yet",
             env!("CARGO_PKG_VERSION")
         )]
     );
@@ -36,8 +38,6 @@ fn parts_of_a_container() {
             json!({ "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }] }),
             "resizePolicy",
         ),
-        (json!({ "stdin": true }), "stdin"),
-        (json!({ "tty": true }), "tty"),
         (
             json!({ "securityContext": { "seLinuxOptions": { "level": "s0" } } }),
             "securityContext.seLinuxOptions",
@@ -115,7 +115,7 @@ fn what_works_is_not_refused() {
         "command": ["sh"], "args": ["-c", "$(A)"], "workingDir": "/", "env": [{ "name": "A", "value": "b" }, { "name": "B" }, { "name": "C", "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } } }],
         "volumeMounts": [{ "name": "v", "mountPath": "/v", "subPath": "a", "readOnly": true, "recursiveReadOnly": "Enabled" }], "envFrom": [{ "secretRef": { "name": "s" }, "prefix": "P_" }],
         "ports": [{ "containerPort": 80, "name": "http" }], "imagePullPolicy": "Never", "terminationMessagePath": "/t",
-        "resources": { "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m" } }, "stdin": false, "tty": false,
+        "resources": { "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m" } }, "stdin": true, "stdinOnce": true, "tty": true,
         "securityContext": {
             "privileged": true, "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] }, "readOnlyRootFilesystem": true, "procMount": "Default",
         },
@@ -141,7 +141,9 @@ fn what_works_is_not_refused() {
 
 #[test]
 fn what_is_wrong_is_said_before_what_is_not_done() {
-    let said = created(&with(json!({ "name": "A_b", "tty": true })));
+    let said = created(&with(
+        json!({ "name": "A_b", "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }] }),
+    ));
     assert!(
         said.len() == 1 && said[0].starts_with("spec.containers[0].name: Invalid value"),
         "{said:?}"
