@@ -96,8 +96,10 @@ fn root_data_outlives_the_pod_and_goes_with_its_claim() {
     );
     let volume = cells[2].to_owned();
     let shown = platform.ok(&["get", "pv", &volume, "--no-headers"]).unwrap();
-    assert!(
-        shown.contains("64Mi       RWO            Delete           Bound    default/data   local-path"),
+    let cells: Vec<&str> = shown.split_whitespace().collect();
+    assert_eq!(
+        cells[1..7],
+        ["64Mi", "RWO", "Delete", "Bound", "default/data", "local-path"],
         "{shown}"
     );
     let dir = directories(&platform).pop().unwrap();
