@@ -96,6 +96,9 @@ fn of_claim(storage: &Storage, claim: &PersistentVolumeClaim, chosen: &mut BTree
     let Some(volume) = storage.volumes.get(volume_name(claim)) else {
         return Vec::new(); // it may come
     };
+    if chosen.contains(name(volume)) {
+        return Vec::new(); // another claim is being joined with it: the next look tells
+    }
     let taken = volume.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_some());
     if taken && !is_for(volume, claim) {
         let message = format!("volume {:?} already bound to a different claim.", name(volume));
