@@ -1,8 +1,8 @@
 //! Scheduler and controllers: loops that need only the API.
 //!
 //! Reading order: [`scheduler`]; [`namespace`], [`namespace_content`];
-//! [`node_lifecycle`], [`pod_gc`]; [`storage`], [`persistent_volume`]; [`backend`],
-//! [`endpoint_slice`], [`endpoints`], [`publish`]; here is what
+//! [`node_lifecycle`], [`pod_gc`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`];
+//! [`garbage`]; [`disruption`], [`quota`]; [`storage`], [`persistent_volume`]; here is what
 //! joins them.
 //!
 //! This crate deliberately does not know the store, the node, its runtime or
@@ -17,16 +17,21 @@ use tokio_util::sync::CancellationToken;
 pub mod backend;
 pub mod cluster_role_aggregation;
 pub mod csr;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoints;
+pub mod garbage;
 pub mod namespace;
 pub mod namespace_content;
 pub mod node_lifecycle;
 pub mod persistent_volume;
 pub mod pod_gc;
 pub mod publish;
+mod queue;
+pub mod quota;
 pub mod scheduler;
 pub mod storage;
+mod work;
 
 /// What the scheduler and the controllers are to do.
 #[derive(Clone)]
@@ -86,6 +91,9 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
         shutdown.clone(),
     ));
     tasks.spawn(publish::run(controllers.client("endpoint-controller"), shutdown.clone()));
+    tasks.spawn(disruption::run(controllers.client("disruption-controller"), shutdown.clone()));
+    tasks.spawn(quota::run(controllers.client("resourcequota-controller"), shutdown.clone()));
+    tasks.spawn(garbage::run(controllers.client("generic-garbage-collector"), shutdown.clone()));
     tasks.spawn(node_lifecycle::run(controllers.client("node-controller"), shutdown.clone()));
     tasks.spawn(persistent_volume::run(
         controllers.client("persistent-volume-binder"),
