@@ -280,6 +280,16 @@ impl Platform {
         clock: Arc<SystemClock>,
         (thresholds, drain): (lifecycle::evict::Settings, Option<Drain>),
     ) {
+        let provisioner = kubelet::local_path::Options {
+            client: client_as(&self.api, client::Identity::controller("local-path-provisioner")),
+            root: self.layout.local_path(),
+            node: node.name.clone(),
+        };
+        let provisioning = kubelet::local_path::run(provisioner, clock.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            provisioning.await;
+            Ok(())
+        });
         let options = kubelet::Options {
             client: client_as(&self.api, client::Identity::node(&node.name)),
             runtime: self.parts.runtime.clone() as Arc<dyn Runtime>,
