@@ -14,7 +14,7 @@ use api::typed::{Node, Pod, WireQuantity};
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use lifecycle::{Action, Failure, FailureClass, Input, Outcome, Progress, PullPolicy, Pulled, Target, Verb};
-use runtime::{Image, Runtime, RuntimeError};
+use runtime::{Image, LogLimits, Runtime, RuntimeError};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -46,6 +46,8 @@ pub struct Ports {
     pub log_root: PathBuf,
     /// Directory of the node's own seccomp profiles.
     pub seccomp_root: PathBuf,
+    /// How much of a container's log is kept.
+    pub log_limits: LogLimits,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: Arc<str>,
     /// What pods take their content from.

@@ -17,7 +17,7 @@ use kube::api::{Patch, PatchParams};
 use kube_runtime::WatchStreamExt;
 use kube_runtime::watcher::{self, Event};
 use lifecycle::{Desired, Eviction, NodeFacts, Rejection};
-use runtime::{Runtime, RuntimeError};
+use runtime::{LogLimits, Runtime, RuntimeError};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -58,6 +58,8 @@ pub struct Options {
     pub volumes: Arc<Volumes>,
     /// Directory of the node's own seccomp profiles.
     pub seccomp_root: PathBuf,
+    /// How much of a container's log is kept.
+    pub log_limits: LogLimits,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: String,
     /// When the node counts as short of something.
@@ -131,6 +133,7 @@ impl Kubelet {
             log_root,
             volumes,
             seccomp_root,
+            log_limits,
             node_resolv_conf,
             eviction,
             drain,
@@ -176,6 +179,7 @@ impl Kubelet {
             flights,
             log_root,
             seccomp_root,
+            log_limits,
             node_resolv_conf: node_resolv_conf.into(),
             sources: Sources::new(client.clone()),
             volumes,

@@ -59,7 +59,10 @@ impl Remote {
         let (reader, writer) = tokio::io::split(io);
         let (decoder, encoder) = match self.upgrade {
             Upgrade::Spdy { .. } => (Decoder::spdy(), Encoder::spdy()),
-            Upgrade::WebSocket { .. } | Upgrade::Tunnel => (Decoder::websocket(), Encoder::WebSocket),
+            Upgrade::WebSocket { .. } | Upgrade::Tunnel => {
+                let form = self.upgrade.form();
+                (Decoder::websocket(form), Encoder::WebSocket(form))
+            }
         };
         let mut incoming = Incoming {
             reader,
