@@ -101,9 +101,7 @@ impl NodeApi {
 
     /// Reads the counters that rates are made of, until the shutdown.
     pub async fn sample(&self) {
-        self.samples
-            .collect(&self.runtime, &self.clock, self.shutdown.clone())
-            .await;
+        self.samples.collect(&self.runtime, &self.clock, self.shutdown.clone()).await;
     }
 
     /// `/configz`: the settings in force, under upstream's names.

@@ -42,8 +42,8 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig,
-    Session, StreamRequest,
+    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig, Session,
+    StreamRequest,
 };
 use files::PodDir;
 use pod::Pod;

@@ -70,7 +70,8 @@ fn disk(at: Time, fs: Option<FileSystem>, used: Option<DiskUsage>) -> Value {
         ("inodes", fs.map(|fs| json!(fs.inodes))),
         (
             "inodesUsed",
-            used.map(|used| json!(used.inodes)).or(fs.map(|fs| json!(fs.inodes - fs.inodes_free))),
+            used.map(|used| json!(used.inodes))
+                .or(fs.map(|fs| json!(fs.inodes - fs.inodes_free))),
         ),
     ])
 }

@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::negotiate::Upgrade;
 use super::messages::{self, Form, Message};
+use super::negotiate::Upgrade;
 use super::spdy::{self, StreamId};
 use super::tunnel::tunnel;
 use super::{CHUNK_BYTES, CHUNKS_MAX, FAREWELL, IDLE};

@@ -68,10 +68,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     pub(super) fn new(form: Form) -> Self {
-        Self {
-            form,
-            ..Self::default()
-        }
+        Self { form, ..Self::default() }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
@@ -146,7 +143,9 @@ mod tests {
         for part in wire.chunks(cut) {
             decoder.push(part);
             while let Some(message) = decoder.next_message()? {
-                let Message::Data(channel, bytes) = message else { panic!("{message:?}") };
+                let Message::Data(channel, bytes) = message else {
+                    panic!("{message:?}")
+                };
                 match heard.last_mut().filter(|(last, _)| *last == channel) {
                     Some((_, all)) => all.extend(bytes),
                     None => heard.push((channel, bytes)),
@@ -174,7 +173,10 @@ mod tests {
         for text in [b"0###=".as_slice(), b"0aW7", b"0a"] {
             let end = heard(Form::Base64, &client(text), 64);
             let fine = text == b"0aW7";
-            assert!(if fine { end.is_ok() } else { end == Err(MessageError::Base64(0)) }, "{text:?} {end:?}");
+            assert!(
+                if fine { end.is_ok() } else { end == Err(MessageError::Base64(0)) },
+                "{text:?} {end:?}"
+            );
         }
         let mut out = Vec::new();
         Form::Base64.encode(1, b"hi", &mut out);
