@@ -18,7 +18,7 @@ const FLAGS: [&str; 4] = ["--max-pods", "600", "--pod-cidr", "10.244.0.0/22"];
 ///
 /// # Errors
 /// When a step fails.
-pub(crate) fn run(root: &Path, rounds: usize) -> Result<()> {
+pub(crate) fn run(root: &Path, rounds: usize, only: Option<&str>) -> Result<()> {
     setup::packages(&[setup::Tool::Ip, setup::Tool::Nft, setup::Tool::Kubectl])?;
     images::run(&image_dir(root))?;
     step(
@@ -40,7 +40,11 @@ pub(crate) fn run(root: &Path, rounds: usize) -> Result<()> {
         .arg(platform.kubeconfig())
         .arg("--data-dir")
         .arg(platform.data_dir());
-    bench.args(["--rounds", &rounds.to_string(), "--"]).arg(&build.binary);
+    bench.args(["--rounds", &rounds.to_string()]);
+    if let Some(part) = only {
+        bench.args(["--only", part]);
+    }
+    bench.arg("--").arg(&build.binary);
     bench
         .args(["up", "--node-name", "node1", "--cgroup-root", platform.cgroup_root(), "--data-dir"])
         .arg(platform.data_dir())

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 const ROWS: &str = include_str!("conformance/rows.txt");
+const EVENTS: &str = include_str!("conformance/events.md");
 const MARK: &str = "Shows:";
 const PAGE: &str = "docs/conformance.md";
 const TRANSCRIPTS: &str = "crates/sim/tests/scenarios";
@@ -212,7 +213,7 @@ fn page(rows: &[(String, String)], claims: &[Claim]) -> String {
         };
         let _ = writeln!(out, "| {id} | {text} | {virtual_time} | {real} |");
     }
-    out
+    out + EVENTS
 }
 
 #[cfg(test)]

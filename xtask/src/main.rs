@@ -43,6 +43,18 @@ enum Task {
         /// How many Pods to start one at a time.
         #[arg(long, default_value_t = 50)]
         rounds: usize,
+        /// Measure this part alone: pods, slices, probes, objects or load
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Runs worlds of seeded faults until so many steps are made: the night's run.
+    Laws {
+        /// Steps of the state machine, all worlds together.
+        #[arg(long, default_value_t = 1_000_000)]
+        steps: u64,
+        /// One world alone, again: what a failure or a former run has printed.
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Builds the tutorial's images from Debian packages.
     Images,
@@ -74,7 +86,9 @@ fn main() -> Result<()> {
         Task::Test { rest } => test(&root, &rest),
         Task::Check => check(&root),
         Task::Demo => demo::run(&root),
-        Task::Bench { rounds } => bench::run(&root, rounds),
+        Task::Laws { steps, seed: None } => laws(&root, "STEPS", steps),
+        Task::Laws { seed: Some(seed), .. } => laws(&root, "SEED", seed),
+        Task::Bench { rounds, only } => bench::run(&root, rounds, only.as_deref()),
         Task::Images => {
             setup::packages(&[setup::Tool::Busybox])?;
             images::run(&image_dir(&root))
@@ -139,6 +153,25 @@ fn test(root: &Path, rest: &[String]) -> Result<()> {
     step("tests", tests.args(["test", "--workspace"]).args(rest))
 }
 
+/// How long every check looks for a seed that breaks a law.
+const LAWS_SECONDS: u64 = 10;
+
+/// Worlds of seeded faults, each one's seed printed before it begins.
+fn laws(root: &Path, how_much: &str, number: u64) -> Result<()> {
+    let fresh = [
+        "test",
+        "--package",
+        "sim",
+        "--test",
+        "laws",
+        "--",
+        "--exact",
+        "pods_converge_after_the_last_fault_for_fresh_seeds",
+        "--nocapture",
+    ];
+    step("worlds of seeded faults", cargo(root).env(how_much, number.to_string()).args(fresh))
+}
+
 fn check(root: &Path) -> Result<()> {
     eprintln!("==> conformance");
     conformance::run(root, true)?;
@@ -165,5 +198,6 @@ fn check(root: &Path) -> Result<()> {
         "--skip",
         "registry_",
     ];
-    step("tests without root", cargo(root).args(rest))
+    step("tests without root", cargo(root).args(rest))?;
+    laws(root, "SECONDS", LAWS_SECONDS)
 }

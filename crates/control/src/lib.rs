@@ -1,7 +1,7 @@
 //! Scheduler and controllers: loops that need only the API.
 //!
 //! Reading order: [`scheduler`]; [`namespace`], [`namespace_content`];
-//! [`node_lifecycle`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`]; here is what
+//! [`node_lifecycle`], [`pod_gc`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`]; here is what
 //! joins them.
 //!
 //! This crate deliberately does not know the store, the node, its runtime or
@@ -21,6 +21,7 @@ pub mod endpoints;
 pub mod namespace;
 pub mod namespace_content;
 pub mod node_lifecycle;
+pub mod pod_gc;
 pub mod publish;
 pub mod scheduler;
 
@@ -31,6 +32,8 @@ pub struct Options {
     pub scheduler_client: kube::Client,
     /// Clients of the controllers, each with an identity of its own.
     pub controllers: Controllers,
+    /// Which pods nobody will look after any more.
+    pub pod_gc: pod_gc::Options,
     /// The scheduler.
     pub scheduler: scheduler::Options,
     /// The cluster's CA certificate for the ConfigMap `kube-root-ca.crt` of
@@ -67,6 +70,7 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
     let Options {
         scheduler_client,
         controllers,
+        pod_gc,
         scheduler,
         root_ca_pem,
         signer,
@@ -80,6 +84,7 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
     ));
     tasks.spawn(publish::run(controllers.client("endpoint-controller"), shutdown.clone()));
     tasks.spawn(node_lifecycle::run(controllers.client("node-controller"), shutdown.clone()));
+    tasks.spawn(pod_gc::run(controllers.client("pod-garbage-collector"), pod_gc, shutdown.clone()));
     tasks.spawn(cluster_role_aggregation::run(
         controllers.client("clusterrole-aggregation-controller"),
         shutdown.clone(),

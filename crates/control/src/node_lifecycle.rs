@@ -198,6 +198,8 @@ fn evict_at(pod: &Pod, taints: &[Taint], now: Time) -> Option<Time> {
 struct Controller {
     client: Client,
     nodes: Recorder,
+    /// Names and UIDs of the nodes there were at the last look.
+    known: BTreeMap<String, Option<String>>,
     evictions: Recorder,
     health: BTreeMap<String, Health>,
     /// Pods whose eviction waits for its time: namespace, name.
@@ -224,6 +226,7 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
     };
     let mut controller = Controller {
         nodes: recorder("node-controller"),
+        known: BTreeMap::new(),
         evictions: recorder("taint-eviction-controller"),
         client: client.clone(),
         health: BTreeMap::new(),
@@ -271,8 +274,8 @@ impl Controller {
             self.health.clear();
         }
         self.looked_at = Some(now);
-        let names: BTreeSet<String> = nodes.iter().filter_map(|node| node.metadata.name.clone()).collect();
-        self.health.retain(|name, _| names.contains(name));
+        self.tell_of_changes(&nodes, now);
+        self.health.retain(|name, _| self.known.contains_key(name));
         let mut wake = LOOK_EVERY;
         for node in nodes {
             let Some(name) = node.metadata.name.clone() else { continue };
@@ -284,6 +287,23 @@ impl Controller {
             }
         }
         Ok(wake)
+    }
+
+    /// Nodes that have come and gone since the last look.
+    fn tell_of_changes(&mut self, nodes: &[Node], now: Time) {
+        let present = nodes.iter().map(|node| &node.metadata);
+        let present: BTreeMap<_, _> = present.filter_map(|meta| Some((meta.name.clone()?, meta.uid.clone()))).collect();
+        let before = std::mem::replace(&mut self.known, present);
+        let tell = |name: &str, uid: &Option<String>, reason: &str, what: String| {
+            let message = format!("Node {name} event: {what}");
+            record(&self.nodes, node_reference(name, uid.as_ref()), reason, "Normal", message, now);
+        };
+        for (name, uid) in before.iter().filter(|(name, _)| !self.known.contains_key(*name)) {
+            tell(name, uid, "RemovingNode", format!("Removing Node {name} from Controller"));
+        }
+        for (name, uid) in self.known.iter().filter(|(name, _)| !before.contains_key(*name)) {
+            tell(name, uid, "RegisteredNode", format!("Registered Node {name} in Controller"));
+        }
     }
 
     /// Says what is to be said of a node; the node afterwards.
@@ -304,7 +324,14 @@ impl Controller {
             node = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
             if was_ready {
                 let text = format!("Node {name} status is now: NodeNotReady");
-                record(&self.nodes, node_reference(name, &node), "NodeNotReady", "Normal", text, now);
+                record(
+                    &self.nodes,
+                    node_reference(name, node.metadata.uid.as_ref()),
+                    "NodeNotReady",
+                    "Normal",
+                    text,
+                    now,
+                );
                 self.pods_not_ready(name, now).await?;
             }
         }
@@ -438,12 +465,12 @@ fn record(recorder: &Recorder, involved: ObjectReference, reason: &str, kind: &'
     });
 }
 
-fn node_reference(name: &str, node: &Node) -> ObjectReference {
+fn node_reference(name: &str, uid: Option<&String>) -> ObjectReference {
     ObjectReference {
         kind: Some("Node".to_owned()),
         api_version: Some("v1".to_owned()),
         name: Some(name.to_owned()),
-        uid: node.metadata.uid.clone(),
+        uid: uid.cloned(),
         ..ObjectReference::default()
     }
 }

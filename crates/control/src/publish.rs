@@ -4,7 +4,8 @@
 //! What is to be written is decided in [`crate::endpoint_slice`] and
 //! [`crate::endpoints`]; `cache.rs` knows what concerns whom, `queue.rs` who
 //! is next. For one Service one write is under way at a time: what changes
-//! meanwhile goes into the next.
+//! meanwhile goes into the next. Slices go before Endpoints: who forwards
+//! traffic reads the slices, and Endpoints of many addresses are long.
 //!
 //! What belongs to a Service that is gone is deleted here; nothing waits for a
 //! garbage collector.
@@ -158,6 +159,8 @@ impl Listing {
 struct State {
     cache: Cache,
     queue: Queue<Item>,
+    /// Services whose Endpoints are looked at once their slices were.
+    after_slices: BTreeSet<Key>,
     services: Listing,
     pods: Listing,
     slices: Listing,
@@ -192,6 +195,7 @@ impl State {
         let work = self.cache.work(&item);
         if work.is_none() {
             self.queue.done(&item);
+            self.follow(&item);
         }
         work.map(|work| (item, work))
     }
@@ -202,7 +206,21 @@ impl State {
 
     fn push(&mut self, items: Vec<Item>) {
         for item in items {
-            self.queue.push(item);
+            match item {
+                Item::Endpoints(key) if self.queue.holds(&Item::Slices(key.clone())) => {
+                    self.after_slices.insert(key);
+                }
+                item => self.queue.push(item),
+            }
+        }
+    }
+
+    /// What waited for an item is due, whatever became of that.
+    fn follow(&mut self, item: &Item) {
+        if let Item::Slices(key) = item
+            && self.after_slices.remove(key)
+        {
+            self.queue.push(Item::Endpoints(key.clone()));
         }
     }
 
@@ -301,6 +319,7 @@ impl State {
                 self.queue.failed(&item, now());
             }
         }
+        self.follow(&item);
     }
 }
 

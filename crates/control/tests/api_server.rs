@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+#[path = "api_server/pod_gc.rs"]
+mod pod_gc;
 #[path = "api_server/publish.rs"]
 mod publish;
 
@@ -62,6 +64,10 @@ fn tokens() -> Arc<apiserver::tokens::Tokens> {
 
 impl Cluster {
     async fn start() -> Self {
+        Self::start_with(control::pod_gc::Options::default()).await
+    }
+
+    async fn start_with(pod_gc: control::pod_gc::Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = Config {
             store: Arc::new(store::Embedded::open(dir.path(), store::Options::default()).unwrap()),
@@ -104,6 +110,7 @@ impl Cluster {
         let options = control::Options {
             scheduler_client: client(client::Identity::scheduler()),
             controllers: control::Controllers::new(client.clone()),
+            pod_gc,
             scheduler: control::scheduler::Options::new("host-1", 1),
             root_ca_pem: Some("PEM".to_owned()),
             signer: None,

@@ -5,18 +5,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use api::typed::{Container, EphemeralContainer, Pod, PodDNSConfig, PodSpec, SeccompProfile};
+use api::typed::{Container, EphemeralContainer, Pod, PodSpec, SeccompProfile};
 use api::{Uid, pods};
 use runtime::{ContainerConfig, LogLimits, RunAs, SandboxConfig, Seccomp};
 
+use crate::dns;
 use crate::environment::expand;
 use crate::pods::log_dir;
 use crate::resources;
-
-/// Most name servers and search domains a resolver reads. Source: upstream
-/// `network/dns/dns.go`.
-const MAX_NAME_SERVERS: usize = 3;
-const MAX_SEARCH_DOMAINS: usize = 32;
 
 /// Domain of the cluster. Source: kubeadm's default.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -82,7 +78,7 @@ pub fn sandbox(pod: &Pod, uid: &Uid, attempt: u32, log_root: &Path, node_resolv_
         host_pid: spec.host_pid.unwrap_or(false),
         host_ipc: spec.host_ipc.unwrap_or(false),
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
-        resolv_conf: resolv_conf(spec.dns_policy.as_deref(), spec.dns_config.as_ref(), node_resolv_conf),
+        resolv_conf: dns::form(pod, node_resolv_conf).text,
         host_aliases,
         resources: resources::of_pod(pod),
         sysctls: sysctls(spec),
@@ -120,62 +116,6 @@ fn full_name(short: &str, domain: &str) -> Result<String, ConfigError> {
         return Err(ConfigError::FullName { length: full.len(), full });
     }
     Ok(full)
-}
-
-/// Content of `/etc/resolv.conf`. No cluster DNS is served, so `ClusterFirst`
-/// means what `Default` does, as upstream without a cluster DNS address.
-fn resolv_conf(policy: Option<&str>, config: Option<&PodDNSConfig>, node: &str) -> String {
-    let mut servers: Vec<String> = Vec::new();
-    let mut searches: Vec<String> = Vec::new();
-    let mut options: Vec<String> = Vec::new();
-    if policy != Some("None") {
-        for line in node.lines() {
-            let mut words = line.split_whitespace();
-            match words.next() {
-                Some("nameserver") => servers.extend(words.next().map(str::to_owned)),
-                Some("search" | "domain") => searches = words.map(str::to_owned).collect(),
-                Some("options") => options.extend(words.map(str::to_owned)),
-                _ => {}
-            }
-        }
-    }
-    if let Some(config) = config {
-        servers.extend(config.nameservers.iter().flatten().cloned());
-        searches.extend(config.searches.iter().flatten().cloned());
-        for option in config.options.iter().flatten() {
-            let Some(name) = option.name.as_deref() else { continue };
-            options.retain(|known| known.split(':').next() != Some(name));
-            options.push(
-                option
-                    .value
-                    .as_deref()
-                    .map_or_else(|| name.to_owned(), |value| format!("{name}:{value}")),
-            );
-        }
-    }
-    dedup(&mut servers, MAX_NAME_SERVERS);
-    dedup(&mut searches, MAX_SEARCH_DOMAINS);
-    let mut text = String::new();
-    if !searches.is_empty() {
-        text += &format!("search {}\n", searches.join(" "));
-    }
-    for server in servers {
-        text += &format!("nameserver {server}\n");
-    }
-    if !options.is_empty() {
-        text += &format!("options {}\n", options.join(" "));
-    }
-    text
-}
-
-fn dedup(list: &mut Vec<String>, max: usize) {
-    let mut kept: Vec<String> = Vec::new();
-    for entry in list.drain(..) {
-        if kept.len() < max && !kept.contains(&entry) {
-            kept.push(entry);
-        }
-    }
-    *list = kept;
 }
 
 /// A container of a pod by its name, ephemeral ones too.
@@ -379,23 +319,6 @@ mod tests {
         };
         assert_eq!(config.resources, expected);
         assert!(container(&pod, "d", 0, Vec::new(), &node()).is_err());
-    }
-
-    #[test]
-    fn dns_settings_are_merged_with_the_nodes() {
-        let node = "nameserver 10.0.0.1\nsearch a.example b.example\noptions ndots:1\n";
-        let config: PodDNSConfig =
-            serde_json::from_value(serde_json::json!({ "nameservers": ["10.0.0.2"], "options": [{ "name": "ndots", "value": "5" }] }))
-                .unwrap();
-        let merged = resolv_conf(Some("Default"), Some(&config), node);
-        assert_eq!(
-            merged,
-            "search a.example b.example\nnameserver 10.0.0.1\nnameserver 10.0.0.2\noptions ndots:5\n"
-        );
-        assert_eq!(
-            resolv_conf(Some("None"), Some(&config), node),
-            "nameserver 10.0.0.2\noptions ndots:5\n"
-        );
     }
 
     #[test]

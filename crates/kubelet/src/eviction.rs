@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::Uid;
 use api::node::NodeUsage;
-use api::typed::{ObjectReference, Pod};
+use api::typed::Pod;
 use client::{RecordedEvent, Recorder};
 use lifecycle::Eviction;
 use lifecycle::evict::{self, Level, Levels, Pressure, Settings, Signal, Threshold};
@@ -16,13 +16,20 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::execute::Ports;
+use crate::node_events::NodeEvents;
 use crate::node_status::NodeState;
+use crate::pod_worker::reference;
 
 /// How often the node is looked at. Source: upstream `evictionMonitoringPeriod`.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long an evicted pod is waited for before the next may be chosen, and
-/// how often it is looked at. Source: upstream `podCleanupTimeout`, `podCleanupPollFreq`.
-const CLEANUP: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1));
+/// How long an evicted pod is waited for beyond its time before the next may
+/// be chosen. Source: upstream `podCleanupTimeout`.
+const CLEANUP: Duration = Duration::from_secs(30);
+/// How often a pod that stops is looked at.
+const STOP_POLL: Duration = Duration::from_millis(500);
+/// A pod has half as long again as its grace to stop, and at least so long.
+/// Source: upstream `pod_workers.go`, `killPodNow`.
+const STOP_MIN: Duration = Duration::from_secs(10);
 
 /// What is looked at, and when it is short.
 #[derive(Clone, Debug)]
@@ -41,9 +48,11 @@ pub(crate) struct Findings {
     /// Which pod to evict, and how.
     pub(crate) evictions: mpsc::Sender<(Uid, Eviction)>,
     pub(crate) recorder: Recorder,
-    /// The node, as its events name it.
-    pub(crate) node: ObjectReference,
+    pub(crate) node: NodeEvents,
 }
+
+/// A pod that is to go, and its grace.
+type Evicted = (Uid, Duration);
 
 /// Looks again and again until `shutdown`.
 pub(crate) async fn run(ports: Ports, config: Config, findings: Findings, shutdown: CancellationToken) {
@@ -51,7 +60,7 @@ pub(crate) async fn run(ports: Ports, config: Config, findings: Findings, shutdo
     let looking = async {
         loop {
             match look(&ports, &config, &findings, &mut watch).await {
-                Some(evicted) => cleaned_up(&ports, &evicted).await,
+                Some((evicted, grace)) => cleaned_up(&ports, &findings.recorder, &evicted, grace).await,
                 None => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
@@ -62,8 +71,8 @@ pub(crate) async fn run(ports: Ports, config: Config, findings: Findings, shutdo
     }
 }
 
-/// One look; the pod that is evicted for it.
-async fn look(ports: &Ports, config: &Config, findings: &Findings, watch: &mut evict::Watch) -> Option<Uid> {
+/// One look; the pod that is evicted for it, and its grace.
+async fn look(ports: &Ports, config: &Config, findings: &Findings, watch: &mut evict::Watch) -> Option<Evicted> {
     let usage = match ports.runtime.usage(false).await {
         Ok(usage) => usage,
         Err(error) => {
@@ -73,15 +82,12 @@ async fn look(ports: &Ports, config: &Config, findings: &Findings, watch: &mut e
     };
     let levels = levels(config, &usage);
     let finding = watch.look(ports.clock.now(), &config.settings, &levels);
-    tell_pressures(ports, findings, &finding.pressures);
+    tell_pressures(findings, &finding.pressures);
     let threshold = finding.reclaim?;
     let resource = threshold.signal.resource();
-    findings.record(
-        ports,
-        "Warning",
-        "EvictionThresholdMet",
-        format!("Attempting to reclaim {resource}"),
-    );
+    findings
+        .node
+        .warn("EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
     if threshold.signal.pressure() == Pressure::Disk {
         // First what nobody misses.
         match ports.runtime.reclaim().await {
@@ -100,8 +106,9 @@ async fn look(ports: &Ports, config: &Config, findings: &Findings, watch: &mut e
     let (uid, eviction) = choose(ports, config, &threshold, &levels, &usage)?;
     tracing::warn!(uid = %uid, resource, because = %eviction.message, "a pod is evicted");
     // Nobody takes it only when the kubelet has ended.
+    let grace = eviction.grace.unwrap_or_default();
     findings.evictions.send((uid.clone(), eviction)).await.ok()?;
-    Some(uid)
+    Some((uid, grace))
 }
 
 /// Boxed, as it looks the way it came from. It ends: nothing is left to be
@@ -111,7 +118,7 @@ fn look_again<'a>(
     config: &'a Config,
     findings: &'a Findings,
     watch: &'a mut evict::Watch,
-) -> std::pin::Pin<Box<dyn Future<Output = Option<Uid>> + Send + 'a>> {
+) -> std::pin::Pin<Box<dyn Future<Output = Option<Evicted>> + Send + 'a>> {
     Box::pin(look(ports, config, findings, watch))
 }
 
@@ -138,27 +145,44 @@ fn choose(ports: &Ports, config: &Config, threshold: &Threshold, levels: &Levels
     active.get(place).map(|(uid, _)| ((*uid).clone(), eviction))
 }
 
-/// Waits until nothing of the pod runs any more.
-async fn cleaned_up(ports: &Ports, uid: &Uid) {
-    let (limit, again) = CLEANUP;
-    let gone = async {
-        loop {
-            tokio::time::sleep(again).await;
-            let runs = ports
-                .observe(uid)
-                .await
-                .is_ok_and(|seen| seen.sandbox.is_some_and(|sandbox| sandbox.ready));
-            if !runs {
-                return;
-            }
-        }
-    };
-    if tokio::time::timeout(limit, gone).await.is_err() {
-        tracing::warn!(uid = %uid, "an evicted pod still runs after {limit:?}; the next one may be chosen");
+/// Waits until nothing of the pod runs any more, or for a while.
+async fn cleaned_up(ports: &Ports, recorder: &Recorder, uid: &Uid, grace: Duration) {
+    if !stopped(ports, recorder, uid, grace).await && tokio::time::timeout(CLEANUP, stops(ports, uid)).await.is_err() {
+        tracing::warn!(uid = %uid, "an evicted pod still runs after {CLEANUP:?} more; the next one may be chosen");
     }
 }
 
-fn tell_pressures(ports: &Ports, findings: &Findings, now_under: &std::collections::BTreeSet<Pressure>) {
+/// Whether a pod that is being stopped has stopped in time; if not, that is
+/// told of it.
+pub(crate) async fn stopped(ports: &Ports, recorder: &Recorder, uid: &Uid, grace: Duration) -> bool {
+    let limit = STOP_MIN.max(grace + grace / 2);
+    if tokio::time::timeout(limit, stops(ports, uid)).await.is_ok() {
+        return true;
+    }
+    if let Some(known) = ports.pods.get(uid) {
+        recorder.record(RecordedEvent {
+            involved: reference(&known.pod, None),
+            kind: "Warning",
+            reason: "ExceededGracePeriod".to_owned(),
+            message: "Container runtime did not kill the pod within specified grace period.".to_owned(),
+            at: ports.clock.now(),
+        });
+    }
+    false
+}
+
+/// Returns once nothing of the pod runs.
+async fn stops(ports: &Ports, uid: &Uid) {
+    loop {
+        tokio::time::sleep(STOP_POLL).await;
+        let seen = ports.observe(uid).await;
+        if seen.is_ok_and(|seen| seen.sandbox.is_none_or(|sandbox| !sandbox.ready)) {
+            return;
+        }
+    }
+}
+
+fn tell_pressures(findings: &Findings, now_under: &std::collections::BTreeSet<Pressure>) {
     let before = findings.state.borrow().pressures.clone();
     if before == *now_under {
         return;
@@ -177,20 +201,7 @@ fn tell_pressures(ports: &Ports, findings: &Findings, now_under: &std::collectio
             (Pressure::Pid, true) => "NodeHasInsufficientPID",
             (Pressure::Pid, false) => "NodeHasSufficientPID",
         };
-        let name = findings.node.name.as_deref().unwrap_or_default();
-        findings.record(ports, "Normal", reason, format!("Node {name} status is now: {reason}"));
-    }
-}
-
-impl Findings {
-    fn record(&self, ports: &Ports, kind: &'static str, reason: &str, message: String) {
-        self.recorder.record(RecordedEvent {
-            involved: self.node.clone(),
-            kind,
-            reason: reason.to_owned(),
-            message,
-            at: ports.clock.now(),
-        });
+        findings.node.status_is(reason);
     }
 }
 

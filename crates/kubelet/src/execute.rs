@@ -11,22 +11,22 @@ use std::time::Duration;
 use api::Uid;
 use api::node::Observation;
 use api::typed::{Node, Pod, WireQuantity};
-use kube::Api;
-use kube::api::{DeleteParams, Preconditions};
 use lifecycle::{Action, Failure, FailureClass, Input, Outcome, Progress, PullPolicy, Pulled, Target, Verb};
-use runtime::{Image, LogLimits, Runtime, RuntimeError};
+use runtime::{Image, LogLimits, NetError, Runtime, RuntimeError};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
 use crate::config;
+use crate::confirm;
 use crate::create;
+use crate::dns;
 use crate::flight::FlightRecorder;
 use crate::hook;
 use crate::pods::{Pods, log_dir};
 use crate::prober;
 use crate::pull_secret;
 use crate::sources::Sources;
-use crate::status_writer::{StatusWriter, is_another};
+use crate::status_writer::StatusWriter;
 use crate::volumes::{Scope, Volumes};
 
 /// Everything an action may act on.
@@ -151,7 +151,13 @@ async fn perform(
             let pod = wanted(subject)?;
             let sandbox = config::sandbox(pod, uid, *attempt, &ports.log_root, &ports.node_resolv_conf)
                 .map_err(|error| Failure::new(FailureClass::Sandbox, error.to_string()))?;
-            done(runtime.run_sandbox(&sandbox).await, FailureClass::Sandbox)
+            done(runtime.run_sandbox(&sandbox).await, FailureClass::Sandbox)?;
+            let omitted = dns::form(pod, &ports.node_resolv_conf).omitted;
+            Ok(if omitted.is_empty() {
+                Outcome::Done
+            } else {
+                Outcome::DnsOmitted(omitted)
+            })
         }
         Verb::StopSandbox => done(runtime.stop_sandbox(uid).await, FailureClass::Kill),
         Verb::RemoveSandbox => {
@@ -178,7 +184,7 @@ async fn perform(
         }
         Verb::Stop { id, signal, grace } => done(runtime.stop(uid, id, *signal, *grace).await, FailureClass::Kill),
         Verb::Remove { id } => done(runtime.remove(uid, id).await, FailureClass::Kill),
-        Verb::ConfirmDeletion => confirm_deletion(ports, subject, status).await,
+        Verb::ConfirmDeletion => confirm::deletion(&ports.client, wanted(subject)?, uid, status).await,
     }
 }
 
@@ -203,7 +209,10 @@ fn container_name(target: &Target) -> Result<&str, Failure> {
 /// The runtime's own words, with the chain of causes.
 pub(crate) fn failure(error: &RuntimeError, class: FailureClass) -> Failure {
     let class = match error {
+        // Without "pod network" before it: it is the node's.
+        RuntimeError::Network(gone @ NetError::NotReady { .. }) => return Failure::new(FailureClass::NetworkNotReady, gone.to_string()),
         RuntimeError::Network(_) => FailureClass::Network,
+        RuntimeError::PodCgroup(_) => FailureClass::PodCgroup,
         RuntimeError::Shim { .. } => FailureClass::Unavailable,
         _ => class,
     };
@@ -281,30 +290,6 @@ async fn fetch(ports: &Ports, subject: &Subject, image: &str) -> Result<Image, R
     match pulled {
         Some(refused) => refused,
         None => ports.runtime.pull(image, None).await,
-    }
-}
-
-/// The last status first, so that watchers see how the pod ended.
-async fn confirm_deletion(ports: &Ports, subject: &Subject, status: &StatusWriter) -> Result<Outcome, Failure> {
-    let pod = wanted(subject)?;
-    status.flush().await;
-    let name = pod.metadata.name.clone().unwrap_or_default();
-    let api = Api::<Pod>::namespaced(ports.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
-    let preconditions = Preconditions {
-        uid: Some(subject.uid.to_string()),
-        resource_version: None,
-    };
-    let params = DeleteParams {
-        grace_period_seconds: Some(0),
-        preconditions: Some(preconditions),
-        ..DeleteParams::default()
-    };
-    match api.delete(&name, &params).await {
-        Ok(_) => Ok(Outcome::Done),
-        // Gone already, or another pod of that name now.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Outcome::Done),
-        Err(kube::Error::Api(status)) if status.code == 409 && is_another(&api, &name, &subject.uid).await => Ok(Outcome::Done),
-        Err(error) => Err(Failure::new(FailureClass::Api, error.to_string())),
     }
 }
 

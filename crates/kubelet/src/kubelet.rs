@@ -2,13 +2,14 @@
 //! worker per pod.
 
 mod drain;
+mod preempt;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::Uid;
-use api::typed::{Node, ObjectReference, Pod, PodStatus};
+use api::typed::{Node, Pod, PodStatus};
 use client::recorder::Reporter;
 use client::{RecordedEvent, Recorder};
 use futures::StreamExt;
@@ -29,7 +30,8 @@ use crate::clock::Clock;
 use crate::eviction::{self, Findings};
 use crate::execute::Ports;
 use crate::flight::FlightRecorder;
-use crate::node_status::{self, Machine, NodeIdentity, NodeState};
+use crate::node_events::NodeEvents;
+use crate::node_status::{self, Machine, NodeIdentity, NodeState, Registered};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
 use crate::pull_secret;
@@ -106,6 +108,9 @@ pub struct Kubelet {
     recorder: Recorder,
     workers: BTreeMap<Uid, Worker>,
     tasks: JoinSet<Uid>,
+    /// Critical pods that others make room for.
+    held: BTreeMap<Uid, Wanted>,
+    rooms: JoinSet<Uid>,
     state: watch::Receiver<NodeState>,
     evictions: mpsc::Receiver<(Uid, Eviction)>,
     draining: Option<Draining>,
@@ -159,8 +164,14 @@ impl Kubelet {
                 node: node.name.clone(),
                 source: Box::new(error),
             })?;
-        announce(&recorder, &registered, clock.as_ref());
+        let Registered {
+            node: registered,
+            rebooted,
+        } = registered;
+        let events = NodeEvents::new(recorder.clone(), clock.clone(), node.name.clone());
+        events.started(rebooted.then_some(machine.boot_id.as_str()), drain.is_some());
         let (seen, node_object) = watch::channel(registered.clone());
+        side.spawn(events.clone().follow_cordons(node_object.clone(), shutdown.clone()));
         side.spawn(node_status::follow(client.clone(), node.name.clone(), seen, shutdown.clone()));
         side.spawn(node_status::heartbeat(
             client.clone(),
@@ -193,7 +204,7 @@ impl Kubelet {
             state,
             evictions,
             recorder: recorder.clone(),
-            node: node_reference(&node.name),
+            node: events,
         };
         side.spawn(eviction::run(ports.clone(), eviction, findings, shutdown.clone()));
         let kubelet = Self {
@@ -204,14 +215,13 @@ impl Kubelet {
             recorder,
             workers: BTreeMap::new(),
             tasks: JoinSet::new(),
+            held: BTreeMap::new(),
+            rooms: JoinSet::new(),
             state: state_seen,
             evictions: to_evict,
             draining: drain.map(Draining::new),
             shutdown: shutdown.clone(),
         };
-        if drain.is_some() {
-            kubelet.announce_shutdown(node_reference(&node.name));
-        }
         let result = kubelet.follow_pods().await;
         if drain.is_some() {
             // The node's own tasks have nothing left to do.
@@ -268,10 +278,12 @@ impl Kubelet {
                     if !first_list && self.drain_on() { break }
                 }
                 Some((uid, eviction)) = self.evictions.recv() => self.evict(&uid, eviction),
+                Some(made) = self.rooms.join_next() => self.room_made(made),
                 () = late(self.draining.as_ref().and_then(Draining::until)) => if self.drain_on() { break },
                 () = self.shutdown.cancelled() => break,
             }
         }
+        self.rooms.abort_all();
         self.workers.clear();
         while self.tasks.join_next().await.is_some() {}
         Ok(())
@@ -289,6 +301,10 @@ impl Kubelet {
         };
         let pod = Arc::new(pod);
         self.ports.pods.set_desired(&uid, pod.clone());
+        if let Some(held) = self.held.get_mut(&uid) {
+            *held = Wanted { desired, pod: Some(pod) };
+            return Some(uid);
+        }
         match self.workers.get(&uid) {
             Some(worker) => {
                 self.hold_sources(&uid, &pod, &worker.sources);
@@ -305,8 +321,13 @@ impl Kubelet {
             }
             None if self.draining.is_some() && !self.runs(&uid).await => {}
             None => {
-                let desired = self.admit(desired, &pod).await;
-                self.start(uid.clone(), Wanted { desired, pod: Some(pod) });
+                let (desired, victims) = self.admit(desired, &pod).await;
+                let wanted = Wanted { desired, pod: Some(pod) };
+                if victims.is_empty() {
+                    self.start(uid.clone(), wanted);
+                } else {
+                    self.make_room(uid.clone(), wanted, &victims);
+                }
             }
         }
         Some(uid)
@@ -326,23 +347,29 @@ impl Kubelet {
     }
 
     /// Asks whether a pod that has just come to this node may run here. Pods
-    /// the runtime already has were admitted before the last restart.
-    async fn admit(&self, mut desired: Desired, pod: &Pod) -> Desired {
+    /// the runtime already has were admitted before the last restart. Who has
+    /// to stop first is given with it.
+    async fn admit(&self, mut desired: Desired, pod: &Pod) -> (Desired, Vec<Uid>) {
         let has_ended = pod
             .status
             .as_ref()
             .is_some_and(|status| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")));
         if has_ended || desired.deletion.is_some() {
-            return desired;
+            return (desired, Vec::new());
         }
         match self.ports.observe(&desired.uid).await {
-            Ok(known) if known.sandbox.is_some() => return desired,
+            Ok(known) if known.sandbox.is_some() => return (desired, Vec::new()),
             Ok(_) => {}
             // The worker will ask again and again, and see what there is.
             Err(error) => tracing::warn!(uid = %desired.uid, error = %error, "the runtime cannot be asked"),
         }
-        desired.rejection = self.rejection(&desired.uid, pod);
-        desired
+        match self.verdict(&desired.uid, pod) {
+            Ok(victims) => (desired, victims),
+            Err(rejection) => {
+                desired.rejection = Some(rejection);
+                (desired, Vec::new())
+            }
+        }
     }
 
     fn start(&mut self, uid: Uid, wanted: Wanted) {
@@ -378,6 +405,9 @@ impl Kubelet {
 
     /// The API no longer knows a pod: its worker stops and forgets it.
     fn vanish(&mut self, uid: &Uid) {
+        if self.held.remove(uid).is_some() {
+            self.ports.pods.remove(uid);
+        }
         if let Some(worker) = self.workers.get(uid) {
             worker.wanted.send_if_modified(|wanted| {
                 let news = !wanted.desired.gone;
@@ -388,7 +418,8 @@ impl Kubelet {
     }
 
     fn forget_unlisted(&mut self, listed: &BTreeSet<Uid>) {
-        let unlisted: Vec<Uid> = self.workers.keys().filter(|uid| !listed.contains(uid)).cloned().collect();
+        let known = self.workers.keys().chain(self.held.keys());
+        let unlisted: Vec<Uid> = known.filter(|uid| !listed.contains(uid)).cloned().collect();
         for uid in unlisted {
             self.vanish(&uid);
         }
@@ -466,36 +497,27 @@ impl Kubelet {
         }
     }
 
-    /// The node's verdict on a new pod, given the pods it already has.
-    fn rejection(&self, uid: &Uid, pod: &Pod) -> Option<Rejection> {
-        if let Err(refused) = lifecycle::evict::admit(pod, &self.state.borrow().pressures) {
-            return Some(refused);
-        }
+    /// The node's verdict on a new pod, given the pods it already has: who has
+    /// to make room for it.
+    fn verdict(&self, uid: &Uid, pod: &Pod) -> Result<Vec<Uid>, Rejection> {
+        lifecycle::evict::admit(pod, &self.state.borrow().pressures)?;
         let known = self.ports.pods.all();
-        let others: Vec<&Pod> = known
+        let counts = |other: &Uid| {
+            let admitted = |worker: &Worker| worker.wanted.borrow().desired.rejection.is_none();
+            self.held.contains_key(other) || self.workers.get(other).is_some_and(admitted)
+        };
+        let others: Vec<(&Uid, &Pod)> = known
             .iter()
-            .filter(|(other, _)| {
-                other != uid
-                    && self
-                        .workers
-                        .get(other)
-                        .is_some_and(|worker| worker.wanted.borrow().desired.rejection.is_none())
-            })
-            .map(|(_, known)| known.pod.as_ref())
-            .filter(|other| !api::pods::is_terminal(other))
+            .map(|(other, known)| (other, known.pod.as_ref()))
+            .filter(|(other, known)| *other != uid && counts(other) && !api::pods::is_terminal(known))
             .collect();
-        lifecycle::admit(pod, &others, &self.node.borrow()).err()
-    }
-}
-
-/// The node, as its events name it. Upstream's kubelet uses the name where the
-/// UID belongs; so do clients that look these events up.
-fn node_reference(name: &str) -> ObjectReference {
-    ObjectReference {
-        kind: Some("Node".to_owned()),
-        name: Some(name.to_owned()),
-        uid: Some(name.to_owned()),
-        ..ObjectReference::default()
+        let pods: Vec<&Pod> = others.iter().map(|(_, pod)| *pod).collect();
+        let victims = lifecycle::admit(pod, &pods, &self.node.borrow())?;
+        Ok(victims
+            .into_iter()
+            .filter_map(|place| others.get(place))
+            .map(|(uid, _)| (*uid).clone())
+            .collect())
     }
 }
 
@@ -504,29 +526,5 @@ async fn late(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The node's events at start. Source: upstream `kubelet_node_status.go`.
-fn announce(recorder: &Recorder, node: &Node, clock: &dyn Clock) {
-    let name = node.metadata.name.clone().unwrap_or_default();
-    let involved = node_reference(&name);
-    let record = |reason: &str, message: String| {
-        recorder.record(RecordedEvent {
-            involved: involved.clone(),
-            kind: "Normal",
-            reason: reason.to_owned(),
-            message,
-            at: clock.now(),
-        });
-    };
-    record("Starting", "Starting kubelet.".to_owned());
-    for reason in [
-        "NodeHasSufficientMemory",
-        "NodeHasNoDiskPressure",
-        "NodeHasSufficientPID",
-        "NodeReady",
-    ] {
-        record(reason, format!("Node {name} status is now: {reason}"));
     }
 }

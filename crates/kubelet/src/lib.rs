@@ -14,7 +14,9 @@
 
 pub mod clock;
 pub mod config;
+mod confirm;
 mod create;
+mod dns;
 pub mod environment;
 pub mod eviction;
 pub mod execute;
@@ -25,6 +27,7 @@ mod hook;
 pub mod kubelet;
 pub mod logs;
 pub mod machine_usage;
+mod node_events;
 pub mod node_status;
 pub mod pod_worker;
 pub mod pods;

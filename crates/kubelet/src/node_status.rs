@@ -256,8 +256,16 @@ pub fn status(node: &NodeIdentity, machine: &Machine, state: &NodeState, last: O
     }
 }
 
+/// A node that has told of itself.
+pub struct Registered {
+    /// The Node, as the API server holds it.
+    pub node: Node,
+    /// The machine was started anew since the node told of itself before.
+    pub rebooted: bool,
+}
+
 /// Creates the Node if it is missing, else brings its labels up to date, and
-/// reports it Ready. Gives the UID of the Node.
+/// reports it Ready.
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
@@ -267,7 +275,7 @@ pub async fn register(
     machine: &Machine,
     state: &NodeState,
     now: Time,
-) -> Result<Node, kube::Error> {
+) -> Result<Registered, kube::Error> {
     let nodes = Api::<Node>::all(client.clone());
     let wanted = registration(node);
     let stored = match nodes.create(&PostParams::default(), &wanted).await {
@@ -278,7 +286,10 @@ pub async fn register(
         }
         Err(error) => return Err(error),
     };
-    write_status(&nodes, node, &status(node, machine, state, stored.status.as_ref(), now)).await
+    let before = stored.status.as_ref().and_then(|status| status.node_info.as_ref());
+    let rebooted = before.is_some_and(|before| !before.boot_id.is_empty() && before.boot_id != machine.boot_id);
+    let node = write_status(&nodes, node, &status(node, machine, state, stored.status.as_ref(), now)).await?;
+    Ok(Registered { node, rebooted })
 }
 
 async fn write_status(nodes: &Api<Node>, node: &NodeIdentity, status: &NodeStatus) -> Result<Node, kube::Error> {

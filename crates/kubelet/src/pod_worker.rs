@@ -22,8 +22,10 @@ use crate::volumes::{MountError, Scope};
 
 /// Hints may be lost: a pod is looked at this often in any case.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Delay before a runtime that does not answer is asked again.
+/// Delay before a runtime that does not answer is asked again, and how many
+/// times between two tellings: upstream asks, and tells, every ten seconds.
 const OBSERVE_RETRY: Duration = Duration::from_millis(500);
+const TELL_EVERY: u32 = 20;
 /// People who ask what is to come, at a time.
 const ASKS: usize = 4;
 /// Unfinished actions' reports waiting to be read.
@@ -51,6 +53,8 @@ pub struct Mailbox {
 enum Ended {
     Action(ActionId, Input),
     Observed(Input),
+    /// The runtime did not answer; it is asked again after a while.
+    NotObserved(String),
     /// The content of volumes was looked at.
     Refreshed(Vec<MountError>),
     /// So were their sizes.
@@ -69,6 +73,8 @@ pub struct PodWorker {
     tasks: std::collections::HashMap<Id, ActionId>,
     /// An observation is under way; another one would see the same.
     observing: bool,
+    /// How many times in a row the runtime did not answer.
+    unanswered: u32,
     progress: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     /// When the content of the pod's volumes is to be looked at.
     refresh_at: Time,
@@ -96,6 +102,7 @@ impl PodWorker {
             actions: BTreeMap::new(),
             tasks: std::collections::HashMap::new(),
             observing: false,
+            unanswered: 0,
             progress: mpsc::channel(PROGRESS_QUEUE),
             refresh_at: Time::FAR_FUTURE,
             refreshing: false,
@@ -210,19 +217,22 @@ impl PodWorker {
         self.actions.insert(id, handle);
     }
 
-    /// Looks at the pod, again and again until the runtime answers.
+    /// Looks at the pod; after [`OBSERVE_RETRY`] if the runtime did not answer
+    /// the last time.
     fn observe(&mut self) {
         if std::mem::replace(&mut self.observing, true) {
             return;
         }
         let (ports, uid) = (self.ports.clone(), self.uid.clone());
+        let wait = if self.unanswered > 0 { OBSERVE_RETRY } else { Duration::ZERO };
         self.running.spawn(async move {
-            loop {
-                match ports.observe(&uid).await {
-                    Ok(observation) => return Ended::Observed(Input::Observed(observation)),
-                    Err(error) => tracing::warn!(uid = %uid, error = %error, "the runtime cannot be asked"),
+            tokio::time::sleep(wait).await;
+            match ports.observe(&uid).await {
+                Ok(observation) => Ended::Observed(Input::Observed(observation)),
+                Err(error) => {
+                    tracing::warn!(uid = %uid, error = %error, "the runtime cannot be asked");
+                    Ended::NotObserved(error.to_string())
                 }
-                tokio::time::sleep(OBSERVE_RETRY).await;
             }
         });
     }
@@ -283,8 +293,16 @@ impl PodWorker {
                 return Some(Input::Desired(Box::new(wanted.desired.clone())));
             }
             Ok((_, Ended::Observed(input))) => {
-                self.observing = false;
+                (self.observing, self.unanswered) = (false, 0);
                 input
+            }
+            Ok((_, Ended::NotObserved(error))) => {
+                if self.unanswered.is_multiple_of(TELL_EVERY) {
+                    self.record(&failed_sync(&error), wanted);
+                }
+                (self.observing, self.unanswered) = (false, self.unanswered.saturating_add(1));
+                self.observe();
+                return None;
             }
             Ok((task, Ended::Action(id, input))) => {
                 self.tasks.remove(&task);
@@ -340,6 +358,16 @@ fn shown(wanted: &Wanted) -> [Option<&BTreeMap<String, String>>; 2] {
         meta.and_then(|meta| meta.labels.as_ref()),
         meta.and_then(|meta| meta.annotations.as_ref()),
     ]
+}
+
+/// Source: upstream `pod_workers.go`, `podWorkerLoop`.
+fn failed_sync(error: &str) -> PodEvent {
+    PodEvent {
+        event_type: EventType::Warning,
+        reason: "FailedSync".to_owned(),
+        message: format!("error determining status: {error}"),
+        field_path: None,
+    }
 }
 
 fn failed_mount(error: &MountError) -> PodEvent {

@@ -6,17 +6,43 @@
 use api::pods::{self, Resources};
 use api::typed::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
 
+use crate::evict::is_critical;
 use crate::input::Rejection;
+use preempt::Missing;
 
+mod preempt;
 mod sysctl;
 
+pub use preempt::preemption;
+pub(crate) use preempt::{PREEMPTED, PREEMPTING};
 pub use sysctl::dotted as sysctl_name;
 
 /// Refuses a pod that does not fit beside `others`, the pods this node has
 /// admitted and that are not over. The first reason found is given.
-pub fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Rejection> {
+///
+/// A critical pod that lacks nothing but resources is admitted if others yield
+/// to it: their places among `others` are given, and they are to stop first.
+///
+/// # Errors
+/// The refusal.
+pub fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<Vec<usize>, Rejection> {
     sysctl::admit(pod)?;
-    resources(pod, others, node)?;
+    let short = shortages(pod, others, node);
+    let Some((_, refusal)) = short.first() else {
+        return fits(pod, others, node).map(|()| Vec::new());
+    };
+    if is_critical(pod) && fits(pod, others, node).is_ok() {
+        let missing: Missing = short.iter().map(|((name, amount), _)| (name.clone(), *amount)).collect();
+        if let Some(victims) = preempt::victims(pod, others, &missing) {
+            return Ok(victims);
+        }
+    }
+    Err(refusal.clone())
+}
+
+/// Everything but resources: what nobody's leaving would change, or is not
+/// asked for.
+fn fits(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Rejection> {
     let predicate = |holds: bool, name: &str, why: &str| {
         let rejection = || Rejection {
             reason: name.to_owned(),
@@ -45,28 +71,33 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Rejection> {
     )
 }
 
-/// Requests beside what the others request, against what is allocatable.
-fn resources(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Rejection> {
+/// What of the requests, beside what the others request, is more than is
+/// allocatable: how much is missing, and the refusal for it.
+fn shortages(pod: &Pod, others: &[&Pod], node: &Node) -> Vec<((String, i64), Rejection)> {
     let allocatable = pods::amounts(node.status.as_ref().and_then(|s| s.allocatable.as_ref()));
     let mut used = Resources::new();
     others.iter().for_each(|other| pods::add(&mut used, pods::requests(other)));
-    let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
-    let room = allocatable.get("pods").map_or(0, |q| q.units());
-    if count >= room {
-        return Err(out_of("pods", 1, count, room));
-    }
     let requests = pods::requests(pod);
-    for name in ["cpu", "memory"]
-        .into_iter()
-        .chain(requests.keys().map(String::as_str).filter(|n| !matches!(*n, "cpu" | "memory")))
-    {
-        let in_units = |resources: &Resources| resources.get(name).map_or(0, |q| if name == "cpu" { q.milli() } else { q.bytes() });
-        let (asked, used, room) = (in_units(&requests), in_units(&used), in_units(&allocatable));
-        if asked > 0 && asked > room.saturating_sub(used) {
-            return Err(out_of(name, asked, used, room));
-        }
+    let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
+    let mut asked = vec![("pods", 1, count, allocatable.get("pods").map_or(0, |q| q.units()))];
+    let others = requests.keys().map(String::as_str).filter(|n| !matches!(*n, "cpu" | "memory"));
+    for name in ["cpu", "memory"].into_iter().chain(others) {
+        let [asked_for, used, room] = [&requests, &used, &allocatable].map(|resources| in_units(resources, name));
+        asked.push((name, asked_for, used, room));
     }
-    Ok(())
+    asked
+        .into_iter()
+        .filter(|(_, asked, used, room)| *asked > 0 && *asked > room.saturating_sub(*used))
+        .map(|(name, asked, used, room)| {
+            let missing = asked.saturating_sub(room.saturating_sub(used));
+            ((name.to_owned(), missing), out_of(name, asked, used, room))
+        })
+        .collect()
+}
+
+/// An amount as messages count it.
+fn in_units(resources: &Resources, name: &str) -> i64 {
+    resources.get(name).map_or(0, |q| if name == "cpu" { q.milli() } else { q.bytes() })
 }
 
 fn out_of(name: &str, requested: i64, used: i64, capacity: i64) -> Rejection {
@@ -172,7 +203,7 @@ mod tests {
         .unwrap()
     }
 
-    fn verdict(mut pod: Pod, others: &[&Pod]) -> Result<(), (String, String)> {
+    fn verdict(mut pod: Pod, others: &[&Pod]) -> Result<Vec<usize>, (String, String)> {
         pod.spec.as_mut().unwrap().tolerations.get_or_insert_default().push(Toleration {
             key: Some("sick".into()),
             operator: Some("Exists".into()),
@@ -184,7 +215,7 @@ mod tests {
     #[test]
     fn resources_count_with_what_others_ask_for() {
         let other = asks("500m", "100Mi");
-        assert_eq!(verdict(asks("500m", "1Mi"), &[&other]), Ok(()));
+        assert_eq!(verdict(asks("500m", "1Mi"), &[&other]), Ok(Vec::new()));
         let (reason, message) = verdict(asks("1", "1Mi"), &[&other]).unwrap_err();
         assert_eq!(reason, "OutOfcpu");
         assert_eq!(
@@ -201,12 +232,35 @@ mod tests {
     }
 
     #[test]
+    fn others_yield_to_a_critical_pod() {
+        let critical = |mut pod: Pod| {
+            pod.spec.as_mut().unwrap().priority = Some(2_000_000_000);
+            pod
+        };
+        let (small, large) = (asks("300m", "1Mi"), asks("600m", "1Mi"));
+        assert_eq!(
+            verdict(critical(asks("500m", "1Mi")), &[&small, &large]),
+            Ok(vec![1]),
+            "and one pod too many is one less"
+        );
+        assert_eq!(verdict(asks("500m", "1Mi"), &[&small, &large]).unwrap_err().0, "OutOfpods");
+        assert_eq!(verdict(critical(asks("2", "1Mi")), &[&small]).unwrap_err().0, "OutOfcpu");
+        let mut elsewhere = critical(asks("500m", "1Mi"));
+        elsewhere.spec.as_mut().unwrap().node_name = Some("there".to_owned());
+        assert_eq!(
+            verdict(elsewhere, &[&small, &large]).unwrap_err().0,
+            "OutOfpods",
+            "nobody goes in vain"
+        );
+    }
+
+    #[test]
     fn selectors_names_ports_and_taints_are_heeded() {
         let with = |mut spec: Value| {
             spec["containers"] = json!([{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]);
             pod(spec)
         };
-        assert_eq!(verdict(with(json!({"nodeSelector": {"disk": "ssd"}})), &[]), Ok(()));
+        assert_eq!(verdict(with(json!({"nodeSelector": {"disk": "ssd"}})), &[]), Ok(Vec::new()));
         let (reason, message) = verdict(with(json!({"nodeSelector": {"disk": "tape"}})), &[]).unwrap_err();
         assert_eq!(
             (reason.as_str(), message.as_str()),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::input::{Hook, ProbeKind};
+use crate::input::{Failure, FailureClass, Hook, ProbeKind};
 
 /// Type of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,8 +145,30 @@ pub(crate) fn sandbox_changed() -> PodEvent {
     PodEvent::normal("SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 }
 
-pub(crate) fn failed_sandbox(error: &str) -> PodEvent {
-    PodEvent::warning("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"))
+/// Why there is no sandbox. What upstream finds out before it asks for one
+/// has words of its own.
+///
+/// Source: upstream `kubelet.go`, `SyncPod` (network, then the pod's cgroup),
+/// and `kuberuntime_manager.go`.
+pub(crate) fn no_sandbox(failure: &Failure) -> PodEvent {
+    let error = &failure.message;
+    match failure.class {
+        FailureClass::NetworkNotReady => PodEvent::warning(
+            "NetworkNotReady",
+            format!(
+                "network is not ready: container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{error}"
+            ),
+        ),
+        FailureClass::PodCgroup => PodEvent::warning(
+            "FailedCreatePodContainer",
+            format!("unable to ensure pod container exists: {error}"),
+        ),
+        _ => PodEvent::warning("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}")), // of the sandbox itself
+    }
+}
+
+pub(crate) fn dns_omitted(message: &str) -> PodEvent {
+    PodEvent::warning("DNSConfigForming", message)
 }
 
 pub(crate) fn failed_kill(error: &str) -> PodEvent {
@@ -214,6 +236,26 @@ mod tests {
             assert_eq!(duration(Duration::from_millis(ms)), want);
         }
         assert_eq!(duration(Duration::from_nanos(1_500)), "1.5µs");
+    }
+
+    #[test]
+    fn what_keeps_a_sandbox_from_being_has_its_own_words() {
+        let told = |class| {
+            let event = no_sandbox(&Failure::new(class, "why"));
+            format!("{} {}", event.reason, event.message)
+        };
+        assert_eq!(
+            told(FailureClass::NetworkNotReady),
+            "NetworkNotReady network is not ready: container runtime network not ready: NetworkReady=false \
+             reason:NetworkPluginNotReady message:why"
+        );
+        assert_eq!(
+            told(FailureClass::PodCgroup),
+            "FailedCreatePodContainer unable to ensure pod container exists: why"
+        );
+        for class in [FailureClass::Sandbox, FailureClass::Network, FailureClass::Timeout] {
+            assert_eq!(told(class), "FailedCreatePodSandBox Failed to create pod sandbox: why");
+        }
     }
 
     #[test]

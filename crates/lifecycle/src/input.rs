@@ -73,6 +73,9 @@ pub enum Outcome {
     Pulled(Pulled),
     /// Of `Probe`.
     Probed(Probed),
+    /// Of `RunSandbox`: some of the DNS settings had to be left out, as these
+    /// messages say.
+    DnsOmitted(Vec<String>),
     /// Of `RunHook`: it asked for HTTPS, got plain HTTP, and asked again so.
     FellBackToHttp {
         /// `host:port` asked.
@@ -141,6 +144,10 @@ pub enum FailureClass {
     Sandbox,
     /// The sandbox's network could not be made or removed.
     Network,
+    /// The node has no network to attach pods to.
+    NetworkNotReady,
+    /// The cgroup of the pod could not be made.
+    PodCgroup,
     /// A volume could not be set up or torn down. The message is the event's:
     /// `MountVolume.SetUp failed for volume "v" : <err>`.
     Mount,

@@ -246,7 +246,9 @@ impl Machine {
         match (ending, &self.desired.rejection, &self.desired.eviction) {
             (Ending::Rejected, Some(rejection), _) => events.push(PodEvent::warning(&rejection.reason, rejection.message.clone())),
             // Upstream tells of evictions, and not of what ends with its node.
-            (Ending::Evicted, _, Some(eviction)) if eviction.reason == crate::input::EVICTED => {
+            (Ending::Evicted, _, Some(eviction))
+                if [crate::input::EVICTED, crate::admit::PREEMPTING].contains(&eviction.reason.as_str()) =>
+            {
                 events.push(PodEvent::warning(&eviction.reason, eviction.message.clone()))
             }
             (Ending::DeadlineExceeded, _, _) => events.push(event::deadline_exceeded()),

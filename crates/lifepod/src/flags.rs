@@ -141,6 +141,10 @@ pub(crate) struct Up {
     /// Registry mirrors and credentials, a YAML or JSON file
     #[arg(long, value_name = "FILE")]
     pub registries: Option<PathBuf>,
+    /// Pods that have ended and are kept; beyond that the oldest are deleted, 0 keeps all
+    #[arg(long, default_value_t = terminated_pods(), value_name = "PODS")]
+    #[serde(default = "terminated_pods")]
+    pub terminated_pod_gc_threshold: usize,
     /// Pods this node takes; the address range of `--pod-cidr` limits them too
     #[arg(long, default_value_t = kubelet::node_status::MAX_PODS, value_name = "COUNT")]
     pub max_pods: u32,
@@ -166,6 +170,11 @@ impl ContainerLog {
     pub(crate) fn limits(&self) -> Result<runtime::LogLimits, kubelet::logs::InvalidLogLimits> {
         kubelet::logs::limits(&self.container_log_max_size, self.container_log_max_files)
     }
+}
+
+/// As of upstream's controller manager.
+fn terminated_pods() -> usize {
+    control::pod_gc::Options::default().ended_max
 }
 
 /// When the node counts as short of something and pods are evicted; as the

@@ -213,7 +213,7 @@ impl Platform {
             _lock: lock,
         };
         platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
-        platform.start_control(authority, clock.now().0.unsigned_abs());
+        platform.start_control(authority, up, clock.now().0.unsigned_abs());
         platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, log_limits, drain));
         Ok(platform)
     }
@@ -249,13 +249,17 @@ impl Platform {
         Ok(())
     }
 
-    fn start_control(&mut self, authority: Authority, seed: u64) {
+    fn start_control(&mut self, authority: Authority, up: &Up, seed: u64) {
         let options = control::Options {
             scheduler_client: client_as(&self.api, client::Identity::scheduler()),
             controllers: control::Controllers::new({
                 let api = self.api.clone();
                 move |identity| client_as(&api, identity)
             }),
+            pod_gc: control::pod_gc::Options {
+                ended_max: up.terminated_pod_gc_threshold,
+                ..control::pod_gc::Options::default()
+            },
             scheduler: control::scheduler::Options::new(&self.report.node, seed),
             root_ca_pem: Some(authority.certificate_pem().to_owned()),
             signer: Some(Arc::new(CertificateSigner(authority))),

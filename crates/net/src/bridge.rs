@@ -245,9 +245,15 @@ impl Node {
         let link = host_link(&pod.uid);
         let connected = self.host.connect(&link, self.bridge, address, netns.as_fd(), &mut inside);
         let configured = connected.and_then(|()| pod::configure(&mut inside, address, range));
-        configured
-            .and_then(|()| self.host.await_carrier(&link, &mut inside))
-            .map_err(refused(doing()))?;
+        if let Err(error) = configured.and_then(|()| self.host.await_carrier(&link, &mut inside)) {
+            // Whose fault it is decides who can mend it.
+            return Err(match self.host.has_bridge(self.bridge) {
+                Ok(false) => NetError::NotReady {
+                    bridge: self.host.options().bridge.to_string(),
+                },
+                Ok(true) | Err(_) => refused(doing())(error),
+            });
+        }
         Ok(vec![IpAddr::V4(address)])
     }
 

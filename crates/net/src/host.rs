@@ -106,6 +106,12 @@ impl Host {
         Ok(index)
     }
 
+    /// Whether the bridge is still the one of this index.
+    pub(crate) fn has_bridge(&self, index: u32) -> io::Result<bool> {
+        let link = self.socket().link(self.options.bridge.as_str())?;
+        Ok(link.is_some_and(|link| link.index == index))
+    }
+
     /// Text on the bridge that tells whose it is.
     fn owner(&self) -> String {
         let path = self.options.state_dir.display().to_string();

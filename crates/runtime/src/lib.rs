@@ -249,6 +249,9 @@ pub enum RuntimeError {
     /// Starting or running the process failed.
     #[error("{0}")]
     Start(String),
+    /// The cgroup of the pod could not be made.
+    #[error("{0}")]
+    PodCgroup(String),
     /// The network of the sandbox could not be made or removed.
     #[error("pod network")]
     Network(#[source] NetError),
@@ -341,6 +344,12 @@ pub enum NetError {
     /// No address is left in the node's range.
     #[error("no free address is left in {0}")]
     Exhausted(String),
+    /// The node's own part of the network is not there.
+    #[error("the bridge {bridge} of the pods is gone: start Lifepod anew, which makes it again")]
+    NotReady {
+        /// What pods are attached to.
+        bridge: String,
+    },
     /// A kernel request failed.
     #[error("{doing}: {cause}")]
     Kernel {

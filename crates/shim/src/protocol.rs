@@ -141,6 +141,8 @@ pub enum Refusal {
     Unsupported,
     /// A system call failed.
     System,
+    /// The pod's cgroup could not be made.
+    PodCgroup,
 }
 
 /// What the pod's containers share.

@@ -2,10 +2,10 @@
 //!
 //! The laws are checked at every step by the world's checker; here is what must
 //! be true once the faults have ended. Every failure prints its seed, and
-//! `SEED=n cargo test -p sim --test laws` runs that world again.
+//! `cargo xtask laws --seed n` runs that world again.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::node::{RunState, Uid};
 use api::typed::Pod;
@@ -195,7 +195,8 @@ fn unsettled(world: &World, uid: &Uid) -> Option<String> {
     }
 }
 
-fn check(seed: u64) {
+/// Runs a world; how many steps its machines took.
+fn check(seed: u64) -> u64 {
     let world = disturbed(seed);
     for number in 0..3 {
         let uid: Uid = format!("u-{number}").parse().unwrap();
@@ -203,6 +204,7 @@ fn check(seed: u64) {
             panic!("seed {seed}: {uid} has not converged: {why}\n{}", world.trace.tail(120));
         }
     }
+    world.steps
 }
 
 #[test]
@@ -210,15 +212,29 @@ fn pods_converge_after_the_last_fault_for_fixed_seeds() {
     // More, for an idle hour: SEEDS=40..30000
     let given = std::env::var("SEEDS").ok();
     let (from, to) = given.as_deref().and_then(|s| s.split_once("..")).unwrap_or(("0", "40"));
-    (from.parse().unwrap()..to.parse().unwrap()).for_each(check);
+    (from.parse().unwrap()..to.parse().unwrap()).for_each(|seed| {
+        check(seed);
+    });
 }
 
+/// One seed, or as many as make so many `STEPS` or take so many `SECONDS`:
+/// `cargo xtask laws` asks for more, and so does `cargo xtask check`.
 #[test]
-fn pods_converge_after_the_last_fault_for_a_fresh_seed() {
-    let given = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
-    let seed = given.unwrap_or_else(|| RandomState::new().build_hasher().finish());
-    println!("seed {seed}");
-    check(seed);
+fn pods_converge_after_the_last_fault_for_fresh_seeds() {
+    let asked = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    if let Some(seed) = asked("SEED") {
+        println!("seed {seed}: {} steps", check(seed));
+        return;
+    }
+    let (wanted, limit) = (asked("STEPS").unwrap_or(0), Duration::from_secs(asked("SECONDS").unwrap_or(0)));
+    let (began, mut worlds, mut steps) = (Instant::now(), 0_u64, 0_u64);
+    while worlds == 0 || steps < wanted || began.elapsed() < limit {
+        let seed = RandomState::new().build_hasher().finish();
+        println!("seed {seed}");
+        steps += check(seed);
+        worlds += 1;
+    }
+    println!("{steps} steps in {worlds} worlds, no law broken");
 }
 
 /// What a pod came to: phase, and of each container restarts and exit code.

@@ -4,8 +4,10 @@
 //!
 //! Reading order: this file, [`pods`] (starts, exits, deletions), [`objects`]
 //! (creates, gets, lists), [`slices`] (endpoints follow readiness), [`probes`]
-//! (their schedule and cost), [`load`] (long lists, many watchers), [`stats`].
+//! (their schedule and cost), [`load`] (long lists, many watchers), [`http2`],
+//! [`stats`].
 
+mod http2;
 mod load;
 mod objects;
 mod pods;
@@ -35,9 +37,27 @@ struct Flags {
     /// Pods to start one at a time.
     #[arg(long)]
     rounds: usize,
+    /// Measure this part alone.
+    #[arg(long)]
+    only: Option<Part>,
     /// The command that starts the platform.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     up: Vec<String>,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Starts, exits, deletions.
+    Pods,
+    /// Creates, gets, lists.
+    Objects,
+    /// Endpoints that follow readiness.
+    Slices,
+    /// The schedule and the cost of probes.
+    Probes,
+    /// Long lists, many watchers.
+    Load,
 }
 
 /// How long a start may take.
@@ -75,25 +95,38 @@ async fn measure(flags: Flags) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let client = client(&flags.kubeconfig).await?;
     let idle = memory_kib(child.id())?;
-    let pods = pods::measure(&client, flags.rounds).await;
-    let objects = objects::measure(&client, &flags.kubeconfig).await;
-    let after = memory_kib(child.id())?;
-    let slices = slices::measure(&client).await;
-    let probes = probes::measure(&client, child.id()).await;
-    let load = load::measure(&client, &flags.kubeconfig, child.id()).await;
-    stop(child)?;
-    let report = json!({
+    let mut report = json!({
         "machine": machine(),
         "yardsticks": yardsticks,
         "startup_ms": { "readyz": stats::summary(ready_ms), "node_ready": stats::summary(node_ms) },
-        "memory_kib": { "idle": idle, "after_the_run": after },
-        "pods": pods?,
-        "objects": objects?,
-        "slices": slices?,
-        "probes": probes?,
-        "load": load?,
+        "memory_idle_kib": idle,
     });
+    let measured = parts(&flags, &client, child.id(), &mut report).await;
+    report["memory_after_the_run_kib"] = memory_kib(child.id())?;
+    stop(child)?;
+    measured?;
     println!("{report:#}");
+    Ok(())
+}
+
+/// Adds what was measured of each part to the report.
+async fn parts(flags: &Flags, client: &Client, server: u32, report: &mut Value) -> Result<()> {
+    let wanted = |part: Part| flags.only.is_none_or(|only| only == part);
+    if wanted(Part::Pods) {
+        report["pods"] = pods::measure(client, flags.rounds).await?;
+    }
+    if wanted(Part::Slices) {
+        report["slices"] = slices::measure(client).await?;
+    }
+    if wanted(Part::Probes) {
+        report["probes"] = probes::measure(client, server).await?;
+    }
+    if wanted(Part::Objects) {
+        report["objects"] = objects::measure(client, &flags.kubeconfig).await?;
+    }
+    if wanted(Part::Load) {
+        report["load"] = load::measure(client, &flags.kubeconfig, server).await?;
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
@@ -17,13 +17,18 @@ const CLIENTS: usize = 32;
 /// How long each kind of request is measured.
 const WINDOW: Duration = Duration::from_secs(3);
 /// Where the objects live.
-const PATH: &str = "/api/v1/namespaces/bench/configmaps";
+const NAMESPACE: &str = "bench-objects";
+const PATH: &str = "/api/v1/namespaces/bench-objects/configmaps";
 /// Objects in the list that is read.
 const LISTED: usize = 500;
 
 /// Each kind of request for a few seconds, from 32 connections.
 pub(crate) async fn measure(client: &Client, kubeconfig: &Path) -> Result<Value> {
-    let maps = Api::<ConfigMap>::namespaced(client.clone(), "bench");
+    let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": NAMESPACE } }))?;
+    Api::<Namespace>::all(client.clone())
+        .create(&PostParams::default(), &namespace)
+        .await?;
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE);
     for index in 0..LISTED {
         maps.create(&PostParams::default(), &config_map(&format!("listed-{index}"), "listed")?)
             .await?;

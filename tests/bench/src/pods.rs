@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ContainerStatus, Namespace, Pod};
 use kube::api::{Api, DeleteParams, PostParams, WatchEvent, WatchParams};
@@ -36,9 +36,11 @@ pub(crate) async fn measure(client: &Client, rounds: usize) -> Result<Value> {
     for round in 0..rounds {
         let name = format!("one-{round}");
         let started = Instant::now();
-        pods.create(&PostParams::default(), &obedient(&name)?).await?;
+        let marker = format!("99{round:04}");
+        pods.create(&PostParams::default(), &obedient(&name, &marker)?).await?;
         wait(&mut changes, &name, is_ready).await?;
         ready.push(ms(started));
+        obeys(&marker).await?;
         let started = Instant::now();
         pods.delete(&name, &DeleteParams::default()).await?;
         wait_deleted(&mut changes, &name).await?;
@@ -97,7 +99,7 @@ async fn burst(pods: &Api<Pod>, changes: &mut Changes) -> Result<(f64, Value)> {
     let started = Instant::now();
     let names: Vec<String> = (0..BURST).map(|index| format!("burst-{index}")).collect();
     let posts = futures::stream::iter(&names).map(|name| async move {
-        pods.create(&PostParams::default(), &obedient(name)?)
+        pods.create(&PostParams::default(), &obedient(name, "1000")?)
             .await
             .map_err(anyhow::Error::from)
     });
@@ -127,9 +129,21 @@ pub(crate) fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-/// A pod whose process obeys SIGTERM.
-fn obedient(name: &str) -> Result<Pod> {
-    pod(name, &["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"])
+/// A pod whose process obeys SIGTERM from when its child runs, which can be
+/// found by its argument.
+fn obedient(name: &str, marker: &str) -> Result<Pod> {
+    pod(name, &["sh", "-c", &format!("trap 'exit 0' TERM; sleep {marker} & wait")])
+}
+
+/// Waits until an obedient pod's child runs: before its shell has set the trap,
+/// a signal to the first process of a container is nothing.
+async fn obeys(marker: &str) -> Result<()> {
+    let begun = Instant::now();
+    while find_process(marker).is_err() {
+        ensure!(begun.elapsed() < LIMIT, "`sleep {marker}` did not start");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
 }
 
 /// A pod whose process can be found by its argument.

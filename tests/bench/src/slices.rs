@@ -22,8 +22,9 @@ use crate::stats;
 const NAMESPACE: &str = "bench-slices";
 /// Pods behind the Service.
 const PODS: usize = 500;
-/// Changes of readiness that are measured, one after the other.
+/// Changes of readiness that are measured, and how often one is made.
 const CHANGES: usize = 200;
+const PACE: Duration = Duration::from_millis(50);
 /// Longest wait for one change.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -52,7 +53,9 @@ pub(crate) async fn measure(client: &Client) -> Result<Value> {
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), NAMESPACE);
     let mut changes = filled(&slices).await?;
     let mut times = Vec::new();
+    let mut pace = tokio::time::interval(PACE);
     for round in 0..CHANGES {
+        pace.tick().await;
         // Another slice and another pod each time, off and on again.
         let index = (round / 2 * 37) % PODS;
         let ready = round % 2 == 1;
@@ -75,7 +78,7 @@ pub(crate) async fn measure(client: &Client) -> Result<Value> {
     pods.delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default())
         .await?;
     nodes.delete(NAMESPACE, &DeleteParams::default()).await?;
-    Ok(json!({ "endpoints": PODS, "readiness_patch_to_slice_event_ms": stats::summary(times) }))
+    Ok(json!({ "endpoints": PODS, "changes_per_s": 1000 / PACE.as_millis(), "readiness_patch_to_slice_event_ms": stats::summary(times) }))
 }
 
 fn name(index: usize) -> String {

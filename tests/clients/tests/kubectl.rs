@@ -214,7 +214,7 @@ const CONVERSATIONS: &[Conversation] = &[
         files: &[("m.yaml", MAP), ("p.yaml", POD)],
         lines: &[
             "create -f m.yaml -f p.yaml",
-            "wait --for=jsonpath='{.data.k}'=v configmap/m --timeout=10s",
+            "wait --for=jsonpath={.data.k}=v configmap/m --timeout=10s",
             "wait --for=create configmap/m --timeout=10s",
             "wait --for=delete configmap/none --timeout=10s",
             "wait --for=condition=Ready pod/p --timeout=1s",
@@ -317,6 +317,24 @@ fn normalized(text: &str, server: &Server) -> String {
     out
 }
 
+/// A request with the terms of its field selector in order, which kubectl
+/// takes from a map, and without the UID among them.
+fn selected(asked: &str) -> String {
+    const KEY: &str = "fieldSelector=";
+    let Some(start) = asked.find(KEY).map(|at| at + KEY.len()) else {
+        return asked.to_owned();
+    };
+    let end = asked[start..].find(['&', ' ']).map_or(asked.len(), |end| start + end);
+    let mut terms: Vec<&str> = asked[start..end].split("%2C").collect();
+    for term in &mut terms {
+        if term.starts_with("involvedObject.uid") {
+            *term = "involvedObject.uid%3D<>";
+        }
+    }
+    terms.sort_unstable();
+    format!("{}{}{}", &asked[..start], terms.join("%2C"), &asked[end..])
+}
+
 fn told(kubectl: &Kubectl, conversation: &Conversation) -> String {
     let server = Server::start().unwrap();
     for (name, text) in conversation.files {
@@ -346,7 +364,7 @@ fn told(kubectl: &Kubectl, conversation: &Conversation) -> String {
                     asked.replace_range(value..end, "<>");
                 }
             }
-            writeln!(out, "  {asked}").unwrap();
+            writeln!(out, "  {}", selected(&asked)).unwrap();
         }
         for (mark, text) in [("> ", &run.stdout), ("! ", &run.stderr)] {
             for line in normalized(text, &server).lines() {

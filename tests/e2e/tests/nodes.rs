@@ -114,5 +114,31 @@ fn root_a_node_that_never_tells_of_itself_is_tainted_and_its_pods_are_evicted() 
     tainted(true);
     platform.ok(&["uncordon", "node1"]).unwrap();
     tainted(false);
-    platform.ok(&["delete", "pods", "--all", "--force", "--grace-period=0"]).unwrap();
+    its_end_is_that_of_its_pods(&platform);
+}
+
+/// The events of its coming and going, and what becomes of who was left there.
+fn its_end_is_that_of_its_pods(platform: &Platform) {
+    let told = |wanted: &str| {
+        wait::until(&format!("the event {wanted:?}"), LIMIT, || {
+            let columns = "jsonpath={range .items[*]}{.source.component} {.reason}|{.message}{\"\\n\"}{end}";
+            let seen = platform.ok(&["get", "events", "-n", "default", "-o", columns])?;
+            Ok(if seen.contains(wanted) { Ok(()) } else { Err(seen) })
+        })
+        .unwrap();
+    };
+    told("kubelet NodeNotSchedulable|Node node1 status is now: NodeNotSchedulable");
+    told("kubelet NodeSchedulable|Node node1 status is now: NodeSchedulable");
+    told("node-controller RegisteredNode|Node ghost event: Registered Node ghost in Controller");
+    // Once the lost node is gone for good, so are its pods.
+    platform.ok(&["delete", "node", "ghost"]).unwrap();
+    told("node-controller RemovingNode|Node ghost event: Removing Node ghost from Controller");
+    for name in ["hasty", "patient"] {
+        wait::until(&format!("pod {name} to be collected"), LIMIT, || {
+            Ok(platform
+                .get("default", "pod", name)?
+                .map_or(Ok(()), |pod| Err(pod["status"].to_string())))
+        })
+        .unwrap();
+    }
 }

@@ -50,6 +50,11 @@ impl<T: Ord + Clone> Queue<T> {
         }
     }
 
+    /// Whether an item is due or under way.
+    pub(super) fn holds(&self, item: &T) -> bool {
+        self.queued.contains(item) || self.under_way.contains_key(item)
+    }
+
     /// The next item; it is under way until [`Self::done`] or
     /// [`Self::failed`].
     pub(super) fn next(&mut self, now: Time) -> Option<T> {
@@ -121,13 +126,16 @@ mod tests {
     fn news_while_under_way_is_looked_at_afterwards() {
         let mut queue = Queue::default();
         queue.push("a");
+        assert!(queue.holds(&"a"), "due");
         assert_eq!(queue.next(at_ms(0)), Some("a"));
+        assert!(queue.holds(&"a"), "under way");
         queue.push("a");
         assert_eq!(queue.next(at_ms(0)), None, "never two at a time");
         queue.done(&"a");
         assert_eq!(queue.next(at_ms(0)), Some("a"));
         queue.done(&"a");
         assert_eq!(queue.next(at_ms(0)), None);
+        assert!(!queue.holds(&"a"));
     }
 
     #[test]

@@ -8,8 +8,7 @@
 
 use std::time::Duration;
 
-use api::typed::{ObjectReference, Pod};
-use client::RecordedEvent;
+use api::typed::Pod;
 use lifecycle::{Desired, Eviction, RestartPolicy};
 use tokio::time::Instant;
 
@@ -75,17 +74,6 @@ fn stopping(desired: &mut Desired, grace: Duration) {
 }
 
 impl Kubelet {
-    /// Tells that the node ends.
-    pub(super) fn announce_shutdown(&self, node: ObjectReference) {
-        self.recorder.record(RecordedEvent {
-            involved: node,
-            kind: "Normal",
-            reason: "NodeShutdown".to_owned(),
-            message: "Shutdown manager detected shutdown event".to_owned(),
-            at: self.ports.clock.now(),
-        });
-    }
-
     /// Goes on with the shutdown: the next turn when this one has ended, or
     /// its time is up. True when nobody is left.
     pub(super) fn drain_on(&mut self) -> bool {

@@ -53,7 +53,7 @@ impl Machine {
         if let Verb::Probe { id, .. } = &verb {
             let probed = match outcome {
                 Outcome::Probed(probed) => probed,
-                Outcome::Done | Outcome::Pulled(_) | Outcome::FellBackToHttp { .. } => Probed::Success,
+                Outcome::Done | Outcome::Pulled(_) | Outcome::DnsOmitted(_) | Outcome::FellBackToHttp { .. } => Probed::Success,
             };
             self.probed(now, &target, id, probed, events);
             return;
@@ -73,9 +73,11 @@ impl Machine {
                         }
                         tell(event::pulled(image, took, waited, size_bytes));
                     }
-                    Outcome::Pulled(Pulled::Present) | Outcome::Done | Outcome::Probed(_) | Outcome::FellBackToHttp { .. } => {
-                        tell(event::present(image))
-                    }
+                    Outcome::Pulled(Pulled::Present)
+                    | Outcome::Done
+                    | Outcome::Probed(_)
+                    | Outcome::DnsOmitted(_)
+                    | Outcome::FellBackToHttp { .. } => tell(event::present(image)),
                 }
                 self.memory.pulls.insert(
                     name.clone(),
@@ -85,6 +87,11 @@ impl Machine {
                     },
                 );
                 return; // images are not observed: the record is its effect
+            }
+            (Verb::RunSandbox { .. }, _) => {
+                if let Outcome::DnsOmitted(messages) = &outcome {
+                    events.extend(messages.iter().map(|message| event::dns_omitted(message)));
+                }
             }
             (Verb::RunHook { id, hook, .. }, _) => {
                 if let Outcome::FellBackToHttp { address } = &outcome {
@@ -152,7 +159,7 @@ impl Machine {
                 self.memory.failed(&target, failure, now, self.seed);
                 return;
             }
-            (Verb::RunSandbox { .. }, _) if self.stage == Stage::Sync => events.push(event::failed_sandbox(&failure.message)),
+            (Verb::RunSandbox { .. }, _) if self.stage == Stage::Sync => events.push(event::no_sandbox(&failure)),
             (Verb::MountVolumes, _) if self.stage == Stage::Sync => events.push(event::failed_mount(&failure.message)),
             (Verb::Stop { .. } | Verb::StopSandbox, _) => events.push(event::failed_kill(&failure.message)),
             _ => {} // retried; the driver logs it

@@ -2,6 +2,7 @@
 
 use api::typed::{ContainerStatus, PodCondition, PodStatus};
 
+use crate::admit::{PREEMPTED, PREEMPTING};
 use crate::input::{OWNED_CONDITIONS, Role};
 use crate::memory::Ending;
 use crate::plan::{World, sandbox};
@@ -25,7 +26,10 @@ pub(super) fn all(w: World<'_>, status: &PodStatus) -> Vec<PodCondition> {
     if let (Some(Ending::Evicted), Some(eviction)) = (w.memory.ending, &w.desired.eviction) {
         list.retain(|c| c.type_ != DISRUPTION_TARGET);
         let mut condition = condition(w, DISRUPTION_TARGET, Ok(Some("TerminationByKubelet")));
-        condition.message = Some(eviction.message.clone());
+        condition.message = Some(match eviction.reason.as_str() {
+            PREEMPTING => PREEMPTED.to_owned(),
+            _ => eviction.message.clone(), // evictions and shutdowns say there what the status says
+        });
         list.push(condition);
     }
     let sandbox = if sandbox::ready(w) { Ok(None) } else { Err(("", None)) };

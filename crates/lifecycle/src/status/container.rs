@@ -233,6 +233,8 @@ pub(crate) fn shown_class(class: FailureClass) -> Option<&'static str> {
         FailureClass::RunContainerError => Some("RunContainerError"),
         FailureClass::Sandbox
         | FailureClass::Network
+        | FailureClass::NetworkNotReady
+        | FailureClass::PodCgroup
         | FailureClass::Mount
         | FailureClass::Hook
         | FailureClass::Kill

@@ -373,3 +373,23 @@ fn root_a_bridge_of_someone_else_is_left_alone() {
         Some(true)
     );
 }
+
+#[test]
+fn root_without_the_bridge_the_node_is_to_blame() {
+    let mut node = Node::new("10.88.0.0/24");
+    let inside = Namespace::new();
+    let bridge = node.options.bridge.clone();
+    let deleted = bridge.clone();
+    node.namespace.run(move || {
+        let mut socket = RouteSocket::open().unwrap();
+        socket.delete_link(deleted.as_str()).unwrap();
+    });
+    let error = node.attach(&pod(1), &inside.path).unwrap_err();
+    assert!(matches!(error, NetError::NotReady { .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        format!("the bridge {bridge} of the pods is gone: start Lifepod anew, which makes it again")
+    );
+    node.reopen();
+    node.attach(&pod(1), &inside.path).unwrap();
+}

@@ -109,6 +109,7 @@ impl Pod {
             ClientError::Refused(Refusal::NotFound, name) => RuntimeError::NotFound { what: "container", name },
             ClientError::Refused(Refusal::Config, message) => RuntimeError::Config(message),
             ClientError::Refused(Refusal::Start, message) => RuntimeError::Start(message),
+            ClientError::Refused(Refusal::PodCgroup, message) => RuntimeError::PodCgroup(message),
             ClientError::Gone => RuntimeError::Shim {
                 pod: self.uid.clone(),
                 message: self.last_words(),

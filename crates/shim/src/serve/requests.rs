@@ -86,7 +86,7 @@ impl Shim {
         }
         self.trees
             .make(&self.group, &spec.limits)
-            .map_err(|cause| (Refusal::System, cause.to_string()))?;
+            .map_err(|cause| (Refusal::PodCgroup, cause.to_string()))?;
         let made = Sandbox::make(spec, &self.dir, &self.trees, &self.group).map_err(|cause| (Refusal::System, cause.to_string()))?;
         self.sandbox = Some(made);
         Ok(())

@@ -372,6 +372,8 @@ fn class_of(word: &str) -> Option<FailureClass> {
         "RunContainerError" => FailureClass::RunContainerError,
         "Sandbox" => FailureClass::Sandbox,
         "Network" => FailureClass::Network,
+        "NetworkNotReady" => FailureClass::NetworkNotReady,
+        "PodCgroup" => FailureClass::PodCgroup,
         "Mount" => FailureClass::Mount,
         "Hook" => FailureClass::Hook,
         "Kill" => FailureClass::Kill,
