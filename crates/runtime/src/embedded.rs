@@ -12,7 +12,6 @@
 mod adopt;
 mod client;
 mod container;
-mod counters;
 mod dial;
 mod files;
 mod hosts;
@@ -43,8 +42,8 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, PodCounters, Runtime, RuntimeError, SandboxConfig,
-    Session, StreamRequest,
+    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig, Session,
+    StreamRequest,
 };
 use files::PodDir;
 use pod::Pod;
@@ -230,10 +229,6 @@ impl Runtime for Embedded {
 
     async fn dial(&self, uid: &Uid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError> {
         self.dial_in(&*self.pod(uid)?, port).await
-    }
-
-    async fn counters(&self, uid: &Uid, disks: bool) -> Result<PodCounters, RuntimeError> {
-        self.counters_of(self.pod(uid)?, disks).await
     }
 
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {
