@@ -31,6 +31,10 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
             if container.role == Role::Regular && shown.len() == 1 {
                 remember(w, newest, &mut status);
             }
+            // An attempt that was never started may be cleared away; its number
+            // was told, and is the next one's.
+            let told = w.last.and_then(|last| crate::status::of(last, &container.name));
+            status.restart_count = status.restart_count.max(told.map_or(0, |told| told.restart_count));
             status
         }
         None => without_attempt(w, stage, container),
