@@ -1,6 +1,6 @@
 //! Scheduler and controllers: loops that need only the API.
 //!
-//! Reading order: [`scheduler`]; [`namespace`], [`namespace_content`];
+//! Reading order: `watch.rs`; [`scheduler`]; [`namespace`], [`namespace_content`];
 //! [`node_lifecycle`], [`pod_gc`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`];
 //! [`garbage`]; [`disruption`], [`quota`]; [`storage`], [`persistent_volume`]; here is what
 //! joins them.
@@ -31,6 +31,7 @@ mod queue;
 pub mod quota;
 pub mod scheduler;
 pub mod storage;
+mod watch;
 mod work;
 
 /// What the scheduler and the controllers are to do.

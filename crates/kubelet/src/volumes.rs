@@ -221,7 +221,7 @@ impl Volumes {
         };
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let found = ports.sources.find(namespace, references(pod)).await;
-        let issued = token::renew(ports, uid, pod, &mut tokens, now).await;
+        let issued = token::renew(&ports.client, uid, pod, &mut tokens, now).await;
         let next = tokens.values().map(|token| token.refresh_at).min().unwrap_or(Time::FAR_FUTURE);
         let claimed = match scope {
             Scope::All => persistent::find(ports, pod).await,

@@ -9,8 +9,7 @@ use api::typed::{Node, Pod};
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use kube::Api;
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{self, Event};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +18,7 @@ use super::report::{Outcome, Report, Reporter};
 use super::snapshot::{self, PodFacts};
 use super::{Decision, Options, Scheduler, volumes};
 use crate::storage;
+use crate::watch::watch;
 
 /// Bindings under way at a time; further pods wait in the queue.
 const BINDINGS_MAX: usize = 64;
@@ -37,8 +37,8 @@ pub async fn run(client: kube::Client, options: Options, shutdown: CancellationT
     let (reporter, reporting) = Reporter::new(client.clone(), &options);
     let mut reports = JoinSet::new();
     reports.spawn(reporting);
-    let pods = watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).default_backoff();
-    let nodes = watcher(Api::<Node>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let pods = watch(Api::<Pod>::all(client.clone()), watcher::Config::default());
+    let nodes = watch(Api::<Node>::all(client.clone()), watcher::Config::default());
     let storage = storage::follow(client.clone());
     let mut driver = Driver {
         client,
@@ -74,8 +74,8 @@ struct Driver {
 impl Driver {
     async fn run(
         &mut self,
-        pods: impl Stream<Item = watcher::Result<Event<Pod>>>,
-        nodes: impl Stream<Item = watcher::Result<Event<Node>>>,
+        pods: impl Stream<Item = Event<Pod>>,
+        nodes: impl Stream<Item = Event<Node>>,
         storage: impl Stream<Item = storage::Change>,
         shutdown: &CancellationToken,
     ) {
@@ -168,49 +168,47 @@ impl Driver {
         }
     }
 
-    fn pod_event(&mut self, event: watcher::Result<Event<Pod>>) {
+    fn pod_event(&mut self, event: Event<Pod>) {
         match event {
-            Ok(Event::Apply(pod)) => self.scheduler.pod_changed(&pod, now()),
-            Ok(Event::Delete(pod)) => {
+            Event::Apply(pod) => self.scheduler.pod_changed(&pod, now()),
+            Event::Delete(pod) => {
                 if let Some(uid) = snapshot::uid(&pod) {
                     self.scheduler.pod_gone(&uid, now());
                 }
             }
-            Ok(Event::Init) => self.pods_seen = Some(BTreeSet::new()),
-            Ok(Event::InitApply(pod)) => {
+            Event::Init => self.pods_seen = Some(BTreeSet::new()),
+            Event::InitApply(pod) => {
                 if let Some(seen) = &mut self.pods_seen {
                     seen.extend(snapshot::uid(&pod));
                 }
                 self.scheduler.pod_changed(&pod, now());
             }
-            Ok(Event::InitDone) => {
+            Event::InitDone => {
                 if let Some(seen) = self.pods_seen.take() {
                     self.scheduler.pods_listed(&seen, now());
                 }
                 self.synced.0 = true;
             }
-            Err(error) => tracing::warn!(resource = "pods", error = %error, "watch failed; it is tried again"),
         }
     }
 
-    fn node_event(&mut self, event: watcher::Result<Event<Node>>) {
+    fn node_event(&mut self, event: Event<Node>) {
         match event {
-            Ok(Event::Apply(node)) => self.scheduler.node_changed(&node, now()),
-            Ok(Event::Delete(node)) => self.scheduler.node_gone(&node.metadata.name.unwrap_or_default()),
-            Ok(Event::Init) => self.nodes_seen = Some(BTreeSet::new()),
-            Ok(Event::InitApply(node)) => {
+            Event::Apply(node) => self.scheduler.node_changed(&node, now()),
+            Event::Delete(node) => self.scheduler.node_gone(&node.metadata.name.unwrap_or_default()),
+            Event::Init => self.nodes_seen = Some(BTreeSet::new()),
+            Event::InitApply(node) => {
                 if let Some(seen) = &mut self.nodes_seen {
                     seen.extend(node.metadata.name.clone());
                 }
                 self.scheduler.node_changed(&node, now());
             }
-            Ok(Event::InitDone) => {
+            Event::InitDone => {
                 if let Some(seen) = self.nodes_seen.take() {
                     self.scheduler.nodes_listed(&seen);
                 }
                 self.synced.1 = true;
             }
-            Err(error) => tracing::warn!(resource = "nodes", error = %error, "watch failed; it is tried again"),
         }
     }
 }
