@@ -112,7 +112,7 @@ impl Binder {
         let mut well = true;
         for step in decide(&self.storage, &used) {
             if let Step::Tell(told) = step {
-                self.tell(told);
+                self.tell(*told);
                 continue;
             }
             let done = tokio::time::timeout(REQUEST_TIMEOUT, self.carry_out(step)).await;
@@ -162,7 +162,7 @@ impl Binder {
                 claims.replace_status(&name, &params, &*claim).await.map(drop)
             }
             Step::Tell(told) => {
-                self.record(told);
+                self.record(*told);
                 Ok(())
             }
         }

@@ -35,7 +35,7 @@ pub enum Step {
     /// The status of a claim.
     ClaimStatus(Box<PersistentVolumeClaim>),
     /// Something to tell of a claim or a volume.
-    Tell(Told),
+    Tell(Box<Told>),
 }
 
 /// An event.
@@ -305,7 +305,7 @@ fn undeletable(volume: &PersistentVolume, phase: &str) -> Vec<Step> {
     };
     vec![
         Step::VolumeStatus(Box::new(in_phase(volume, "Failed", Some(message)))),
-        Step::Tell(told),
+        Step::Tell(Box::new(told)),
     ]
 }
 
@@ -332,7 +332,7 @@ fn reference_to(meta: &api::typed::ObjectMeta) -> ObjectReference {
 }
 
 fn tell(claim: &PersistentVolumeClaim, kind: &'static str, reason: &'static str, message: String) -> Step {
-    Step::Tell(Told {
+    Step::Tell(Box::new(Told {
         about: ObjectReference {
             kind: Some("PersistentVolumeClaim".to_owned()),
             ..reference_to(&claim.metadata)
@@ -340,7 +340,7 @@ fn tell(claim: &PersistentVolumeClaim, kind: &'static str, reason: &'static str,
         kind,
         reason,
         message,
-    })
+    }))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::{ClaimKey, Storage, key};
 
 /// Something a watch says.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one is there at a time, and is taken apart at once")]
 pub enum Change {
     /// Of claims.
     Claim(watcher::Result<Event<PersistentVolumeClaim>>),
