@@ -93,6 +93,9 @@ pub struct SandboxView {
     pub ips: Vec<IpAddr>,
     /// When it was made.
     pub created_at: Time,
+    /// What the node agent noted on it.
+    #[serde(default)]
+    pub notes: BTreeMap<String, String>,
 }
 
 /// One attempt of one container as the runtime sees it.
@@ -147,26 +150,78 @@ pub struct NodeUsage {
     pub pods: BTreeMap<Uid, PodUsage>,
 }
 
+/// Counters of one cgroup. `None` where the kernel does not count it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// CPU time since the cgroup was made, in nanoseconds.
+    pub cpu_ns: Option<u64>,
+    /// Memory, page cache included.
+    pub memory_bytes: Option<u64>,
+    /// Memory without the page cache that can be given up at once. Source:
+    /// upstream cAdvisor, `container_memory_working_set_bytes`.
+    pub working_set_bytes: Option<u64>,
+    /// Anonymous memory.
+    pub rss_bytes: Option<u64>,
+    /// Page faults since the cgroup was made.
+    pub page_faults: Option<u64>,
+    /// Those that waited for a disk.
+    pub major_page_faults: Option<u64>,
+    /// Processes and threads.
+    pub processes: Option<u64>,
+}
+
+/// What files take of a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Bytes, in whole blocks.
+    pub bytes: u64,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
 /// What a pod uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodUsage {
-    /// Memory that cannot be taken back at once: the working set.
-    pub memory_bytes: u64,
-    /// Processes and threads.
-    pub processes: u64,
+    /// When the counters were read.
+    pub at: Time,
+    /// Counters of the whole pod.
+    pub counters: Counters,
     /// By name, the newest attempt of each.
     pub containers: BTreeMap<String, ContainerUsage>,
 }
 
+impl PodUsage {
+    /// Its containers that run, by name.
+    pub fn running(&self) -> impl Iterator<Item = (&str, &ContainerUsage)> {
+        let containers = self.containers.iter().filter(|(_, usage)| usage.running);
+        containers.map(|(name, usage)| (name.as_str(), usage))
+    }
+}
+
 /// What a container uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerUsage {
-    /// Working set.
-    pub memory_bytes: u64,
-    /// Its writable layer and its logs.
-    pub disk_bytes: u64,
-    /// Files in them.
-    pub inodes: u64,
+    /// Identity of the attempt.
+    pub id: ContainerId,
+    /// It has not ended.
+    pub running: bool,
+    /// Its counters.
+    pub counters: Counters,
+    /// Its writable layer, if files were counted.
+    pub written: DiskUsage,
+    /// Its logs, those of earlier attempts too, if files were counted.
+    pub logs: DiskUsage,
+}
+
+impl ContainerUsage {
+    /// Its writable layer and its logs together.
+    #[must_use]
+    pub fn disk(&self) -> DiskUsage {
+        DiskUsage {
+            bytes: self.written.bytes + self.logs.bytes,
+            inodes: self.written.inodes + self.logs.inodes,
+        }
+    }
 }
 
 /// How a container attempt ended.

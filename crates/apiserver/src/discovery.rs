@@ -171,6 +171,7 @@ pub(crate) fn kind(row: &Resource, subresource: Subresource) -> &str {
     match subresource {
         Subresource::Binding => "Binding",
         Subresource::Proxy if row.id.kind == "Node" => "NodeProxyOptions",
+        Subresource::Proxy if row.id.kind == "Service" => "ServiceProxyOptions",
         Subresource::Proxy => "PodProxyOptions",
         Subresource::Token => "TokenRequest",
         Subresource::Exec => "PodExecOptions",

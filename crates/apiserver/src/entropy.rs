@@ -15,6 +15,11 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// Where to begin among several that are as good.
+pub(crate) fn index() -> usize {
+    usize::from_le_bytes(random())
+}
+
 /// A random UUID, version 4. Source: RFC 9562, section 5.4.
 pub(crate) fn uid() -> String {
     let mut bytes = random::<16>();

@@ -392,6 +392,12 @@ impl ApiServer {
         self.core.authorizer.resource(identity, asked)
     }
 
+    /// Who shows the bearer token in an `Authorization` header, if it counts;
+    /// for parts that serve on their own, as a TokenReview does.
+    pub async fn bearer(&self, shown: Option<&http::HeaderValue>) -> Option<Identity> {
+        authn::bearer::of_request(&self.core, shown).await
+    }
+
     /// Answers one request of a caller, who may be nobody. A streamed answer
     /// also ends when a [`CancellationToken`] in the request's extensions is
     /// cancelled: that is how a front takes its streams down with it.

@@ -135,6 +135,8 @@ pub fn wire<'a>(pod: &'a Pod, name: &str) -> Result<Cow<'a, Container>, ConfigEr
 pub struct ThisNode<'a> {
     /// Directory of the node's own seccomp profiles.
     pub seccomp_root: &'a Path,
+    /// How much of a container's log is kept.
+    pub log_limits: LogLimits,
     /// Memory of the node.
     pub memory_capacity_bytes: u64,
 }
@@ -209,7 +211,7 @@ pub fn container(
         termination_message_from_log: wire.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
         stdin: wire.stdin.unwrap_or(false),
         stdin_once: wire.stdin_once.unwrap_or(false),
-        log_limits: LogLimits::default(),
+        log_limits: node.log_limits,
         tty: wire.tty.unwrap_or(false),
         oom_score: resources::oom_score(pod, wire, node.memory_capacity_bytes),
         resources: resources::of_container(wire.resources.as_ref())?,
@@ -259,6 +261,7 @@ mod tests {
     fn node() -> ThisNode<'static> {
         ThisNode {
             seccomp_root: Path::new("/profiles"),
+            log_limits: LogLimits::default(),
             memory_capacity_bytes: 1 << 30,
         }
     }

@@ -25,6 +25,7 @@ pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, a
         .map_err(|error| Failure::new(FailureClass::CreateContainerConfigError, error))?;
     let node = ThisNode {
         seccomp_root: &ports.seccomp_root,
+        log_limits: ports.log_limits,
         memory_capacity_bytes: memory_capacity_bytes(&ports.node.borrow()),
     };
     let config = config::container(pod, name, attempt, variables, &node).map_err(|error| unusable(&error))?;

@@ -12,7 +12,7 @@ use api::Uid;
 use api::node::Observation;
 use api::typed::{Node, Pod, WireQuantity};
 use lifecycle::{Action, Failure, FailureClass, Input, Outcome, Progress, PullPolicy, Pulled, Target, Verb};
-use runtime::{Image, NetError, Runtime, RuntimeError};
+use runtime::{Image, LogLimits, NetError, Runtime, RuntimeError};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -46,6 +46,8 @@ pub struct Ports {
     pub log_root: PathBuf,
     /// Directory of the node's own seccomp profiles.
     pub seccomp_root: PathBuf,
+    /// How much of a container's log is kept.
+    pub log_limits: LogLimits,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: Arc<str>,
     /// What pods take their content from.
@@ -172,6 +174,7 @@ async fn perform(
         }
         Verb::Start { id } => done(runtime.start(uid, id).await, FailureClass::RunContainerError),
         Verb::Note { id, key, value } => done(runtime.note(uid, id, key, value).await, FailureClass::Unavailable),
+        Verb::NoteSandbox { key, value } => done(runtime.note_sandbox(uid, key, value).await, FailureClass::Unavailable),
         Verb::Probe { id, handler, timeout, .. } => {
             let name = container_name(&action.target)?;
             Ok(Outcome::Probed(prober::run(ports, subject, name, id, handler, *timeout).await))

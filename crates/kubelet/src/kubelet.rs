@@ -18,7 +18,7 @@ use kube::api::{Patch, PatchParams};
 use kube_runtime::WatchStreamExt;
 use kube_runtime::watcher::{self, Event};
 use lifecycle::{Desired, Eviction, NodeFacts, Rejection};
-use runtime::{Runtime, RuntimeError};
+use runtime::{LogLimits, Runtime, RuntimeError};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -60,6 +60,8 @@ pub struct Options {
     pub volumes: Arc<Volumes>,
     /// Directory of the node's own seccomp profiles.
     pub seccomp_root: PathBuf,
+    /// How much of a container's log is kept.
+    pub log_limits: LogLimits,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: String,
     /// When the node counts as short of something.
@@ -136,6 +138,7 @@ impl Kubelet {
             log_root,
             volumes,
             seccomp_root,
+            log_limits,
             node_resolv_conf,
             eviction,
             drain,
@@ -187,6 +190,7 @@ impl Kubelet {
             flights,
             log_root,
             seccomp_root,
+            log_limits,
             node_resolv_conf: node_resolv_conf.into(),
             sources: Sources::new(client.clone()),
             volumes,

@@ -4,6 +4,7 @@
 //! of a longer line. Source: the CRI logging design note; upstream
 //! `kubelet/pkg/kuberuntime/logs`.
 
+mod limits;
 mod watch;
 
 use std::collections::VecDeque;
@@ -13,6 +14,7 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+pub use limits::{InvalidLogLimits, limits};
 pub use watch::LogWatch;
 
 use api::Time;

@@ -26,7 +26,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use percent_encoding::percent_decode_str;
-use runtime::Runtime;
+use runtime::{LogLimits, Runtime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,8 @@ pub struct Parts {
     pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
+    /// How much of a container's log is kept.
+    pub log_limits: LogLimits,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Name of the node.
@@ -67,6 +69,7 @@ pub struct NodeApi {
     runtime: Arc<dyn Runtime>,
     flights: FlightRecorder,
     log_root: PathBuf,
+    log_limits: LogLimits,
     clock: Arc<dyn Clock>,
     node: String,
     started: Time,
@@ -86,6 +89,7 @@ impl NodeApi {
             pods: parts.pods,
             runtime: parts.runtime,
             log_root: parts.log_root,
+            log_limits: parts.log_limits,
             clock: parts.clock,
             node: parts.node,
             samples: Arc::default(),
@@ -97,14 +101,12 @@ impl NodeApi {
 
     /// Reads the counters that rates are made of, until the shutdown.
     pub async fn sample(&self) {
-        self.samples
-            .collect(&self.pods, &self.runtime, &self.clock, self.shutdown.clone())
-            .await;
+        self.samples.collect(&self.runtime, &self.clock, self.shutdown.clone()).await;
     }
 
     /// `/configz`: the settings in force, under upstream's names.
     fn configuration(&self) -> serde_json::Value {
-        let limits = runtime::LogLimits::default();
+        let limits = self.log_limits;
         serde_json::json!({ "kubeletconfig": {
             "kind": "KubeletConfiguration",
             "apiVersion": "kubelet.config.k8s.io/v1beta1",

@@ -3,7 +3,7 @@
 //! Reading order: [`websocket`] and [`spdy`] (two ways to carry several
 //! streams on one connection, as pure codecs: bytes in, events out),
 //! [`negotiate`] (which of them a client asks for), [`channels`] (the five
-//! channels of a command over either), [`remote`] (the session of one command
+//! channels of a command over either), [`messages`] (numbered channels in WebSocket messages), [`remote`] (the session of one command
 //! or attachment), [`forward`] (the session of forwarded ports).
 //!
 //! Back-pressure is the connection's: a session reads nothing new from the
@@ -15,6 +15,7 @@
 
 mod channels;
 mod forward;
+mod messages;
 mod negotiate;
 mod remote;
 pub mod spdy;

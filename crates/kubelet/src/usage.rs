@@ -4,17 +4,17 @@
 //! Source: upstream metrics-server, `pkg/storage`: a rate needs two samples; a
 //! container that is younger than the first is measured from its start.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::Time;
-use api::node::RunState;
-use runtime::{ContainerCounters, PodCounters, Runtime};
+use api::node::{ContainerUsage, PodUsage, RunState};
+use runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::pods::{Known, Pods};
+use crate::pods::Known;
 
 /// Between samples. Source: metrics-server, `--metric-resolution`.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -65,23 +65,24 @@ pub struct Samples(Mutex<BTreeMap<String, VecDeque<Sample>>>);
 
 impl Samples {
     /// Reads all counters every [`INTERVAL`] until `shutdown`.
-    pub async fn collect(&self, pods: &Pods, runtime: &Arc<dyn Runtime>, clock: &Arc<dyn Clock>, shutdown: CancellationToken) {
+    pub async fn collect(&self, runtime: &Arc<dyn Runtime>, clock: &Arc<dyn Clock>, shutdown: CancellationToken) {
         loop {
-            let mut seen = vec![NODE.to_owned()];
+            let mut seen = BTreeSet::from([NODE.to_owned()]);
             if let Some(cpu_ns) = crate::machine_usage::cpu_ns() {
                 self.keep(NODE, Sample { at: clock.now(), cpu_ns });
             }
-            for (uid, _) in pods.all() {
-                // Pods come and go; whoever asks for this one is told.
-                let Ok(usage) = runtime.counters(&uid, false).await else { continue };
-                for container in &usage.containers {
-                    if let Some(cpu_ns) = container.usage.cpu_ns {
-                        self.keep(&container.id, Sample { at: usage.at, cpu_ns });
+            match runtime.usage(false).await {
+                Ok(usage) => {
+                    for (pod, (_, container)) in usage.pods.values().flat_map(|pod| pod.running().map(move |one| (pod, one))) {
+                        if let Some(cpu_ns) = container.counters.cpu_ns {
+                            self.keep(&container.id.0, Sample { at: pod.at, cpu_ns });
+                        }
+                        seen.insert(container.id.0.clone());
                     }
-                    seen.push(container.id.clone());
+                    self.lock().retain(|id, _| seen.contains(id));
                 }
+                Err(error) => tracing::warn!(error = %error, "what pods use of the node is not known"),
             }
-            self.lock().retain(|id, _| seen.contains(id));
             tokio::select! {
                 () = clock.sleep_until(clock.now() + INTERVAL) => {}
                 () = shutdown.cancelled() => return,
@@ -112,18 +113,18 @@ impl Samples {
 
     /// The rate of a container that was read just now.
     #[must_use]
-    pub fn of_container(&self, known: &Known, pod: &PodCounters, container: &ContainerCounters) -> Option<Rate> {
-        let view = known.observed.containers.iter().find(|view| view.id.0 == container.id)?;
+    pub fn of_container(&self, known: &Known, pod: &PodUsage, container: &ContainerUsage) -> Option<Rate> {
+        let view = known.observed.containers.iter().find(|view| view.id == container.id)?;
         let started = match view.state {
             RunState::Running { started_at } => Some(started_at),
             _ => None,
         };
         let to = Sample {
             at: pod.at,
-            cpu_ns: container.usage.cpu_ns?,
+            cpu_ns: container.counters.cpu_ns?,
         };
         let all = self.lock();
-        let from = base(all.get(&container.id).unwrap_or(&VecDeque::new()), started, to.at)?;
+        let from = base(all.get(&container.id.0).unwrap_or(&VecDeque::new()), started, to.at)?;
         rate(from, to)
     }
 }

@@ -152,7 +152,27 @@ pub(crate) struct Up {
     #[arg(long, default_value_t = kubelet::node_status::MAX_PODS, value_name = "COUNT")]
     pub max_pods: u32,
     #[command(flatten)]
+    pub container_log: ContainerLog,
+    #[command(flatten)]
     pub eviction: Eviction,
+}
+
+/// How much of a container's log is kept; as the kubelet's flags of these names.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub(crate) struct ContainerLog {
+    /// A container's log is rotated when it is this long; a negative size turns rotation off
+    #[arg(long, default_value = "10Mi", value_name = "BYTES", allow_hyphen_values = true)]
+    pub container_log_max_size: String,
+    /// Files of a container's log that are kept, the one being written included; at least 2
+    #[arg(long, default_value_t = 5, value_name = "COUNT", allow_hyphen_values = true)]
+    pub container_log_max_files: i32,
+}
+
+impl ContainerLog {
+    /// In the words of those who rotate.
+    pub(crate) fn limits(&self) -> Result<runtime::LogLimits, kubelet::logs::InvalidLogLimits> {
+        kubelet::logs::limits(&self.container_log_max_size, self.container_log_max_files)
+    }
 }
 
 /// As of upstream's controller manager.

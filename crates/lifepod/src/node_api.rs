@@ -77,6 +77,10 @@ fn said(code: StatusCode, text: &str) -> Response<Body> {
 
 impl Answer for NodeFront {
     async fn answer(&self, identity: Option<Identity>, request: Request<Body>) -> Response<Body> {
+        let identity = match identity {
+            None => self.api.bearer(request.headers().get(header::AUTHORIZATION)).await,
+            of_certificate => of_certificate,
+        };
         let Some(identity) = identity else {
             return said(StatusCode::UNAUTHORIZED, "Unauthorized\n");
         };

@@ -122,6 +122,7 @@ impl Platform {
     pub(crate) async fn start_with(up: &Up, drain: Option<Drain>) -> Result<Self> {
         preflight::check()?;
         let thresholds = up.eviction.settings()?;
+        let log_limits = up.container_log.limits()?;
         let clock = Arc::new(SystemClock::new());
         let layout = Layout::new(&up.data.data_dir)?;
         let settings = Settings::from(up);
@@ -189,6 +190,7 @@ impl Platform {
             runtime: parts.runtime.clone() as Arc<dyn Runtime>,
             flights: flights.clone(),
             log_root: layout.pod_logs(),
+            log_limits,
             clock: clock.clone(),
             node: identity.name.clone(),
         };
@@ -215,7 +217,7 @@ impl Platform {
         };
         platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
         platform.start_control(authority, up, clock.now().0.unsigned_abs());
-        platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, drain));
+        platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, log_limits, drain));
         Ok(platform)
     }
 
@@ -278,8 +280,18 @@ impl Platform {
         pods: Arc<Pods>,
         flights: FlightRecorder,
         clock: Arc<SystemClock>,
-        (thresholds, drain): (lifecycle::evict::Settings, Option<Drain>),
+        (thresholds, log_limits, drain): (lifecycle::evict::Settings, runtime::LogLimits, Option<Drain>),
     ) {
+        let provisioner = kubelet::local_path::Options {
+            client: client_as(&self.api, client::Identity::controller("local-path-provisioner")),
+            root: self.layout.local_path(),
+            node: node.name.clone(),
+        };
+        let provisioning = kubelet::local_path::run(provisioner, clock.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            provisioning.await;
+            Ok(())
+        });
         let options = kubelet::Options {
             client: client_as(&self.api, client::Identity::node(&node.name)),
             runtime: self.parts.runtime.clone() as Arc<dyn Runtime>,
@@ -291,6 +303,7 @@ impl Platform {
             log_root: self.layout.pod_logs(),
             volumes: self.parts.volumes.clone(),
             seccomp_root: self.layout.seccomp(),
+            log_limits,
             node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
             eviction: kubelet::eviction::Config {
                 settings: thresholds,

@@ -12,7 +12,6 @@
 mod adopt;
 mod client;
 mod container;
-mod counters;
 mod dial;
 mod files;
 mod hosts;
@@ -43,8 +42,8 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, PodCounters, Runtime, RuntimeError, SandboxConfig,
-    Session, StreamRequest,
+    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig, Session,
+    StreamRequest,
 };
 use files::PodDir;
 use pod::Pod;
@@ -232,16 +231,16 @@ impl Runtime for Embedded {
         self.dial_in(&*self.pod(uid)?, port).await
     }
 
-    async fn counters(&self, uid: &Uid, disks: bool) -> Result<PodCounters, RuntimeError> {
-        self.counters_of(self.pod(uid)?, disks).await
-    }
-
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {
         self.measure(disk).await
     }
 
     async fn reclaim(&self) -> Result<u64, RuntimeError> {
         self.free_ended().await
+    }
+
+    async fn note_sandbox(&self, uid: &Uid, key: &str, value: &str) -> Result<(), RuntimeError> {
+        self.note_on_sandbox(&self.pod(uid)?, key, value).await
     }
 
     async fn note(&self, uid: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError> {

@@ -6,7 +6,6 @@
 //! This crate deliberately does not know the API server, pods' desired state,
 //! restart policies or how a network is made.
 
-mod counters;
 pub mod embedded;
 pub mod image;
 mod session;
@@ -19,7 +18,6 @@ use api::node::{ContainerId, NodeUsage, Observation, Uid};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-pub use counters::{ContainerCounters, Counters, PodCounters};
 pub use session::{AttachRequest, Ended, Input, Output, Session, StreamRequest, Terminal, TerminalSize};
 pub use shim::log_files;
 pub use shim::protocol::LogLimits;
@@ -319,15 +317,15 @@ pub trait Runtime: Send + Sync {
     async fn attach(&self, pod: &Uid, id: &ContainerId, request: AttachRequest) -> Result<Session, RuntimeError>;
     /// Connects to a TCP port on the loopback of the pod's network.
     async fn dial(&self, pod: &Uid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError>;
-    /// The kernel's counters of the pod and its running containers; with
-    /// `disks` also the bytes they have written, which takes time.
-    async fn counters(&self, pod: &Uid, disks: bool) -> Result<PodCounters, RuntimeError>;
-    /// What the pods use of the node. With `disk`, files are counted too,
-    /// which takes its time.
+    /// What the pods use of the node: the kernel's counters; with `disk`, files
+    /// are counted too, which takes its time.
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError>;
     /// Frees what ended containers have written; records and logs stay. Gives
     /// the bytes.
     async fn reclaim(&self) -> Result<u64, RuntimeError>;
+    /// Notes something on the pod's sandbox, durable, seen in later
+    /// observations; an empty value removes the note. Gone with the sandbox.
+    async fn note_sandbox(&self, pod: &Uid, key: &str, value: &str) -> Result<(), RuntimeError>;
     /// Notes something on an attempt, durable, seen in later observations.
     async fn note(&self, pod: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError>;
 }

@@ -22,6 +22,9 @@ const POD_CHANGED: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\nspec
 const POD_FORBIDDEN: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\nspec:\n  nodeName: node1\n  containers:\n  - name: c\n    image: busybox:1.31\n    command: [sleep]\n";
 const TYPO: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: typo\nspec: {}\n";
 const CONTROLLER: &str = "apiVersion: v1\nkind: ReplicationController\nmetadata:\n  name: r\nspec:\n  replicas: 1\n  selector: {app: r}\n  template:\n    metadata:\n      labels: {app: r}\n    spec:\n      containers:\n      - name: c\n        image: busybox:1.30\n";
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata:\n  name: s\nspec:\n  clusterIP: None\n  selector: {app: a}\n  ports:\n  - {name: web, port: 80, targetPort: 8080}\n";
+const TWO_CONTAINERS: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: two\nspec:\n  containers:\n  - name: a\n    image: busybox:1.30\n  - name: b\n    image: busybox:1.30\n";
+const ROLE: &str = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: reader\n  namespace: default\nrules:\n- apiGroups: ['']\n  resources: [pods, pods/log]\n  verbs: [get]\n";
 const EDITOR: &str = "#!/bin/sh\nsed -i 's/k: v/k: edited/' \"$1\"\n";
 
 const CONVERSATIONS: &[Conversation] = &[
@@ -175,6 +178,96 @@ const CONVERSATIONS: &[Conversation] = &[
             "delete namespace none",
         ],
     },
+    Conversation {
+        name: "describe",
+        files: &[("m.yaml", MAP), ("p.yaml", POD), ("r.yaml", CONTROLLER), ("s.yaml", SERVICE)],
+        lines: &[
+            "create -f m.yaml -f p.yaml -f r.yaml -f s.yaml",
+            "describe configmap m",
+            "describe pod p",
+            "describe rc r",
+            "describe service s",
+            "describe namespace default",
+            "describe serviceaccount default",
+            "describe pods -l app=none",
+            "describe pod none",
+        ],
+    },
+    // What a container wrote is told by its node; here there is none.
+    Conversation {
+        name: "logs",
+        files: &[("p.yaml", POD), ("two.yaml", TWO_CONTAINERS)],
+        lines: &[
+            "create -f p.yaml -f two.yaml",
+            "logs two -c a",
+            "logs two",
+            "logs two -c none",
+            "logs two --all-containers --tail=5 --timestamps",
+            "logs p",
+            "logs p --previous --since=1h --limit-bytes=100",
+            "logs p --tail=-5",
+            "logs none",
+        ],
+    },
+    Conversation {
+        name: "wait",
+        files: &[("m.yaml", MAP), ("p.yaml", POD)],
+        lines: &[
+            "create -f m.yaml -f p.yaml",
+            "wait --for=jsonpath={.data.k}=v configmap/m --timeout=10s",
+            "wait --for=create configmap/m --timeout=10s",
+            "wait --for=delete configmap/none --timeout=10s",
+            "wait --for=condition=Ready pod/p --timeout=1s",
+            "wait --for=condition=Ready pod/none --timeout=1s",
+        ],
+    },
+    Conversation {
+        name: "explain",
+        files: &[],
+        lines: &[
+            "explain pod",
+            "explain pod.spec.containers.lifecycle --recursive",
+            "explain service.spec.ports.targetPort",
+            "explain pod.spec.nothing",
+            "explain nothing",
+        ],
+    },
+    Conversation {
+        name: "auth",
+        files: &[("role.yaml", ROLE)],
+        lines: &[
+            "auth whoami",
+            "auth can-i create pods",
+            "auth can-i create pods --as=bob",
+            "create role reader --verb=get,list --resource=pods",
+            "create rolebinding reads --role=reader --user=bob",
+            "auth can-i get pods --as=bob",
+            "auth can-i get pods/log --as=bob",
+            "auth can-i get pods --as=bob -n kube-system",
+            "auth can-i --list --as=bob",
+            "auth whoami --as=bob --as-group=people",
+            "auth reconcile -f role.yaml",
+            "get pods --as=eve",
+        ],
+    },
+    // No kind that rolls out is served; what is said is what a server without
+    // them is told.
+    Conversation {
+        name: "rollout",
+        files: &[("r.yaml", CONTROLLER)],
+        lines: &[
+            "create -f r.yaml",
+            "rollout status rc/r",
+            "rollout history rc/r",
+            "rollout restart rc/r",
+            "rollout status deployment/d",
+        ],
+    },
+    Conversation {
+        name: "top",
+        files: &[("p.yaml", POD)],
+        lines: &["create -f p.yaml", "top pods", "top pod p", "top pod none", "top nodes"],
+    },
 ];
 
 fn golden(name: &str) -> PathBuf {
@@ -224,6 +317,24 @@ fn normalized(text: &str, server: &Server) -> String {
     out
 }
 
+/// A request with the terms of its field selector in order, which kubectl
+/// takes from a map, and without the UID among them.
+fn selected(asked: &str) -> String {
+    const KEY: &str = "fieldSelector=";
+    let Some(start) = asked.find(KEY).map(|at| at + KEY.len()) else {
+        return asked.to_owned();
+    };
+    let end = asked[start..].find(['&', ' ']).map_or(asked.len(), |end| start + end);
+    let mut terms: Vec<&str> = asked[start..end].split("%2C").collect();
+    for term in &mut terms {
+        if term.starts_with("involvedObject.uid") {
+            *term = "involvedObject.uid%3D<>";
+        }
+    }
+    terms.sort_unstable();
+    format!("{}{}{}", &asked[..start], terms.join("%2C"), &asked[end..])
+}
+
 fn told(kubectl: &Kubectl, conversation: &Conversation) -> String {
     let server = Server::start().unwrap();
     for (name, text) in conversation.files {
@@ -240,17 +351,20 @@ fn told(kubectl: &Kubectl, conversation: &Conversation) -> String {
         let _ = writeln!(out, "$ kubectl {line}");
         for asked in server.asked() {
             // Kubectls before 1.33 ask for the version first; the rest is one
-            // conversation. The hash is that of the document.
+            // conversation. The hash is that of the document; revisions and the
+            // patience of a watch are never the same.
             if asked.starts_with("GET /version") {
                 continue;
             }
-            let hash = asked.find("hash=").map(|at| at + 5);
-            let end = hash.and_then(|at| asked[at..].find(['&', ' ']).map(|end| at + end));
-            match hash.zip(end) {
-                Some((hash, end)) => writeln!(out, "  {}<HASH>{}", &asked[..hash], &asked[end..]),
-                None => writeln!(out, "  {asked}"),
+            let mut asked = asked;
+            for key in ["hash=", "resourceVersion=", "timeoutSeconds="] {
+                let value = asked.find(key).map(|at| at + key.len());
+                let end = value.and_then(|at| asked[at..].find(['&', ' ']).map(|end| at + end));
+                if let Some((value, end)) = value.zip(end) {
+                    asked.replace_range(value..end, "<>");
+                }
             }
-            .unwrap();
+            writeln!(out, "  {}", selected(&asked)).unwrap();
         }
         for (mark, text) in [("> ", &run.stdout), ("! ", &run.stderr)] {
             for line in normalized(text, &server).lines() {

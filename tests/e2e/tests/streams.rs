@@ -297,3 +297,284 @@ fn root_logs_are_followed_across_rotation() {
         "{aside:?}"
     );
 }
+
+/// Resident memory of a process, in KiB.
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// A process of this machine by its command line, and how much it has written.
+fn written_bytes(args: &str) -> Option<u64> {
+    let mut found = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").trim() == args
+    });
+    let io = std::fs::read_to_string(found.next()?.path().join("io")).ok()?;
+    io.lines().find_map(|line| line.strip_prefix("wchar: ")?.trim().parse().ok())
+}
+
+/// A client that does not read makes the command wait, and nobody keep.
+#[test]
+fn root_a_stalled_reader_grows_no_memory() {
+    let build = Build::from_env().unwrap();
+    let platform = Platform::start("stalled", &build).unwrap();
+    platform.create(PODS.split("---").next().unwrap()).unwrap();
+    platform.wait_status("default", "box", "Running", LIMIT).unwrap();
+    let lifepod = platform.pid().unwrap();
+    // The first session pays for what all of them share.
+    assert!(shell(&platform, "kubectl exec box -- true", "kubectl").status.success());
+    let before = resident_kib(lifepod);
+    let endless = format!("cat /dev/zero /no-file-{}", std::process::id());
+    let mut command = vec!["exec", "box", "--"];
+    command.extend(endless.split(' '));
+    let mut child = client(&platform, "kubectl")
+        .args(&command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Nobody reads what kubectl prints: at last the command cannot write.
+    let mut last = (0, 0);
+    let stuck = wait::until("the command to be held up", LIMIT, || {
+        let written = written_bytes(&endless).unwrap_or(0);
+        let same = if written > 0 && written == last.0 { last.1 + 1 } else { 0 };
+        last = (written, same);
+        Ok(if same == 40 {
+            Ok(written)
+        } else {
+            Err(format!("{written} bytes are written"))
+        })
+    });
+    let after = resident_kib(lifepod);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let stuck = stuck.unwrap();
+    assert!(stuck < 64 << 20, "{stuck} bytes were taken from a command nobody listens to");
+    assert!(
+        after < before + (24 << 10),
+        "{before} KiB before, {after} KiB while a reader stalls"
+    );
+    wait::until("the command to be gone", LIMIT, || {
+        Ok(if written_bytes(&endless).is_none() {
+            Ok(())
+        } else {
+            Err(endless.clone())
+        })
+    })
+    .unwrap();
+}
+
+/// One who talks to a program at a terminal of their own.
+struct Talk {
+    child: std::process::Child,
+    stdin: Option<std::process::ChildStdin>,
+    stdout: std::process::ChildStdout,
+    heard: String,
+}
+
+impl Talk {
+    /// Ended by force after [`LIMIT`].
+    fn with(platform: &Platform, command: &str) -> Self {
+        let mut child = bounded(platform, "script")
+            .args(["-qec", command, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().unwrap());
+        Self {
+            child,
+            stdin,
+            stdout,
+            heard: String::new(),
+        }
+    }
+
+    fn hears(&mut self, text: &str) {
+        let mut buffer = [0; 1024];
+        loop {
+            if let Some(at) = self.heard.find(text) {
+                // What comes after it is for the next time.
+                self.heard.drain(..at + text.len());
+                return;
+            }
+            let n = std::io::Read::read(&mut self.stdout, &mut buffer).unwrap();
+            assert!(n > 0, "{text:?} was not said: {:?}", self.heard);
+            self.heard.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+    }
+
+    fn says(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().unwrap();
+        stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
+        stdin.flush().unwrap();
+    }
+
+    /// Its exit code.
+    fn ends(mut self) -> Option<i32> {
+        let mut rest = Vec::new();
+        std::io::Read::read_to_end(&mut self.stdout, &mut rest).unwrap();
+        drop(self.stdin.take());
+        self.child.wait().unwrap().code()
+    }
+}
+
+/// `kubectl debug -it`, `kubectl run -it --rm`, `kubectl attach -it`: a shell
+/// one talks to, whose end ends the client.
+#[test]
+fn root_shells_in_pods_answer() {
+    let build = Build::from_env().unwrap();
+    let platform = Platform::start("shells", &build).unwrap();
+    platform.create(PODS.split("---").next().unwrap()).unwrap();
+    platform.wait_status("default", "box", "Running", LIMIT).unwrap();
+
+    let mut debugger = Talk::with(&platform, "kubectl debug -it box --image=busybox:1.30 --target=c -c helper -- sh");
+    debugger.hears("/ # ");
+    debugger.says("ps -o args; echo sum=$((6*7)); tty");
+    debugger.hears("sleep 100000");
+    debugger.hears("sum=42");
+    debugger.hears("/dev/pts/");
+    debugger.says("exit 0");
+    assert_eq!(debugger.ends(), Some(0));
+    let ended = platform
+        .wait_pod("default", "box", "the debugger to end", LIMIT, |pod| {
+            let status = pod["status"]["ephemeralContainerStatuses"].as_array()?.first()?.clone();
+            status["state"]["terminated"].is_object().then_some(status)
+        })
+        .unwrap();
+    assert_eq!(ended["name"], "helper");
+    assert_eq!(ended["state"]["terminated"]["exitCode"], 0);
+
+    let mut once = Talk::with(&platform, "kubectl run once -it --rm --restart=Never --image=busybox:1.30 -- sh");
+    once.hears("/ # ");
+    once.says("echo product=$((6*9))");
+    once.hears("product=54");
+    once.says("exit 0");
+    assert_eq!(once.ends(), Some(0));
+    assert_eq!(platform.get("default", "pod", "once").unwrap(), None, "--rm");
+
+    // Who detaches leaves the shell as it is; who comes next finds it so.
+    platform
+        .create("apiVersion: v1\nkind: Pod\nmetadata: {name: stay}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers: [{name: c, image: 'busybox:1.30', stdin: true, tty: true, command: ['sh']}]\n")
+        .unwrap();
+    platform.wait_status("default", "stay", "Running", LIMIT).unwrap();
+    let mut first = Talk::with(&platform, "kubectl attach -it stay");
+    first.says("left=behind");
+    first.says("echo first=$((1+1))");
+    first.hears("first=2");
+    // Its input stays open until then: an end of it would be a Ctrl-D for the shell.
+    let pid = first.child.id();
+    assert!(Command::new("kill").arg(pid.to_string()).status().unwrap().success());
+    first.ends();
+    let mut second = Talk::with(&platform, "kubectl attach -it stay");
+    second.says("echo still=$left");
+    second.hears("still=behind");
+    let pid = second.child.id();
+    assert!(Command::new("kill").arg(pid.to_string()).status().unwrap().success());
+    second.ends();
+    let pod = platform.get("default", "pod", "stay").unwrap().unwrap();
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+}
+
+/// `kubectl top`, the node API on its port and through the API server, and a
+/// service's pods through the API server.
+#[test]
+fn root_use_is_told_by_the_node_s_own_port() {
+    let build = Build::from_env().unwrap();
+    let platform = Platform::start_with(
+        "use",
+        &build,
+        &["--container-log-max-size", "64Ki", "--container-log-max-files", "2"],
+    )
+    .unwrap();
+    platform.create(PODS).unwrap();
+    platform
+        .create("apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  ports: [{name: http, port: 80}]\n")
+        .unwrap();
+    platform.ok(&["label", "pod", "web", "app=web"]).unwrap();
+    for pod in ["box", "web"] {
+        platform.wait_status("default", pod, "Running", LIMIT).unwrap();
+    }
+    let raw = |path: &str| platform.ok(&["get", "--raw", path]);
+    let page = wait::until("the service's page", LIMIT, || {
+        Ok(raw("/api/v1/namespaces/default/services/web:http/proxy/").map_err(|error| format!("{error:#}")))
+    })
+    .unwrap();
+    assert!(page.contains("Welcome to nginx!"), "{page}");
+    let by_number = raw("/api/v1/namespaces/default/services/web:80/proxy/").unwrap();
+    assert_eq!(by_number, page);
+
+    let summary: serde_json::Value = serde_json::from_str(&raw("/api/v1/nodes/node1/proxy/stats/summary").unwrap()).unwrap();
+    assert_eq!(summary["node"]["nodeName"], "node1");
+    let pods = summary["pods"].as_array().unwrap();
+    let web = pods.iter().find(|pod| pod["podRef"]["name"] == "web").unwrap();
+    assert!(
+        web["containers"][0]["memory"]["workingSetBytes"].as_u64().unwrap() > 100_000,
+        "{web}"
+    );
+    assert!(web["containers"][0]["rootfs"]["inodesUsed"].is_u64(), "{web}");
+    let configz: serde_json::Value = serde_json::from_str(&raw("/api/v1/nodes/node1/proxy/configz").unwrap()).unwrap();
+    assert_eq!(configz["kubeletconfig"]["containerLogMaxFiles"], 2);
+
+    // At the port itself: nobody, somebody without rights, the administrator.
+    let node = platform.get("", "node", "node1").unwrap().unwrap();
+    assert_eq!(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"], 10250);
+    let ip = node["status"]["addresses"][0]["address"].as_str().unwrap().to_owned();
+    let script = format!(
+        "kubectl config view --raw -o jsonpath='{{.users[0].user.client-certificate-data}}' | base64 -d > $HOME/crt
+         kubectl config view --raw -o jsonpath='{{.users[0].user.client-key-data}}' | base64 -d > $HOME/key
+         kubectl config view --raw -o jsonpath='{{.clusters[0].cluster.certificate-authority-data}}' | base64 -d > $HOME/ca
+         curl -sS --max-time 10 --cacert $HOME/ca https://{ip}:10250/healthz
+         token=$(kubectl create token default)
+         curl -sS --max-time 10 --cacert $HOME/ca -H \"Authorization: Bearer $token\" https://{ip}:10250/pods
+         curl -sS --max-time 10 --cacert $HOME/ca --cert $HOME/crt --key $HOME/key https://{ip}:10250/healthz"
+    );
+    let said = text(&shell(&platform, &script, "kubectl").stdout);
+    assert_eq!(
+        said,
+        "Unauthorized\nForbidden (user=system:serviceaccount:default:default, verb=get, resource=nodes, subresource(s)=[pods proxy])\nok"
+    );
+
+    // Rates need two readings.
+    for args in [
+        &["top", "node", "node1", "--no-headers"][..],
+        &["top", "pod", "web", "--no-headers"],
+    ] {
+        let line = wait::until("kubectl top to tell", LIMIT, || {
+            Ok(platform.ok(args).map_err(|error| format!("{error:#}")))
+        })
+        .unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert!(words[1].ends_with('m') && words.iter().any(|word| word.ends_with("Mi")), "{line}");
+    }
+
+    // The flags of log rotation.
+    platform
+        .create("apiVersion: v1\nkind: Pod\nmetadata: {name: noisy}\nspec:\n  restartPolicy: Never\n  containers: [{name: c, image: 'busybox:1.30', command: ['sh', '-c', 'seq 100000']}]\n")
+        .unwrap();
+    platform.wait_status("default", "noisy", "Completed", LIMIT).unwrap();
+    let log = platform.ok(&["logs", "noisy"]).unwrap();
+    assert!(
+        log.ends_with("\n100000\n") && log.lines().count() < 20_000,
+        "two files of 64 KiB are kept: {}",
+        log.len()
+    );
+}
+
+/// The official Python client: output, input and exit codes of a command.
+#[test]
+fn root_the_python_client_runs_commands() {
+    let python = std::env::var_os("LIFEPOD_PYTHON")
+        .expect("LIFEPOD_PYTHON names a Python with the package kubernetes; `cargo xtask test` sets both up");
+    let build = Build::from_env().unwrap();
+    let platform = Platform::start("python", &build).unwrap();
+    platform.create(PODS.split("---").next().unwrap()).unwrap();
+    platform.wait_status("default", "box", "Running", LIMIT).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../clients/python/streams.py");
+    let mut command = bounded(&platform, &python.to_string_lossy());
+    let output = command.arg(script).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success() && output.stdout.ends_with(b"done\n"), "{output:?}");
+}

@@ -27,7 +27,7 @@ pub(super) fn row() -> Resource {
         strategy: &Service,
         fields: vec![text_field!("spec.clusterIP"), text_field!("spec.type")],
         columns: columns(),
-        subresources: vec![Subresource::Status],
+        subresources: vec![Subresource::Status, Subresource::Proxy],
         ..plain("", "Service", "services", "services/specs")
     }
 }

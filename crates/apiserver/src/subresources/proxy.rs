@@ -1,5 +1,5 @@
-//! `nodes/proxy` and `pods/proxy`: HTTP passed on to a node's API or to a
-//! pod's own server, with what the client sent and what it gets streamed.
+//! `nodes/proxy`, `pods/proxy` and `services/proxy`: HTTP passed on to a node's
+//! API, to a pod's own server or to one of a service's, with what the client sent and what it gets streamed.
 //!
 //! What is decided here is pure: where a request goes ([`Destination`]) and
 //! which headers go with it. [`dial`] moves the bytes.
@@ -11,6 +11,7 @@
 //! `apimachinery/pkg/util/proxy/{upgradeaware,transport}.go`.
 
 pub(crate) mod dial;
+mod service;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -168,10 +169,10 @@ pub(crate) async fn connect(mut call: Call) -> Result<Response<Body>, Status> {
     let place = Place::parse(&asked).ok_or_else(|| Status::bad_request(format!("invalid {kind} request {asked:?}")))?;
     place.name.clone_into(&mut call.asked.name);
     let current = call.core.current(&call.row, &call.key()).await?.ok_or_else(|| call.not_found())?;
-    let destination = if kind == "node" {
-        of_node(&current.object, &place)?
-    } else {
-        of_pod(&current.object, &place)?
+    let destination = match kind.as_str() {
+        "node" => of_node(&current.object, &place)?,
+        "service" => service::destination(&call, &current.object, &place).await?,
+        _ => of_pod(&current.object, &place)?,
     };
     let (_, tail) = proxied(call.uri.path()).ok_or_else(Status::no_such_path)?;
     let tail = match (tail, call.query.get("path")) {

@@ -7,9 +7,9 @@
 use std::fmt::Write;
 
 use api::Time;
+use api::node::{ContainerUsage, Counters, DiskUsage, PodUsage};
 use api::typed::Pod;
 use http::{Response, StatusCode};
-use runtime::{ContainerCounters, Counters, PodCounters};
 use serde_json::{Map, Value, json};
 
 use super::{Body, NodeApi, json as answer_json, text};
@@ -20,7 +20,7 @@ use crate::usage::Rate;
 /// A pod and what it uses.
 struct Used {
     known: Known,
-    usage: PodCounters,
+    usage: PodUsage,
 }
 
 fn name(pod: &Pod) -> (&str, &str, &str) {
@@ -57,23 +57,21 @@ fn memory(at: Time, usage: &Counters) -> Value {
     ])
 }
 
-fn disk(at: Time, fs: Option<FileSystem>, used: Option<(u64, Option<u64>)>) -> Value {
+fn disk(at: Time, fs: Option<FileSystem>, used: Option<DiskUsage>) -> Value {
     object(&[
         ("time", Some(json!(at.to_string()))),
         ("availableBytes", fs.map(|fs| json!(fs.available_bytes))),
         ("capacityBytes", fs.map(|fs| json!(fs.capacity_bytes))),
         (
             "usedBytes",
-            used.map(|(bytes, _)| json!(bytes)).or(fs.map(|fs| json!(fs.used_bytes))),
+            used.map(|used| json!(used.bytes)).or(fs.map(|fs| json!(fs.used_bytes))),
         ),
         ("inodesFree", fs.map(|fs| json!(fs.inodes_free))),
         ("inodes", fs.map(|fs| json!(fs.inodes))),
         (
             "inodesUsed",
-            match used {
-                Some((_, files)) => files.map(Value::from),
-                None => fs.map(|fs| json!(fs.inodes - fs.inodes_free)),
-            },
+            used.map(|used| json!(used.inodes))
+                .or(fs.map(|fs| json!(fs.inodes - fs.inodes_free))),
         ),
     ])
 }
@@ -81,17 +79,22 @@ fn disk(at: Time, fs: Option<FileSystem>, used: Option<(u64, Option<u64>)>) -> V
 impl NodeApi {
     /// Every pod that runs, read now.
     async fn used(&self, disks: bool) -> Vec<Used> {
-        let mut used = Vec::new();
-        for (uid, known) in self.pods.all() {
-            // Pods without a sandbox use nothing.
-            if let Ok(usage) = self.runtime.counters(&uid, disks).await {
-                used.push(Used { known, usage });
+        let mut usage = match self.runtime.usage(disks).await {
+            Ok(usage) => usage.pods,
+            Err(error) => {
+                tracing::warn!(error = %error, "what pods use of the node is not known");
+                return Vec::new();
             }
-        }
-        used
+        };
+        let pods = self.pods.all().into_iter();
+        pods.filter_map(|(uid, known)| {
+            let usage = usage.remove(&uid)?;
+            Some(Used { known, usage })
+        })
+        .collect()
     }
 
-    fn rate(&self, used: &Used, container: &ContainerCounters) -> Option<Rate> {
+    fn rate(&self, used: &Used, container: &ContainerUsage) -> Option<Rate> {
         self.samples.of_container(&used.known, &used.usage, container)
     }
 
@@ -126,27 +129,26 @@ impl NodeApi {
     fn pod_summary(&self, used: &Used, fs: Option<FileSystem>) -> Value {
         let (namespace, pod, uid) = name(&used.known.pod);
         let at = used.usage.at;
-        let started = |id: &str| {
-            let view = used.known.observed.containers.iter().find(|view| view.id.0 == id);
+        let started = |container: &ContainerUsage| {
+            let view = used.known.observed.containers.iter().find(|view| view.id == container.id);
             view.map_or(at, |view| view.created_at)
         };
         let mut total = Some(0);
         let containers: Vec<Value> = used
             .usage
-            .containers
-            .iter()
-            .map(|container| {
+            .running()
+            .map(|(name, container)| {
                 let rate = self.rate(used, container);
                 total = total.zip(rate).map(|(total, rate)| total + rate.nano_cores);
                 let mut told = json!({
-                    "name": container.name,
-                    "startTime": started(&container.id).to_string(),
-                    "cpu": cpu(at, &container.usage, rate),
-                    "memory": memory(at, &container.usage),
+                    "name": name,
+                    "startTime": started(container).to_string(),
+                    "cpu": cpu(at, &container.counters, rate),
+                    "memory": memory(at, &container.counters),
                 });
                 if fs.is_some() {
-                    told["rootfs"] = disk(at, fs, Some((container.written_bytes, Some(container.written_files))));
-                    told["logs"] = disk(at, fs, Some((container.log_bytes, None)));
+                    told["rootfs"] = disk(at, fs, Some(container.written));
+                    told["logs"] = disk(at, fs, Some(container.logs));
                 }
                 told
             })
@@ -159,20 +161,19 @@ impl NodeApi {
             "podRef": { "name": pod, "namespace": namespace, "uid": uid },
             "startTime": used.known.observed.sandbox.as_ref().map_or(at, |sandbox| sandbox.created_at).to_string(),
             "containers": containers,
-            "cpu": cpu(at, &used.usage.usage, rate),
-            "memory": memory(at, &used.usage.usage),
+            "cpu": cpu(at, &used.usage.counters, rate),
+            "memory": memory(at, &used.usage.counters),
         });
-        if let Some(processes) = used.usage.usage.processes {
+        if let Some(processes) = used.usage.counters.processes {
             told["process_stats"] = json!({ "process_count": processes });
         }
         if fs.is_some() {
-            let bytes = used
-                .usage
-                .containers
-                .iter()
-                .map(|container| container.written_bytes + container.log_bytes)
-                .sum();
-            told["ephemeral-storage"] = disk(at, fs, Some((bytes, None)));
+            let all = used.usage.containers.values().map(ContainerUsage::disk);
+            let all = all.fold(DiskUsage::default(), |sum, one| DiskUsage {
+                bytes: sum.bytes + one.bytes,
+                inodes: sum.inodes + one.inodes,
+            });
+            told["ephemeral-storage"] = disk(at, fs, Some(all));
         }
         told
     }
@@ -196,20 +197,19 @@ impl NodeApi {
         let pods: Vec<Value> = used
             .iter()
             .filter_map(|used| {
-                let rates: Option<Vec<Rate>> = used.usage.containers.iter().map(|container| self.rate(used, container)).collect();
+                let rates: Option<Vec<Rate>> = used.usage.running().map(|(_, container)| self.rate(used, container)).collect();
                 let rates = rates.filter(|rates| !rates.is_empty())?;
                 let window = rates.iter().map(|rate| rate.window).max()?;
                 let (namespace, pod, uid) = name(&used.known.pod);
                 let containers: Vec<Value> = used
                     .usage
-                    .containers
-                    .iter()
+                    .running()
                     .zip(&rates)
-                    .map(|(container, rate)| {
+                    .map(|((name, container), rate)| {
                         json!({
-                            "name": container.name,
+                            "name": name,
                             "cpuNanoCores": rate.nano_cores,
-                            "memoryBytes": container.usage.working_set_bytes,
+                            "memoryBytes": container.counters.working_set_bytes,
                         })
                     })
                     .collect();
@@ -234,16 +234,16 @@ impl NodeApi {
         for used in &used {
             let (namespace, pod, _) = name(&used.known.pod);
             let at = used.usage.at;
-            for container in &used.usage.containers {
-                let labels = format!("container={:?},namespace={namespace:?},pod={pod:?}", container.name);
+            for (name, container) in used.usage.running() {
+                let labels = format!("container={name:?},namespace={namespace:?},pod={pod:?}");
                 line(
                     &mut cpus,
                     "container_cpu_usage_seconds_total",
                     &labels,
-                    seconds(container.usage.cpu_ns),
+                    seconds(container.counters.cpu_ns),
                     at,
                 );
-                let bytes = container.usage.working_set_bytes.map(|bytes| bytes.to_string());
+                let bytes = container.counters.working_set_bytes.map(|bytes| bytes.to_string());
                 line(&mut memories, "container_memory_working_set_bytes", &labels, bytes, at);
             }
             let labels = format!("namespace={namespace:?},pod={pod:?}");
@@ -251,10 +251,10 @@ impl NodeApi {
                 &mut pod_cpus,
                 "pod_cpu_usage_seconds_total",
                 &labels,
-                seconds(used.usage.usage.cpu_ns),
+                seconds(used.usage.counters.cpu_ns),
                 at,
             );
-            let bytes = used.usage.usage.working_set_bytes.map(|bytes| bytes.to_string());
+            let bytes = used.usage.counters.working_set_bytes.map(|bytes| bytes.to_string());
             line(&mut pod_memories, "pod_memory_working_set_bytes", &labels, bytes, at);
         }
         let mut node_cpu = String::new();

@@ -9,8 +9,9 @@
 use runtime::TerminalSize;
 use serde::Deserialize;
 
+use super::messages::{self, Form, Message, MessageError};
 use super::spdy::{self, SpdyError, StreamId};
-use super::websocket::{self, WebSocketError};
+use super::websocket;
 
 /// One stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ const CLOSE_CHANNEL: u8 = 255;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ChannelError {
     #[error(transparent)]
-    WebSocket(#[from] WebSocketError),
+    WebSocket(#[from] MessageError),
     #[error(transparent)]
     Spdy(#[from] SpdyError),
 }
@@ -82,11 +83,7 @@ pub(super) struct Decoder {
 
 #[derive(Debug)]
 enum Wire {
-    WebSocket {
-        decoder: websocket::Decoder,
-        /// Channel of the message being read, once its first byte is.
-        channel: Option<u8>,
-    },
+    WebSocket(messages::Decoder),
     Spdy {
         decoder: spdy::Decoder,
         channels: Vec<(StreamId, Channel)>,
@@ -94,12 +91,9 @@ enum Wire {
 }
 
 impl Decoder {
-    pub(super) fn websocket() -> Self {
+    pub(super) fn websocket(form: Form) -> Self {
         Self {
-            wire: Wire::WebSocket {
-                decoder: websocket::Decoder::default(),
-                channel: None,
-            },
+            wire: Wire::WebSocket(messages::Decoder::new(form)),
             queued: None,
         }
     }
@@ -116,7 +110,7 @@ impl Decoder {
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
         match &mut self.wire {
-            Wire::WebSocket { decoder, .. } => decoder.push(bytes),
+            Wire::WebSocket(decoder) => decoder.push(bytes),
             Wire::Spdy { decoder, .. } => decoder.push(bytes),
         }
     }
@@ -127,9 +121,9 @@ impl Decoder {
             return Ok(Some(said));
         }
         match &mut self.wire {
-            Wire::WebSocket { decoder, channel } => {
-                while let Some(event) = decoder.next_event()? {
-                    if let Some(said) = said_in_message(event, channel) {
+            Wire::WebSocket(decoder) => {
+                while let Some(message) = decoder.next_message()? {
+                    if let Some(said) = said_in_message(message) {
                         return Ok(Some(said));
                     }
                 }
@@ -148,27 +142,12 @@ impl Decoder {
     }
 }
 
-fn said_in_message(event: websocket::Event, channel: &mut Option<u8>) -> Option<Said> {
-    let (last, mut bytes) = match event {
-        websocket::Event::Piece { last, bytes, .. } => (last, bytes),
-        websocket::Event::Ping(payload) => {
-            let mut echo = Vec::new();
-            websocket::pong(&payload, &mut echo);
-            return Some(Said::Echo(echo));
-        }
-        websocket::Event::Close => return Some(Said::Bye),
-    };
-    if channel.is_none() && !bytes.is_empty() {
-        *channel = Some(bytes.remove(0));
-    }
-    let number = *channel;
-    if last {
-        *channel = None;
-    }
-    match (number?, bytes.as_slice()) {
-        (_, []) => None,
-        (CLOSE_CHANNEL, [closed, ..]) => Channel::numbered(*closed).map(Said::Closed),
-        (number, _) => Channel::numbered(number).map(|channel| Said::Data(channel, bytes)),
+fn said_in_message(message: Message) -> Option<Said> {
+    match message {
+        Message::Data(CLOSE_CHANNEL, bytes) => bytes.first().and_then(|closed| Channel::numbered(*closed)).map(Said::Closed),
+        Message::Data(number, bytes) => Channel::numbered(number).map(|channel| Said::Data(channel, bytes)),
+        Message::Echo(bytes) => Some(Said::Echo(bytes)),
+        Message::Bye => Some(Said::Bye),
     }
 }
 
@@ -207,7 +186,7 @@ fn said_on_stream(event: spdy::Event, channels: &mut Vec<(StreamId, Channel)>) -
 /// Makes the bytes of what a client is told.
 #[derive(Debug)]
 pub(super) enum Encoder {
-    WebSocket,
+    WebSocket(Form),
     Spdy {
         encoder: spdy::Encoder,
         streams: [Option<StreamId>; Channel::ALL.len()],
@@ -241,7 +220,7 @@ impl Encoder {
     /// Bytes on a channel.
     pub(super) fn data(&self, channel: Channel, bytes: &[u8], out: &mut Vec<u8>) {
         match self {
-            Self::WebSocket => websocket::message(&[&[channel.number()], bytes], out),
+            Self::WebSocket(form) => form.encode(channel.number(), bytes, out),
             Self::Spdy { streams, .. } => {
                 if let Some(stream) = streams[usize::from(channel.number())] {
                     spdy::Encoder::data(stream, bytes, false, out);
@@ -253,7 +232,7 @@ impl Encoder {
     /// The end: `status` on the error channel, then of everything.
     pub(super) fn finish(&self, status: &[u8], out: &mut Vec<u8>) {
         match self {
-            Self::WebSocket => {
+            Self::WebSocket(_) => {
                 if !status.is_empty() {
                     self.data(Channel::Error, status, out);
                 }
@@ -340,7 +319,7 @@ mod tests {
         ]
         .concat();
         for cut in 1..wire.len() {
-            let mut decoder = Decoder::websocket();
+            let mut decoder = Decoder::websocket(Form::Binary);
             let (mut stdin, mut others) = (Vec::new(), Vec::new());
             for part in wire.chunks(cut) {
                 decoder.push(part);

@@ -19,10 +19,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::messages::{self, Form, Message};
 use super::negotiate::Upgrade;
 use super::spdy::{self, StreamId};
 use super::tunnel::tunnel;
-use super::websocket;
 use super::{CHUNK_BYTES, CHUNKS_MAX, FAREWELL, IDLE};
 
 /// Connections at a time in one session; a stream beyond them is refused.
@@ -55,7 +55,7 @@ enum Out {
 /// The bytes of what a client is told.
 enum Wire {
     Spdy(spdy::Encoder),
-    WebSocket,
+    WebSocket(Form),
 }
 
 impl Wire {
@@ -66,10 +66,10 @@ impl Wire {
             (Self::Spdy(encoder), Out::Accept(stream)) => encoder.reply(stream, &mut wire),
             (Self::Spdy(_), Out::Data { stream, bytes, fin }) => spdy::Encoder::data(stream, &bytes, fin, &mut wire),
             // Channels are numbered below 256: the ports are at most 127.
-            (Self::WebSocket, Out::Data { stream, bytes, .. }) if !bytes.is_empty() => {
-                websocket::message(&[&[u8::try_from(stream).unwrap_or_default()], &bytes], &mut wire);
+            (Self::WebSocket(form), Out::Data { stream, bytes, .. }) if !bytes.is_empty() => {
+                form.encode(u8::try_from(stream).unwrap_or_default(), &bytes, &mut wire);
             }
-            (Self::WebSocket, _) => {}
+            (Self::WebSocket(_), _) => {}
         }
         wire
     }
@@ -230,7 +230,8 @@ impl Forward {
     async fn channels(&self, io: impl AsyncRead + AsyncWrite) {
         let (mut reader, writer) = tokio::io::split(io);
         let (queue, queued) = mpsc::channel(CHUNKS_MAX);
-        let mut writing = pin!(write(writer, queued, Wire::WebSocket));
+        let form = self.upgrade.form();
+        let mut writing = pin!(write(writer, queued, Wire::WebSocket(form)));
         let mut running = JoinSet::new();
         let mut to_pods = Vec::new();
         let mut ready = Vec::new();
@@ -238,7 +239,7 @@ impl Forward {
             let (data, error) = (2 * number, 2 * number + 1);
             for stream in [data, error] {
                 let channel = u8::try_from(stream).unwrap_or_default();
-                websocket::message(&[&[channel], &port.to_le_bytes()], &mut ready);
+                form.encode(channel, &port.to_le_bytes(), &mut ready);
             }
             let (to_pod, from_client) = mpsc::channel(BEHIND_MAX);
             to_pods.push(to_pod);
@@ -248,35 +249,30 @@ impl Forward {
             if queue.send(Out::Raw(ready)).await.is_err() {
                 return;
             }
-            let mut decoder = websocket::Decoder::default();
-            let mut channel = None;
+            let mut decoder = messages::Decoder::new(form);
             let mut buffer = vec![0; CHUNK_BYTES];
             while let Ok(Ok(n @ 1..)) = tokio::time::timeout(IDLE, reader.read(&mut buffer)).await {
                 decoder.push(&buffer[..n]);
-                while let Ok(Some(event)) = decoder.next_event() {
-                    let (last, mut bytes) = match event {
-                        websocket::Event::Piece { last, bytes, .. } => (last, bytes),
-                        websocket::Event::Ping(payload) => {
-                            let mut pong = Vec::new();
-                            websocket::pong(&payload, &mut pong);
-                            if queue.send(Out::Raw(pong)).await.is_err() {
+                loop {
+                    match decoder.next_message() {
+                        Ok(Some(Message::Data(channel, bytes))) => {
+                            // Data channels are the even ones. A connection that has ended takes nothing.
+                            let to_pod = Some(usize::from(channel)).filter(|n| n % 2 == 0).and_then(|n| to_pods.get(n / 2));
+                            if let Some(to_pod) = to_pod {
+                                let _ = to_pod.send(bytes).await;
+                            }
+                        }
+                        Ok(Some(Message::Echo(bytes))) => {
+                            if queue.send(Out::Raw(bytes)).await.is_err() {
                                 return;
                             }
-                            continue;
                         }
-                        websocket::Event::Close => return,
-                    };
-                    if channel.is_none() && !bytes.is_empty() {
-                        channel = Some(usize::from(bytes.remove(0)));
-                    }
-                    // Data channels are the even ones.
-                    let to_pod = channel.filter(|n| n % 2 == 0).and_then(|n| to_pods.get(n / 2));
-                    if let Some(to_pod) = to_pod.filter(|_| !bytes.is_empty()) {
-                        // A connection that has ended takes nothing.
-                        let _ = to_pod.send(bytes).await;
-                    }
-                    if last {
-                        channel = None;
+                        Ok(Some(Message::Bye)) => return,
+                        Ok(None) => break,
+                        Err(error) => {
+                            tracing::debug!(error = %error, "a client's stream cannot be followed");
+                            return;
+                        }
                     }
                 }
             }

@@ -5,6 +5,7 @@
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
+use super::messages::Form;
 use super::websocket;
 
 /// What a client wants to do.
@@ -33,8 +34,15 @@ pub(crate) enum Upgrade {
     Tunnel,
 }
 
-const WEBSOCKET_REMOTE: [&str; 4] = ["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io", ""];
-const WEBSOCKET_FORWARD: [&str; 2] = ["v4.channel.k8s.io", ""];
+const WEBSOCKET_REMOTE: [&str; 6] = [
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+    "",
+];
+const WEBSOCKET_FORWARD: [&str; 3] = ["v4.channel.k8s.io", "v4.base64.channel.k8s.io", ""];
 const SPDY_REMOTE: [&str; 3] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io"];
 const SPDY_FORWARD: [&str; 1] = ["portforward.k8s.io"];
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -47,11 +55,19 @@ impl Upgrade {
         matches!(
             self,
             Self::WebSocket {
-                protocol: "v4.channel.k8s.io" | "v5.channel.k8s.io"
+                protocol: "v4.channel.k8s.io" | "v4.base64.channel.k8s.io" | "v5.channel.k8s.io"
             } | Self::Spdy {
                 protocol: "v4.channel.k8s.io"
             }
         )
+    }
+
+    /// How messages with numbered channels are written.
+    pub(super) fn form(&self) -> Form {
+        match self {
+            Self::WebSocket { protocol } => Form::of(protocol),
+            Self::Spdy { .. } | Self::Tunnel => Form::Binary,
+        }
     }
 }
 
@@ -183,6 +199,10 @@ mod tests {
             websocket("v4.channel.k8s.io")
         );
         assert_eq!(remote(&WEBSOCKET), websocket(""));
+        let base64 = remote(&with(&[("sec-websocket-protocol", "base64.channel.k8s.io")])).unwrap();
+        assert_eq!((base64.form(), base64.tells_status()), (Form::Base64, false));
+        let base64 = remote(&with(&[("sec-websocket-protocol", "v4.base64.channel.k8s.io")])).unwrap();
+        assert_eq!((base64.form(), base64.tells_status()), (Form::Base64, true));
         assert_eq!(
             asked(&with(&[("sec-websocket-protocol", TUNNEL)]), Purpose::Forward),
             Ok(Upgrade::Tunnel)
@@ -216,10 +236,10 @@ mod tests {
             "no Connection header"
         );
         assert!(refused(&[WEBSOCKET[0], WEBSOCKET[1], WEBSOCKET[3]]).1.contains("Sec-WebSocket-Key"));
-        let base64 = [&WEBSOCKET[..], &[("sec-websocket-protocol", "base64.channel.k8s.io")]].concat();
+        let unknown = [&WEBSOCKET[..], &[("sec-websocket-protocol", "v9.channel.k8s.io")]].concat();
         assert_eq!(
-            refused(&base64).1,
-            "requested protocol(s) are not supported: [base64.channel.k8s.io]; supports [v5.channel.k8s.io v4.channel.k8s.io channel.k8s.io]"
+            refused(&unknown).1,
+            "requested protocol(s) are not supported: [v9.channel.k8s.io]; supports [v5.channel.k8s.io v4.channel.k8s.io v4.base64.channel.k8s.io channel.k8s.io base64.channel.k8s.io]"
         );
     }
 }

@@ -59,7 +59,10 @@ impl Remote {
         let (reader, writer) = tokio::io::split(io);
         let (decoder, encoder) = match self.upgrade {
             Upgrade::Spdy { .. } => (Decoder::spdy(), Encoder::spdy()),
-            Upgrade::WebSocket { .. } | Upgrade::Tunnel => (Decoder::websocket(), Encoder::WebSocket),
+            Upgrade::WebSocket { .. } | Upgrade::Tunnel => {
+                let form = self.upgrade.form();
+                (Decoder::websocket(form), Encoder::WebSocket(form))
+            }
         };
         let mut incoming = Incoming {
             reader,
@@ -70,7 +73,7 @@ impl Remote {
         };
         let mut outgoing = Outgoing { writer, encoder };
         let ending = match self.begin(&mut incoming, &mut outgoing).await {
-            Ok(session) => serve(session, &self, &mut incoming, &mut outgoing, shutdown).await,
+            Ok(session) => serve(session, self.command.as_deref(), &mut incoming, &mut outgoing, shutdown).await,
             Err(ending) => ending,
         };
         if let Ending::Status(status) = ending {
@@ -149,41 +152,41 @@ impl Remote {
                 self.runtime.attach(pod, id, request).await
             }
         }
-        .map_err(|error| self.trouble(error))
+        .map_err(|error| trouble(self.command.as_deref(), error))
     }
+}
 
-    /// Source of the texts: upstream `remotecommand/{exec,attach}.go` and
-    /// containerd's CRI server.
-    fn trouble(&self, error: RuntimeError) -> Ending {
-        let why = match error {
-            RuntimeError::Start(message) => {
-                format!("failed to exec in container: OCI runtime exec failed: exec failed: unable to start container process: {message}")
-            }
-            other => other.to_string(),
-        };
-        match &self.command {
-            Some(_) => failed(&format!("error executing command in container: {why}")),
-            None => failed(&format!("error attaching to container: {why}")),
+/// Source of the texts: upstream `remotecommand/{exec,attach}.go` and
+/// containerd's CRI server.
+fn trouble(command: Option<&[String]>, error: RuntimeError) -> Ending {
+    let why = match error {
+        RuntimeError::Start(message) => {
+            format!("failed to exec in container: OCI runtime exec failed: exec failed: unable to start container process: {message}")
         }
+        other => other.to_string(),
+    };
+    match command {
+        Some(_) => failed(&format!("error executing command in container: {why}")),
+        None => failed(&format!("error attaching to container: {why}")),
     }
+}
 
-    fn ended(&self, ended: Result<Ended, RuntimeError>) -> Ending {
-        match ended {
-            Ok(Ended::Exit(0) | Ended::Detached) => Ending::Status(json!({"metadata": {}, "status": "Success"})),
-            Ok(Ended::Exit(code)) => {
-                let command = self.command.as_deref().unwrap_or_default().join(" ");
-                Ending::Status(json!({
-                    "metadata": {},
-                    "status": "Failure",
-                    "message": format!(
-                        "command terminated with non-zero exit code: error executing command [{command}], exit code {code}"
-                    ),
-                    "reason": "NonZeroExitCode",
-                    "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
-                }))
-            }
-            Err(error) => self.trouble(error),
+fn ended(command: Option<&[String]>, how: Result<Ended, RuntimeError>) -> Ending {
+    match how {
+        Ok(Ended::Exit(0) | Ended::Detached) => Ending::Status(json!({"metadata": {}, "status": "Success"})),
+        Ok(Ended::Exit(code)) => {
+            let command = command.unwrap_or_default().join(" ");
+            Ending::Status(json!({
+                "metadata": {},
+                "status": "Failure",
+                "message": format!(
+                    "command terminated with non-zero exit code: error executing command [{command}], exit code {code}"
+                ),
+                "reason": "NonZeroExitCode",
+                "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+            }))
         }
+        Err(error) => trouble(command, error),
     }
 }
 
@@ -315,7 +318,7 @@ struct Progress {
 
 async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     session: Session,
-    remote: &Remote,
+    command: Option<&[String]>,
     incoming: &mut Incoming<R>,
     outgoing: &mut Outgoing<W>,
     shutdown: CancellationToken,
@@ -355,7 +358,7 @@ async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         tokio::select! {
             // What has ended is told, even to a client that says goodbye.
             biased;
-            how = &mut ended => break remote.ended(how),
+            how = &mut ended => break self::ended(command, how),
             () = &mut outputs, if outputs_run => outputs_run = false,
             _ = &mut writing => return Ending::Gone,
             () = &mut input => return Ending::Gone,
@@ -476,3 +479,6 @@ async fn idle(progress: &Progress) {
         tokio::time::sleep(IDLE).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

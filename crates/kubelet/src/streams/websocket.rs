@@ -240,6 +240,11 @@ pub fn message(parts: &[&[u8]], out: &mut Vec<u8>) {
     frame(BINARY, parts, out);
 }
 
+/// A text message whose content is `parts` together.
+pub fn text(parts: &[&[u8]], out: &mut Vec<u8>) {
+    frame(TEXT, parts, out);
+}
+
 /// The answer to a ping.
 pub fn pong(payload: &[u8], out: &mut Vec<u8>) {
     frame(PONG, &[&payload[..payload.len().min(CONTROL_BYTES_MAX)]], out);

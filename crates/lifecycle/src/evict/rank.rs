@@ -57,10 +57,10 @@ pub fn victim(threshold: &Threshold, settings: &Settings, levels: &Levels, pods:
 
 fn of_pod(signal: Signal, usage: &PodUsage) -> u64 {
     match signal {
-        Signal::MemoryAvailable => usage.memory_bytes,
-        Signal::PidAvailable => usage.processes,
-        Signal::NodeFsAvailable | Signal::ImageFsAvailable => usage.containers.values().map(|c| c.disk_bytes).sum(),
-        Signal::NodeFsInodesFree | Signal::ImageFsInodesFree => usage.containers.values().map(|c| c.inodes).sum(),
+        Signal::MemoryAvailable => usage.counters.working_set_bytes.unwrap_or(0),
+        Signal::PidAvailable => usage.counters.processes.unwrap_or(0),
+        Signal::NodeFsAvailable | Signal::ImageFsAvailable => usage.containers.values().map(|c| c.disk().bytes).sum(),
+        Signal::NodeFsInodesFree | Signal::ImageFsInodesFree => usage.containers.values().map(|c| c.disk().inodes).sum(),
     }
 }
 
@@ -111,8 +111,8 @@ fn message(threshold: &Threshold, levels: &Levels, pod: &Pod, usage: &PodUsage) 
 
 fn of_container(signal: Signal, usage: &ContainerUsage) -> Option<u64> {
     match signal {
-        Signal::MemoryAvailable => Some(usage.memory_bytes),
-        Signal::NodeFsAvailable | Signal::ImageFsAvailable => Some(usage.disk_bytes),
+        Signal::MemoryAvailable => Some(usage.counters.working_set_bytes.unwrap_or(0)),
+        Signal::NodeFsAvailable | Signal::ImageFsAvailable => Some(usage.disk().bytes),
         Signal::NodeFsInodesFree | Signal::ImageFsInodesFree | Signal::PidAvailable => None,
     }
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use api::node::{ContainerUsage, PodUsage};
+use api::node::{ContainerId, ContainerUsage, Counters, DiskUsage, PodUsage};
 use serde_json::{Value, json};
 
 use super::rank::{binary, decimal};
@@ -33,15 +33,29 @@ fn asks(memory: &str) -> Value {
     json!([{"name": "c", "resources": {"requests": {"memory": memory}}}])
 }
 
+fn container(counters: Counters, written_bytes: u64) -> ContainerUsage {
+    ContainerUsage {
+        id: ContainerId("c-0".to_owned()),
+        running: true,
+        counters,
+        written: DiskUsage {
+            bytes: written_bytes,
+            inodes: 1,
+        },
+        logs: DiskUsage::default(),
+    }
+}
+
 fn uses(memory_mi: u64) -> PodUsage {
-    let container = ContainerUsage {
-        memory_bytes: memory_mi * MI,
-        ..ContainerUsage::default()
+    let counters = Counters {
+        working_set_bytes: Some(memory_mi * MI),
+        processes: Some(1),
+        ..Counters::default()
     };
     PodUsage {
-        memory_bytes: memory_mi * MI,
-        processes: 1,
-        containers: [("c".to_owned(), container)].into(),
+        counters,
+        containers: [("c".to_owned(), container(counters, 0))].into(),
+        ..PodUsage::default()
     }
 }
 
@@ -147,12 +161,8 @@ fn pods_go_in_the_documented_order() {
     assert_eq!(pods.len(), 1, "critical pods are not evicted");
 
     let disk = |name: &str, bytes: u64| {
-        let container = ContainerUsage {
-            disk_bytes: bytes,
-            ..ContainerUsage::default()
-        };
         PodUsage {
-            containers: [(name.to_owned(), container)].into(),
+            containers: [(name.to_owned(), container(Counters::default(), bytes))].into(),
             ..PodUsage::default()
         }
     };

@@ -1,12 +1,15 @@
-//! What the pods use of the node.
+//! What the pods use of the node: counters of their cgroups, and what they
+//! have written to its disks.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirEntry};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use api::node::{ContainerUsage, NodeUsage, PodUsage};
+use api::Time;
+use api::node::{ContainerId, ContainerUsage, Counters, DiskUsage, NodeUsage, PodUsage};
 use shim::cgroup::Trees;
+use shim::record::now_ns;
 
 use super::{Embedded, blocking};
 use crate::RuntimeError;
@@ -17,6 +20,8 @@ const BLOCK_BYTES: u64 = 512;
 /// Where one container's use is found.
 struct Place {
     name: String,
+    id: ContainerId,
+    running: bool,
     group: PathBuf,
     writable: PathBuf,
     logs: Option<PathBuf>,
@@ -34,6 +39,8 @@ impl Embedded {
                 // The newest of a name comes last and wins.
                 let places = known.attempts.iter().filter(|attempt| !attempt.making).map(|attempt| Place {
                     name: attempt.record.name.clone(),
+                    id: ContainerId(attempt.record.id.clone()),
+                    running: attempt.exit.is_none(),
                     group: pod.group.join(&attempt.record.id),
                     writable: pod.dir.attempt_dir(&attempt.record.id).join("upper"),
                     logs: logs.as_ref().map(|dir| dir.join(&attempt.record.name)),
@@ -45,18 +52,16 @@ impl Embedded {
         blocking(move || {
             let pods = places
                 .into_iter()
-                .map(|(uid, group, places)| (uid, of_pod(&trees, &group, &places, disk)));
+                .map(|(uid, group, places)| (uid, of_pod(&trees, &group, places, disk)));
             Ok(NodeUsage {
                 memory_limit_bytes: trees.memory_limit_bytes(&root),
-                memory_bytes: trees.working_set_bytes(&root).unwrap_or(0),
+                memory_bytes: counters(&trees, &root).working_set_bytes.unwrap_or(0),
                 pods: pods.collect(),
             })
         })
         .await
     }
-}
 
-impl Embedded {
     /// See [`crate::Runtime::reclaim`]. An ended attempt never runs again.
     pub(super) async fn free_ended(&self) -> Result<u64, RuntimeError> {
         let pods: Vec<_> = self.pods().values().cloned().collect();
@@ -69,54 +74,103 @@ impl Embedded {
             dirs.extend(ended.map(|attempt| pod.dir.attempt_dir(&attempt.record.id)));
         }
         blocking(move || {
-            let mut freed = ContainerUsage::default();
+            let mut freed_bytes = 0;
             for dir in dirs {
-                add(&dir.join("upper"), &mut freed);
+                freed_bytes += taken(&dir.join("upper")).bytes;
                 for part in ["upper", "work"] {
                     super::files::remove_tree(&dir.join(part))?;
                 }
             }
-            Ok(freed.disk_bytes)
+            Ok(freed_bytes)
         })
         .await
     }
 }
 
-fn of_pod(trees: &Trees, group: &Path, places: &[Place], disk: bool) -> PodUsage {
-    let mut containers = BTreeMap::new();
-    for place in places {
-        let mut usage = ContainerUsage {
-            memory_bytes: trees.working_set_bytes(&place.group).unwrap_or(0),
-            ..ContainerUsage::default()
+fn of_pod(trees: &Trees, group: &Path, places: Vec<Place>, disk: bool) -> PodUsage {
+    let at = Time(now_ns());
+    let containers = places.into_iter().map(|place| {
+        let usage = ContainerUsage {
+            running: place.running && trees.exists(&place.group),
+            counters: counters(trees, &place.group),
+            written: disk.then(|| taken(&place.writable)).unwrap_or_default(),
+            logs: place.logs.filter(|_| disk).map(|dir| taken(&dir)).unwrap_or_default(),
+            id: place.id,
         };
-        if disk {
-            for dir in [Some(&place.writable), place.logs.as_ref()].into_iter().flatten() {
-                add(dir, &mut usage);
-            }
-        }
-        containers.insert(place.name.clone(), usage);
-    }
+        (place.name, usage)
+    });
     PodUsage {
-        memory_bytes: trees.working_set_bytes(group).unwrap_or(0),
-        processes: trees.tasks(group).unwrap_or(0),
-        containers,
+        at,
+        counters: counters(trees, group),
+        containers: containers.collect::<BTreeMap<_, _>>(),
     }
 }
 
-/// Adds what a directory takes of its file system. What vanishes meanwhile
-/// takes nothing.
-fn add(dir: &Path, usage: &mut ContainerUsage) {
+/// Counters of a cgroup, whichever version each controller is in.
+///
+/// Source: upstream cAdvisor, `setMemoryStats`, "working set": all but what is
+/// cached of files nobody has touched lately.
+fn counters(trees: &Trees, group: &Path) -> Counters {
+    let v1_of = |controller: &str| trees.v1_of(controller).is_some();
+    let mut usage = Counters::default();
+    if let Some(dir) = trees.dir_of("cpuacct", group) {
+        usage.cpu_ns = if v1_of("cpuacct") {
+            number(&dir.join("cpuacct.usage"))
+        } else {
+            field(&text(&dir.join("cpu.stat")), "usage_usec").map(|us| us.saturating_mul(1_000))
+        };
+    }
+    if let Some(dir) = trees.dir_of("memory", group) {
+        let (used, names) = if v1_of("memory") {
+            let names = ["total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"];
+            ("memory.usage_in_bytes", names)
+        } else {
+            ("memory.current", ["inactive_file", "anon", "pgfault", "pgmajfault"])
+        };
+        let stat = text(&dir.join("memory.stat"));
+        let [inactive, rss, faults, major] = names.map(|name| field(&stat, name));
+        usage.memory_bytes = number(&dir.join(used));
+        usage.working_set_bytes = usage.memory_bytes.map(|bytes| bytes.saturating_sub(inactive.unwrap_or_default()));
+        usage.rss_bytes = rss;
+        usage.page_faults = faults;
+        usage.major_page_faults = major;
+    }
+    if let Some(dir) = trees.dir_of("pids", group) {
+        usage.processes = number(&dir.join("pids.current"));
+    }
+    usage
+}
+
+fn text(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_default()
+}
+
+fn number(file: &Path) -> Option<u64> {
+    text(file).trim().parse().ok()
+}
+
+/// The number after a name that begins a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|number| number.trim().parse().ok())
+}
+
+/// What is below a directory takes of its file system, links not followed.
+/// What vanishes meanwhile takes nothing.
+fn taken(dir: &Path) -> DiskUsage {
+    let mut usage = DiskUsage::default();
     let mut waiting = vec![dir.to_owned()];
     while let Some(dir) = waiting.pop() {
         let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
         for (entry, metadata) in entries.filter_map(|entry: DirEntry| Some((entry.path(), entry.metadata().ok()?))) {
-            usage.disk_bytes += metadata.blocks() * BLOCK_BYTES;
+            usage.bytes += metadata.blocks() * BLOCK_BYTES;
             usage.inodes += 1;
             if metadata.is_dir() {
                 waiting.push(entry);
             }
         }
     }
+    usage
 }
 
 #[cfg(test)]
@@ -128,9 +182,51 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("sub")).unwrap();
         fs::write(dir.path().join("sub/file"), vec![1; 100_000]).unwrap();
-        let mut usage = ContainerUsage::default();
-        add(dir.path(), &mut usage);
-        add(&dir.path().join("absent"), &mut usage);
-        assert!(usage.inodes == 2 && (100_000..200_000).contains(&usage.disk_bytes), "{usage:?}");
+        std::os::unix::fs::symlink("/", dir.path().join("root")).unwrap();
+        let usage = taken(dir.path());
+        assert!(usage.inodes == 3 && (100_000..200_000).contains(&usage.bytes), "{usage:?}");
+        assert_eq!(taken(&dir.path().join("absent")), DiskUsage::default());
+    }
+
+    #[test]
+    fn fields_are_whole_names() {
+        let stat = "rss 7\nrss_huge 8\ntotal_rss 9\nbroken\n";
+        assert_eq!(field(stat, "rss"), Some(7));
+        assert_eq!(field(stat, "total_rss"), Some(9));
+        assert_eq!(field(stat, "rss_hug"), None);
+    }
+
+    #[test]
+    fn counters_are_read_as_each_version_tells_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let at = dir.path().display();
+        write("c/a/b/cpuacct.usage", "5000\n");
+        write("m/a/b/memory.usage_in_bytes", "1000\n");
+        write("m/a/b/memory.stat", "inactive_file 1\ntotal_inactive_file 400\ntotal_rss 300\n");
+        write("p/a/b/pids.current", "7\n");
+        let v1 = Trees::from_mountinfo(&format!(
+            "1 1 0:1 / {at}/m rw - cgroup cgroup rw,memory\n2 1 0:2 / {at}/p rw - cgroup cgroup rw,pids\n3 1 0:3 / {at}/c rw - cgroup cgroup rw,cpuacct,cpu\n"
+        ));
+        let expected = Counters {
+            cpu_ns: Some(5000),
+            memory_bytes: Some(1000),
+            working_set_bytes: Some(600),
+            rss_bytes: Some(300),
+            processes: Some(7),
+            ..Counters::default()
+        };
+        assert_eq!(counters(&v1, Path::new("/a/b")), expected);
+        assert_eq!(counters(&v1, Path::new("/gone")), Counters::default());
+        write("u/a/b/cpu.stat", "usage_usec 5\n");
+        write("u/a/b/memory.current", "1000\n");
+        write("u/a/b/memory.stat", "anon 300\ninactive_file 400\n");
+        write("u/a/b/pids.current", "7\n");
+        let v2 = Trees::from_mountinfo(&format!("1 1 0:1 / {at}/u rw - cgroup2 cgroup2 rw\n"));
+        assert_eq!(counters(&v2, Path::new("/a/b")), expected);
     }
 }

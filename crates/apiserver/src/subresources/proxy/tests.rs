@@ -66,6 +66,38 @@ async fn what_cannot_be_proxied_is_refused_in_upstream_s_words() {
 }
 
 #[tokio::test]
+async fn a_service_is_asked_through_its_pods_alone() {
+    let rig = rig().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"name": "web", "port": 80, "targetPort": 8080}]}});
+    assert_eq!(rig.post(services, &service).await.code, 201);
+    let brief = async |name: &str| rig.get(&format!("{services}/{name}/proxy/x")).await.brief();
+    assert_eq!(brief("none").await, "404 services \"none\" not found");
+    assert_eq!(brief("s:web").await, "404 endpoints \"s\" not found");
+    assert_eq!(brief("s:81").await, "503 no service port 81 found for service \"s\"");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Whoever writes endpoints cannot have this server ask just anybody.
+    let target = json!({"kind": "Pod", "namespace": "default", "name": "a"});
+    let endpoints = json!({"metadata": {"name": "s"}, "subsets": [{
+        "addresses": [{"ip": "10.244.0.9", "targetRef": target}, {"ip": "10.244.0.8"}],
+        "ports": [{"name": "web", "port": port}],
+    }]});
+    assert_eq!(rig.post("/api/v1/namespaces/default/endpoints", &endpoints).await.code, 201);
+    assert_eq!(
+        brief("s:web").await,
+        "503 no endpoints available for service \"s\"",
+        "pod a has no such address"
+    );
+    assert_eq!(brief("s:80").await, "503 no endpoints available for service \"s\"");
+    assert_eq!(
+        brief("s").await,
+        "503 no endpoints available for service \"s\"",
+        "no port without a name"
+    );
+}
+
+#[tokio::test]
 async fn a_proxy_is_its_own_right() {
     let rig = rig().await;
     let ask = |user: &str, groups: &[&str], path: &str, method: Method| {
