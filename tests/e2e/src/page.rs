@@ -16,7 +16,11 @@ const INSTANTS: [&str; 3] = ["Start Time:", "Started:", "Finished:"];
 #[must_use]
 pub fn settled(page: &str, pod: &Value) -> String {
     let name = |text: &Value| text.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    let mut volumes = pod["spec"]["volumes"].as_array().into_iter().flatten().map(|volume| &volume["name"]);
+    let mut volumes = pod["spec"]["volumes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|volume| &volume["name"]);
     let access = volumes.find(|name| name.as_str().is_some_and(|name| name.starts_with("kube-api-access-")));
     let known = [
         (access.and_then(name), "kube-api-access-SUFFIX"),
