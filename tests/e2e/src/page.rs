@@ -9,14 +9,21 @@ use serde_json::Value;
 const INSTANTS: [&str; 3] = ["Start Time:", "Started:", "Finished:"];
 
 /// A page of `kubectl describe pod` or `kubectl events` with names for the
-/// pod's identity, addresses, digests, instants, ages and counts above one;
+/// pod's identity, token volume, addresses, digests, instants, ages and counts above one;
 /// runs of spaces are two, and the rows of its table stand in order. That a
 /// server did not listen yet when it was first asked is a matter of luck: such
 /// rows are left out where others tell what it answered.
 #[must_use]
 pub fn settled(page: &str, pod: &Value) -> String {
     let name = |text: &Value| text.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let mut volumes = pod["spec"]["volumes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|volume| &volume["name"]);
+    let access = volumes.find(|name| name.as_str().is_some_and(|name| name.starts_with("kube-api-access-")));
     let known = [
+        (access.and_then(name), "kube-api-access-SUFFIX"),
         (name(&pod["metadata"]["uid"]), "POD-UID"),
         (name(&pod["status"]["podIP"]), "POD-IP"),
         (name(&pod["status"]["hostIP"]), "HOST-IP"),

@@ -79,13 +79,7 @@ const OWNED_METADATA: [&str; 8] = [
 ];
 
 /// What the platform takes and does nothing about yet.
-const KEPT: &[(&str, &str)] = &[
-    (
-        "spec.automountServiceAccountToken",
-        "the token volume of every Pod is not added yet",
-    ),
-    ("spec.preemptionPolicy", "no pod is preempted yet"),
-];
+const KEPT: &[(&str, &str)] = &[("spec.preemptionPolicy", "no pod is preempted yet")];
 
 /// Parts of the status that nothing here writes, with all below them.
 const NOT_WRITTEN: &[(&str, &str)] = &[
