@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`object`], [`resource`], [`status`], then [`schema`];
 //! [`protobuf`] is another wire form of the same objects; [`quantity`],
-//! [`selector`] and [`pods`] stand alone.
+//! [`selector`], [`pods`] and [`quota`] stand alone.
 //!
 //! This crate does not know tokio, sockets, files or clocks. Time is a value
 //! ([`Time`]) that drivers hand in.
@@ -13,6 +13,7 @@ pub mod object;
 pub mod pods;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 pub mod resource;
 pub mod schema;
 pub mod selector;

@@ -54,6 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         audit: None,
         limits: Limits::default(),
         ranges: Ranges::default(),
+        baseline_namespaces: false,
         version: Version::default(),
         clock: Arc::new(now),
     };

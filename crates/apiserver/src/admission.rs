@@ -14,7 +14,10 @@
 mod certificate_signers;
 mod certificates;
 mod default_tolerations;
+mod limit_ranger;
+mod pod_security;
 mod priority;
+pub(crate) mod resource_quota;
 mod runtime_class;
 mod service_account;
 
@@ -32,7 +35,9 @@ use crate::write::store_failed;
 
 /// Every plugin, in upstream's order.
 const CHAIN: &[&dyn Plugin] = &[
+    &limit_ranger::LimitRanger,
     &service_account::ServiceAccount,
+    &pod_security::PodSecurity,
     &priority::Priority,
     &default_tolerations::DefaultTolerations,
     &runtime_class::RuntimeClass,

@@ -29,7 +29,7 @@ mod service;
 mod service_account;
 mod storage;
 mod usage;
-mod values;
+pub(crate) mod values;
 
 pub use self::pod::fields::{SchemaField, Standing, UsedField, examine, schema_fields};
 pub(crate) use self::priority_class::system as system_priority_classes;

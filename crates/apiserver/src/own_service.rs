@@ -5,18 +5,24 @@
 //! `pkg/controlplane/reconcilers`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::authn::Identity;
 use crate::body::{self, Body};
-use crate::server::ApiServer;
+use crate::hub::{From, Message};
+use crate::server::{ApiServer, Core};
 
 /// Its name, and that of its Endpoints and EndpointSlice.
 const NAME: &str = "kubernetes";
 /// The port every client of a cluster knows.
 const PORT: u16 = 443;
+/// Between attempts to make it anew.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The Service could not be made or brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -26,13 +32,57 @@ pub struct OwnServiceError {
     message: String,
 }
 
+/// Makes the Service anew when it is deleted, until the server closes.
+async fn keep(core: Weak<Core>, reached: SocketAddr, closing: CancellationToken) {
+    loop {
+        let Some(strong) = core.upgrade() else { return };
+        let Some(row) = strong.registry.find("", "v1", "services").cloned() else {
+            return;
+        };
+        let key = row.key("default", NAME);
+        let news = strong.hub(&row).subscribe(&key, &From::Now, false);
+        drop(strong);
+        let is_there = |news: &crate::hub::Subscription| news.objects.iter().any(|entry| entry.key == key);
+        let deleted = async {
+            let Ok(mut news) = news else {
+                return tokio::time::sleep(RETRY).await;
+            };
+            if !is_there(&news) {
+                return;
+            }
+            while let Some(message) = news.changes.recv().await {
+                if matches!(message, Message::Change(change) if change.key == key && change.new.is_none()) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = closing.cancelled() => return,
+            () = deleted => {}
+        }
+        let Some(strong) = core.upgrade() else { return };
+        if let Err(error) = ApiServer::of(strong).put_own_service(reached).await {
+            tracing::warn!(%error, "the Service of this server was not made anew; it is tried again");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
 impl ApiServer {
-    /// Makes the Service, and says in its Endpoints that this server answers
-    /// at `reached`; a loopback address is reached from no pod and not told.
+    /// Makes the Service, and again whenever somebody deletes it, until the
+    /// server closes. Says in its Endpoints that this server answers at
+    /// `reached`; a loopback address is reached from no pod and not told.
     ///
     /// # Errors
-    /// When a write is refused.
+    /// When a write is refused the first time.
     pub async fn publish_own_service(&self, reached: SocketAddr) -> Result<(), OwnServiceError> {
+        self.put_own_service(reached).await?;
+        let core = Arc::downgrade(self.core());
+        self.spawn(keep(core, reached, self.core().closing.clone()));
+        Ok(())
+    }
+
+    async fn put_own_service(&self, reached: SocketAddr) -> Result<(), OwnServiceError> {
         let network = self.core().ranges.service_network();
         let address = Ipv4Addr::from(u32::from(network).saturating_add(1));
         let port = reached.port();

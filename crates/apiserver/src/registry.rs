@@ -327,6 +327,11 @@ pub trait Strategy: Sync {
         None
     }
 
+    /// Whether dependents outlive an object whose delete does not say.
+    fn orphans(&self) -> bool {
+        false
+    }
+
     /// Why an object of that name is never deleted; `None` for all others.
     fn keeps(&self, _name: &str) -> Option<&'static str> {
         None

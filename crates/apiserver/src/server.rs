@@ -150,6 +150,9 @@ pub struct Config {
     /// What objects are given, such as the addresses of Services. Servers over
     /// one store state the same.
     pub ranges: Ranges,
+    /// New namespaces enforce the Pod Security Standard `baseline`, unless their
+    /// labels say otherwise.
+    pub baseline_namespaces: bool,
     /// What `/version` says.
     pub version: Version,
     /// Tells the time.
@@ -201,11 +204,15 @@ pub(crate) struct Core {
     pub(crate) closing: CancellationToken,
     pub(crate) hubs: BTreeMap<&'static str, Arc<Hub>>,
     pub(crate) ranges: Ranges,
+    pub(crate) baseline_namespaces: bool,
     /// The turn to give away what must be unique. One for all rows: it is
     /// rarely asked for, and held for one commit.
     pub(crate) allocating: Semaphore,
     /// Hashes of the OpenAPI documents.
     pub(crate) openapi: openapi::Hashes,
+    /// The turn to charge quotas: taken after that to give away, and held for
+    /// one commit.
+    pub(crate) charging: Semaphore,
     /// The server's own tasks; they end with it.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -282,7 +289,9 @@ impl ApiServer {
                 closing,
                 hubs,
                 ranges: config.ranges,
+                baseline_namespaces: config.baseline_namespaces,
                 allocating: Semaphore::new(1),
+                charging: Semaphore::new(1),
                 openapi: openapi::Hashes::default(),
                 tasks: Mutex::new(tasks),
             }),
@@ -304,6 +313,16 @@ impl ApiServer {
             let core = Arc::downgrade(&self.core);
             tasks.spawn(expiry::run(core, Arc::clone(row), ttl, self.core.closing.clone()));
         }
+    }
+
+    /// The server of a core.
+    pub(crate) const fn of(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Runs a task of the server's own; it ends with the server.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.core.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -140,6 +140,7 @@ fn config(store: &Arc<dyn Store>, now_s: &Arc<AtomicI64>) -> Config {
         audit: None,
         limits: Limits::default(),
         ranges: Ranges::default(),
+        baseline_namespaces: false,
         version: Version::default(),
         clock: Arc::new(move || Time::from_secs(clock.load(Ordering::Relaxed))),
     }
@@ -233,8 +234,14 @@ impl Rig {
 
     /// Another server over the same store.
     pub(crate) async fn sibling(&self, ranges: Ranges) -> ApiServer {
-        let config = config(&self.store, &self.now_s);
-        ApiServer::start(Config { ranges, ..config }).await.unwrap()
+        self.sibling_with(|config| config.ranges = ranges).await
+    }
+
+    /// The same, with a configuration of its own.
+    pub(crate) async fn sibling_with(&self, configure: impl FnOnce(&mut Config)) -> ApiServer {
+        let mut config = config(&self.store, &self.now_s);
+        configure(&mut config);
+        ApiServer::start(config).await.unwrap()
     }
 
     pub(crate) fn admin() -> Identity {

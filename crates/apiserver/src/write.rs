@@ -7,7 +7,7 @@ use api::{Object, Status};
 use bytes::Bytes;
 use store::{Compare, Op, StoreError, Txn};
 
-use crate::admission::{self, Attributes};
+use crate::admission::{self, Attributes, resource_quota};
 use crate::allocate::{self, Claim};
 use crate::authz::Authorizer;
 use crate::call::{Call, Part, served};
@@ -258,6 +258,10 @@ async fn replace(call: &Call, key: &str, new: &Object, current: &Entry, part: Pa
             Part::Main if !removes => call.core.allocate(&call.row, new, Some(&current.object)).await?,
             Part::Main | Part::Status | Part::Approval | Part::Finalize | Part::Ephemeral | Part::Binding => None,
         };
+        let charge = match part {
+            Part::Main if !removes => resource_quota::charge(&Attributes::update(call, &current.object), new, call.now).await?,
+            _ => None,
+        };
         let (stored, bytes) = encode(&call.row, claim.as_ref().map_or(new, |claim| &claim.object))?;
         if dry_run {
             return Ok(Some(Outcome::Stored(entry(key, stored, bytes, current.revision))));
@@ -273,6 +277,10 @@ async fn replace(call: &Call, key: &str, new: &Object, current: &Entry, part: Pa
         };
         txn.compare.extend(claim.as_ref().map(Claim::compare));
         txn.ops.extend(claim.as_ref().map(|claim| claim.op(key)));
+        if let Some(charge) = &charge {
+            txn.compare.extend(charge.compare.iter().cloned());
+            txn.ops.extend(charge.ops.iter().cloned());
+        }
         match call.core.store.commit(txn).await {
             Ok(revision) => {
                 let entry = entry(key, stored, bytes, revision.0);

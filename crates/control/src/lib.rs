@@ -1,7 +1,8 @@
 //! Scheduler and controllers: loops that need only the API.
 //!
 //! Reading order: [`scheduler`]; [`namespace`], [`namespace_content`];
-//! [`node_lifecycle`], [`pod_gc`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`]; here is what
+//! [`node_lifecycle`], [`pod_gc`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`];
+//! [`garbage`]; [`disruption`], [`quota`]; here is what
 //! joins them.
 //!
 //! This crate deliberately does not know the store, the node, its runtime or
@@ -16,14 +17,19 @@ use tokio_util::sync::CancellationToken;
 pub mod backend;
 pub mod cluster_role_aggregation;
 pub mod csr;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoints;
+pub mod garbage;
 pub mod namespace;
 pub mod namespace_content;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod publish;
+mod queue;
+pub mod quota;
 pub mod scheduler;
+mod work;
 
 /// What the scheduler and the controllers are to do.
 #[derive(Clone)]
@@ -83,6 +89,9 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
         shutdown.clone(),
     ));
     tasks.spawn(publish::run(controllers.client("endpoint-controller"), shutdown.clone()));
+    tasks.spawn(disruption::run(controllers.client("disruption-controller"), shutdown.clone()));
+    tasks.spawn(quota::run(controllers.client("resourcequota-controller"), shutdown.clone()));
+    tasks.spawn(garbage::run(controllers.client("generic-garbage-collector"), shutdown.clone()));
     tasks.spawn(node_lifecycle::run(controllers.client("node-controller"), shutdown.clone()));
     tasks.spawn(pod_gc::run(controllers.client("pod-garbage-collector"), pod_gc, shutdown.clone()));
     tasks.spawn(cluster_role_aggregation::run(

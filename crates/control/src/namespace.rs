@@ -7,7 +7,9 @@
 //! Source: namespaces page, "Namespaces and finalizers"; upstream
 //! `pkg/controller/namespace/deletion/namespaced_resources_deleter.go`.
 
-use std::collections::BTreeSet;
+mod conditions;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +17,15 @@ use api::typed::Namespace;
 use futures::StreamExt;
 use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::discovery::{ApiCapabilities, ApiResource, Discovery, Scope, verbs};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use kube_runtime::WatchStreamExt;
 use kube_runtime::watcher::{self, Event, watcher};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use self::conditions::Findings;
+use crate::work::now;
 
 /// The finalizer of every namespace.
 const FINALIZER: &str = "kubernetes";
@@ -140,15 +145,42 @@ async fn empty(client: &Client, name: &str) -> Result<Option<Left>, EmptyError> 
     if to_empty(&namespace).is_none() {
         return Ok(None);
     }
-    let discovery = request("discovering resources".to_owned(), Discovery::new(client.clone()).run()).await?;
-    let mut left = None;
+    let mut findings = Findings::default();
+    let discovery = match request("discovering resources".to_owned(), Discovery::new(client.clone()).run()).await {
+        Ok(discovery) => discovery,
+        Err(error) => {
+            findings.discovery = Some(error.to_string());
+            tell(&namespaces, namespace, &findings).await?;
+            return Err(error);
+        }
+    };
+    let (mut left, mut failed) = (None, None);
     for (resource, capabilities) in discovery.groups().flat_map(|group| group.recommended_resources()).filter(to_delete) {
         let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), name, &resource);
-        let version = delete_all(&objects, &resource, &capabilities, name).await?;
-        left = left.or(version.map(|version| Left { objects, version }));
+        match delete_all(&objects, &resource, &capabilities, name).await {
+            Ok(None) => {}
+            Ok(Some(remaining)) => {
+                findings
+                    .remaining
+                    .insert(format!("{}.{}", resource.plural, resource.group), remaining.count);
+                for (finalizer, count) in remaining.finalizers {
+                    *findings.finalizers.entry(finalizer).or_default() += count;
+                }
+                left = left.or(Some(Left {
+                    objects,
+                    version: remaining.version,
+                }));
+            }
+            // The others are deleted nevertheless.
+            Err(error) => {
+                findings.failures.push(error.to_string());
+                failed = failed.or(Some(error));
+            }
+        }
     }
-    if left.is_some() {
-        return Ok(left);
+    if left.is_some() || failed.is_some() {
+        tell(&namespaces, namespace, &findings).await?;
+        return failed.map_or(Ok(left), Err);
     }
     match request(
         format!("finalizing namespace {name}"),
@@ -161,14 +193,40 @@ async fn empty(client: &Client, name: &str) -> Result<Option<Left>, EmptyError> 
     }
 }
 
+/// Says in the namespace's conditions what holds it up.
+async fn tell(namespaces: &Api<Namespace>, mut namespace: Namespace, findings: &Findings) -> Result<(), EmptyError> {
+    let mut status = namespace.status.take().unwrap_or_default();
+    let before = status.conditions.take().unwrap_or_default();
+    let Some(conditions) = findings.conditions(&before, now()) else {
+        return Ok(());
+    };
+    status.conditions = Some(conditions);
+    namespace.status = Some(status);
+    let name = namespace.name_any();
+    let doing = format!("updating the status of namespace {name}");
+    match request(doing, namespaces.replace_status(&name, &PostParams::default(), &namespace)).await {
+        // It is gone, or somebody else has changed it: it is looked at again.
+        Err(EmptyError::Request { source, .. }) if is_code(&source, 404) || is_code(&source, 409) => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
+
+/// What is left of one resource.
+struct Remaining {
+    version: String,
+    count: usize,
+    /// How many of them each finalizer holds.
+    finalizers: BTreeMap<String, usize>,
+}
+
 /// Deletes all objects of one resource. `None` when none are left, otherwise
-/// the revision at which some were.
+/// the revision at which some were, and what holds them.
 async fn delete_all(
     objects: &Api<DynamicObject>,
     resource: &ApiResource,
     capabilities: &ApiCapabilities,
     namespace: &str,
-) -> Result<Option<String>, EmptyError> {
+) -> Result<Option<Remaining>, EmptyError> {
     let plural = &resource.plural;
     let doing = |verb: &str| format!("{verb} {plural} of namespace {namespace}");
     let found = request(doing("listing"), objects.list_metadata(&ListParams::default())).await?;
@@ -191,7 +249,18 @@ async fn delete_all(
         }
     }
     let left = request(doing("listing"), objects.list_metadata(&ListParams::default())).await?;
-    Ok((!left.items.is_empty()).then(|| left.metadata.resource_version.unwrap_or_default()))
+    if left.items.is_empty() {
+        return Ok(None);
+    }
+    let mut finalizers = BTreeMap::new();
+    for finalizer in left.items.iter().flat_map(|object| object.metadata.finalizers.iter().flatten()) {
+        *finalizers.entry(finalizer.clone()).or_default() += 1;
+    }
+    Ok(Some(Remaining {
+        version: left.metadata.resource_version.unwrap_or_default(),
+        count: left.items.len(),
+        finalizers,
+    }))
 }
 
 /// Objects that were still there at a revision.

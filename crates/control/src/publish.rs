@@ -2,7 +2,7 @@
 //! writes out.
 //!
 //! What is to be written is decided in [`crate::endpoint_slice`] and
-//! [`crate::endpoints`]; `cache.rs` knows what concerns whom, `queue.rs` who
+//! [`crate::endpoints`]; `cache.rs` knows what concerns whom, `crate::queue` who
 //! is next. For one Service one write is under way at a time: what changes
 //! meanwhile goes into the next. Slices go before Endpoints: who forwards
 //! traffic reads the slices, and Endpoints of many addresses are long.
@@ -14,7 +14,6 @@
 //! `pkg/controller/endpoint/endpoints_controller.go`.
 
 mod cache;
-mod queue;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -37,8 +36,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::{self, Backend, Key};
 use crate::endpoint_slice;
+use crate::queue::Queue;
 use cache::{Cache, Item, Work};
-use queue::Queue;
 
 /// Writes under way at a time, of one Service each.
 const WRITES_MAX: usize = 16;

@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+#[path = "api_server/admission.rs"]
+mod admission;
 #[path = "api_server/pod_gc.rs"]
 mod pod_gc;
 #[path = "api_server/publish.rs"]
@@ -77,6 +79,7 @@ impl Cluster {
             audit: None,
             ranges: apiserver::Ranges::default(),
             limits: Limits::default(),
+            baseline_namespaces: false,
             version: Version::default(),
             clock: Arc::new(|| jiff::Timestamp::now().into()),
         };

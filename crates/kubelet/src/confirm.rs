@@ -58,6 +58,7 @@ mod tests {
     async fn server(dir: &std::path::Path) -> ApiServer {
         use apiserver::tokens::{DEFAULT_ISSUER, Tokens, key::SigningKey};
         let config = Config {
+            baseline_namespaces: false,
             store: Arc::new(store::Embedded::open(dir, store::Options::default()).unwrap()),
             registry: apiserver::kinds::builtin(),
             nodes: Arc::new(NoNodes),

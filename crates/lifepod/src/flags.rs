@@ -126,6 +126,9 @@ pub(crate) struct Up {
     /// Addresses for Services
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub service_cidr: String,
+    /// Let new namespaces enforce the Pod Security Standard `baseline` [default: they take every Pod]
+    #[arg(long)]
+    pub baseline_namespaces: bool,
     /// Name of this node [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,

@@ -387,6 +387,7 @@ async fn start_api(guard: Guard, authority: &Authority, version: &Version, clock
         audit: Some(audit),
         limits: Limits::default(),
         ranges,
+        baseline_namespaces: up.baseline_namespaces,
         version: version.clone(),
         clock: Arc::new(move || clock.now()),
     };

@@ -104,6 +104,7 @@ async fn open(directory: &Path, asked: Arc<Mutex<Vec<String>>>) -> Result<PathBu
         audit: None,
         limits: Limits::default(),
         ranges: Ranges::default(),
+        baseline_namespaces: false,
         version: Version::default(),
         clock: Arc::new(now),
     };

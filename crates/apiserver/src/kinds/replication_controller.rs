@@ -98,6 +98,11 @@ impl Strategy for ReplicationController {
         prepare_counted(change, json!({ "replicas": 0 }));
     }
 
+    /// Source: upstream `DefaultGarbageCollectionPolicy` of this kind.
+    fn orphans(&self) -> bool {
+        true
+    }
+
     fn validate(&self, new: &Object, _old: Option<&Object>, rules: Rules) -> Vec<Violation> {
         let typed: Typed = match view(new) {
             Ok(typed) => typed,

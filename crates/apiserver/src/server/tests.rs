@@ -231,6 +231,7 @@ async fn a_head_has_no_body_and_a_restart_keeps_everything() {
         audit: None,
         limits: Limits::default(),
         ranges: Ranges::default(),
+        baseline_namespaces: false,
         version: Version::default(),
         clock: Arc::new(|| Time::from_secs(0)),
     })
@@ -240,4 +241,23 @@ async fn a_head_has_no_body_and_a_restart_keeps_everything() {
     let response = again.handle(Some(Rig::admin()), request).await;
     let after: serde_json::Value = serde_json::from_slice(&body::read(response.into_body(), 1 << 20).await.unwrap()).unwrap();
     assert_eq!(after["items"], before["items"]);
+}
+
+#[tokio::test]
+async fn the_service_of_this_server_comes_back_when_it_is_deleted() {
+    let rig = Rig::new().await;
+    rig.server.publish_own_service("10.1.2.3:6443".parse().unwrap()).await.unwrap();
+    let path = "/api/v1/namespaces/default/services/kubernetes";
+    let first = rig.get(path).await.json();
+    assert_eq!(first["spec"]["clusterIP"], "10.96.0.1");
+    let mut watching = rig
+        .watch("/api/v1/namespaces/default/services?watch=true&fieldSelector=metadata.name%3Dkubernetes")
+        .await;
+    assert_eq!(watching.brief().await, "ADDED kubernetes");
+    rig.delete(path, None).await;
+    assert_eq!(watching.brief().await, "DELETED kubernetes");
+    assert_eq!(watching.brief().await, "ADDED kubernetes");
+    let again = rig.get(path).await.json();
+    assert_eq!(again["spec"]["clusterIP"], "10.96.0.1");
+    assert_ne!(again["metadata"]["uid"], first["metadata"]["uid"]);
 }

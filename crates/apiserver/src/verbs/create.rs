@@ -10,7 +10,7 @@ use api::{Object, Scope, Status};
 use http::{Response, StatusCode};
 use store::{Compare, Op, Revision, StoreError, Txn};
 
-use crate::admission::{self, Attributes};
+use crate::admission::{self, Attributes, resource_quota};
 use crate::allocate::{self, Claim};
 use crate::authz::Authorizer;
 use crate::body::Body;
@@ -111,6 +111,7 @@ async fn commit(call: &Call, new: &Object, dry_run: bool, warnings: &mut Vec<Str
     for _ in 0..allocate::ATTEMPTS {
         let namespace = namespace(call, new).await?;
         let claim = call.core.allocate(&call.row, new, None).await?;
+        let charge = resource_quota::charge(&Attributes::create(call), new, call.now).await?;
         let (object, encoded) = write::encode(&call.row, claim.as_ref().map_or(new, |claim| &claim.object))?;
         if dry_run {
             let taken = call.core.current(&call.row, &key).await?.is_some();
@@ -126,10 +127,14 @@ async fn commit(call: &Call, new: &Object, dry_run: bool, warnings: &mut Vec<Str
             .extend(namespace.map(|(key, revision)| Compare::ModifiedAt(key, Revision(revision))));
         txn.compare.extend(claim.as_ref().map(Claim::compare));
         txn.ops.extend(claim.as_ref().map(|claim| claim.op(&key)));
+        if let Some(charge) = &charge {
+            txn.compare.extend(charge.compare.iter().cloned());
+            txn.ops.extend(charge.ops.iter().cloned());
+        }
         match call.core.store.commit(txn).await {
             Ok(revision) => return Ok(Some(write::entry(&key, object, encoded, revision.0))),
             Err(StoreError::Conflict { key: lost }) if lost == key => return Ok(None),
-            // The namespace changed, or something was given away meanwhile.
+            // The namespace or a quota changed, or something was given away.
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(write::store_failed(&error)),
         }

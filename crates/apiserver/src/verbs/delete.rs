@@ -24,6 +24,22 @@ use crate::{codec, respond, write};
 /// How often a delete is tried again when the object changed meanwhile.
 const ATTEMPTS: u32 = 10;
 
+/// What becomes of an object's dependents. A controller sees to it; the server
+/// holds the object with a finalizer until it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Propagation {
+    /// They stay, without their owner.
+    Orphan,
+    /// They go after it.
+    Background,
+    /// They go before it.
+    Foreground,
+}
+
+/// Finalizers of the two policies that hold an object.
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
 /// `metav1.DeleteOptions`, from the query and the body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -31,6 +47,7 @@ pub(crate) struct Options {
     uid: Option<String>,
     pub(crate) revision: Option<String>,
     pub(crate) dry_run: bool,
+    propagation: Option<Propagation>,
 }
 
 impl Options {
@@ -75,10 +92,25 @@ impl Options {
             policy => policy,
         };
         let id = ResourceId::new("meta.k8s.io", "v1", "DeleteOptions", "");
-        if let Some(policy) = policy.filter(|policy| !matches!(policy.as_str(), "Orphan" | "Background" | "Foreground")) {
-            let violation = Violation::not_supported("propagationPolicy", &policy, &["Background", "Foreground", "Orphan"]);
-            return Err(Status::invalid(&id, "", &[violation]));
-        }
+        let orphans = match body.get("orphanDependents") {
+            None | Some(Value::Null) => query.boolean("orphanDependents"),
+            Some(value) => Some(value.as_bool().ok_or_else(|| malformed("orphanDependents"))?),
+        };
+        let refuse = |violation| Err(Status::invalid(&id, "", &[violation]));
+        let propagation = match (policy.as_deref(), orphans) {
+            (Some(policy), Some(_)) => {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                return refuse(Violation::invalid("propagationPolicy", &Value::from(policy), why));
+            }
+            (Some("Orphan"), None) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
+            (Some("Foreground"), None) => Some(Propagation::Foreground),
+            (Some(policy), None) => {
+                let known = ["Background", "Foreground", "Orphan"];
+                return refuse(Violation::not_supported("propagationPolicy", policy, &known));
+            }
+            (None, None) => None,
+        };
         let preconditions = body.get("preconditions");
         let dry: Vec<&str> = body
             .get("dryRun")
@@ -98,6 +130,7 @@ impl Options {
                 "preconditions.resourceVersion",
             )?,
             dry_run: !dry.is_empty(),
+            propagation,
         })
     }
 }
@@ -113,7 +146,47 @@ pub(crate) enum Step {
     Remove,
 }
 
-/// Decides what a delete does. Pure; `now` is the request's time.
+/// The object with the finalizers of what is to become of its dependents;
+/// `None` when it has them.
+///
+/// Source: upstream `apiserver/pkg/registry/generic/registry/store.go`,
+/// `deletionFinalizersForGarbageCollection`.
+fn with_propagation(row: &Resource, object: &Object, asked: Option<Propagation>) -> Option<Object> {
+    let before = object.meta.finalizers.as_deref().unwrap_or_default();
+    let has = |name: &str| before.iter().any(|finalizer| finalizer == name);
+    let (orphan, foreground) = match asked {
+        Some(policy) => (policy == Propagation::Orphan, policy == Propagation::Foreground),
+        // Whoever set one of them before has said what is wanted.
+        None if has(ORPHAN) || has(FOREGROUND) => return None,
+        None => (row.strategy.orphans(), false),
+    };
+    if (orphan, foreground) == (has(ORPHAN), has(FOREGROUND)) {
+        return None;
+    }
+    let mut finalizers: Vec<String> = before
+        .iter()
+        .filter(|name| *name != ORPHAN && *name != FOREGROUND)
+        .cloned()
+        .collect();
+    finalizers.extend(orphan.then(|| ORPHAN.to_owned()));
+    finalizers.extend(foreground.then(|| FOREGROUND.to_owned()));
+    let mut object = object.clone();
+    object.meta.finalizers = (!finalizers.is_empty()).then_some(finalizers);
+    Some(object)
+}
+
+/// Decides what a delete does to an object and its dependents. Pure.
+fn decide(row: &Resource, object: &Object, options: &Options, now: Time) -> Step {
+    match with_propagation(row, object, options.propagation) {
+        None => plan(row, object, options.grace_s, now),
+        Some(changed) => match plan(row, &changed, options.grace_s, now) {
+            Step::Nothing => Step::Mark(Box::new(changed)),
+            step => step,
+        },
+    }
+}
+
+/// Decides what a delete does to an object. Pure; `now` is the request's time.
 pub(crate) fn plan(row: &Resource, object: &Object, asked_s: Option<i64>, now: Time) -> Step {
     let held = write::is_held(row, object);
     if let Some(deadline) = &object.meta.deletion_timestamp {
@@ -196,7 +269,7 @@ pub(crate) async fn delete_one(call: &Call, name: &str, key: &str, options: &Opt
         (asked.verb, asked.name) = (Verb::Delete, name.to_owned());
         Authorizer::object(&call.identity, &asked, &current.entry.object)?;
         check(row, name, object, options)?;
-        let (ops, entry) = match plan(row, object, options.grace_s, call.now) {
+        let (ops, entry) = match decide(row, object, options, call.now) {
             Step::Nothing => {
                 return Ok(Deleted {
                     entry: current.entry,

@@ -106,3 +106,41 @@ fn options_come_from_the_query_and_the_body() {
         assert!(read("", body.clone()).is_err(), "{body}");
     }
 }
+
+#[test]
+fn finalizers_hold_an_object_for_its_dependents() {
+    let registry = crate::kinds::builtin();
+    let row = registry.find("", "v1", "configmaps").unwrap();
+    let object = |meta: serde_json::Value| -> Object { serde_json::from_value(serde_json::json!({ "metadata": meta })).unwrap() };
+    let after = |meta: serde_json::Value, propagation| {
+        let options = Options {
+            propagation,
+            ..Options::default()
+        };
+        match decide(row, &object(meta), &options, Time::from_secs(5)) {
+            Step::Nothing => "nothing".to_owned(),
+            Step::Remove => "gone".to_owned(),
+            Step::Mark(marked) => format!(
+                "{} {}",
+                marked.meta.finalizers.unwrap_or_default().join(","),
+                marked.meta.deletion_timestamp.is_some()
+            ),
+        }
+    };
+    use super::Propagation::{Background, Foreground, Orphan};
+    let none = || serde_json::json!({});
+    assert_eq!(after(none(), None), "gone");
+    assert_eq!(after(none(), Some(Background)), "gone");
+    assert_eq!(after(none(), Some(Foreground)), "foregroundDeletion true");
+    assert_eq!(after(none(), Some(Orphan)), "orphan true");
+    let held = || serde_json::json!({ "finalizers": ["a/b", "orphan"] });
+    assert_eq!(after(held(), Some(Foreground)), "a/b,foregroundDeletion true");
+    assert_eq!(after(held(), None), "a/b,orphan true", "what was set before holds");
+    let going = || serde_json::json!({ "finalizers": ["foregroundDeletion"], "deletionTimestamp": "2024-01-01T00:00:00Z" });
+    assert_eq!(after(going(), None), "nothing");
+    assert_eq!(after(going(), Some(Background)), "gone", "a later delete may ask for less");
+    assert_eq!(after(going(), Some(Orphan)), "orphan true");
+    let controller = registry.find("", "v1", "replicationcontrollers").unwrap();
+    let default = decide(controller, &object(none()), &Options::default(), Time::from_secs(5));
+    assert!(matches!(default, Step::Mark(marked) if marked.meta.finalizers == Some(vec!["orphan".to_owned()])));
+}

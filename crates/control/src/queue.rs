@@ -13,7 +13,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// A queue of distinct items. Time is handed in.
 #[derive(Debug)]
-pub(super) struct Queue<T> {
+pub(crate) struct Queue<T> {
     due: VecDeque<T>,
     /// What `due` holds.
     queued: BTreeSet<T>,
@@ -39,7 +39,7 @@ impl<T> Default for Queue<T> {
 
 impl<T: Ord + Clone> Queue<T> {
     /// Asks for an item to be looked at.
-    pub(super) fn push(&mut self, item: T) {
+    pub(crate) fn push(&mut self, item: T) {
         if let Some(again) = self.under_way.get_mut(&item) {
             *again = true;
             return;
@@ -57,7 +57,7 @@ impl<T: Ord + Clone> Queue<T> {
 
     /// The next item; it is under way until [`Self::done`] or
     /// [`Self::failed`].
-    pub(super) fn next(&mut self, now: Time) -> Option<T> {
+    pub(crate) fn next(&mut self, now: Time) -> Option<T> {
         let ready: Vec<T> = self
             .waiting
             .iter()
@@ -74,16 +74,25 @@ impl<T: Ord + Clone> Queue<T> {
     }
 
     /// All was done about an item.
-    pub(super) fn done(&mut self, item: &T) {
+    pub(crate) fn done(&mut self, item: &T) {
         self.delays.remove(item);
         if self.under_way.remove(item) == Some(true) {
             self.push(item.clone());
         }
     }
 
+    /// All was done about an item for now; it is looked at again then, if not
+    /// asked for before.
+    pub(crate) fn done_until(&mut self, item: &T, at: Time) {
+        self.done(item);
+        if !self.queued.contains(item) {
+            self.waiting.insert(item.clone(), at);
+        }
+    }
+
     /// Something went wrong: it is tried again, later each time, or at once if
     /// there has been news.
-    pub(super) fn failed(&mut self, item: &T, now: Time) {
+    pub(crate) fn failed(&mut self, item: &T, now: Time) {
         let delay = self.delays.get(item).copied().unwrap_or(RETRY_MIN);
         self.delays.insert(item.clone(), (delay * 2).min(RETRY_MAX));
         if self.under_way.remove(item) == Some(true) {
@@ -94,7 +103,7 @@ impl<T: Ord + Clone> Queue<T> {
     }
 
     /// How long until [`Self::next`] gives something, as things are.
-    pub(super) fn wait(&self, now: Time) -> Option<Duration> {
+    pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
         if self.due.is_empty() {
             self.waiting.values().min().map(|at| at.since(now))
         } else {

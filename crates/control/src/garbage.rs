@@ -1,0 +1,292 @@
+//! Deletes what belongs to nobody any more, and lets go of owners that wait
+//! for what belongs to them.
+//!
+//! An object names its owners in `metadata.ownerReferences`. When none of them
+//! is left, the object goes too. A delete may ask for another order: with
+//! `foregroundDeletion` the owner waits for its dependents, with `orphan` they
+//! are detached and stay; both are finalizers the API server sets, and this
+//! controller acts on and removes.
+//!
+//! Only metadata is watched, of every kind that can be listed, watched and
+//! deleted. What there is to do is decided in `graph.rs`, from what was seen;
+//! whether an owner exists is asked of the API server, never guessed.
+//!
+//! Source: Kubernetes "Garbage Collection"; upstream
+//! `pkg/controller/garbagecollector/{garbagecollector,graph_builder}.go`.
+
+mod graph;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::typed::ObjectMeta;
+use futures::StreamExt;
+use futures::stream::SelectAll;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::core::PartialObjectMeta;
+use kube::discovery::{Discovery, Scope, verbs};
+use kube::{Api, Client};
+use kube_runtime::WatchStreamExt;
+use kube_runtime::watcher::{self, Event, watcher};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use self::graph::{Action, Graph, Kind, Seen, Uid};
+use crate::work::{Work, code};
+
+/// Objects worked on at a time.
+const MOST: usize = 16;
+/// Before the resources are asked for again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The resources of the kinds that are watched.
+type Resources = BTreeMap<Kind, (ApiResource, Scope)>;
+
+/// Collects until `shutdown`. What a dropped call has begun is continued by
+/// the next run.
+pub async fn run(client: Client, shutdown: CancellationToken) {
+    let resources = tokio::select! {
+        () = shutdown.cancelled() => return,
+        found = resources(&client) => Arc::new(found),
+    };
+    let graph = Arc::new(Mutex::new(Graph::default()));
+    let mut events = SelectAll::new();
+    for (kind, (resource, _)) in resources.iter() {
+        let all: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), resource);
+        let kind = kind.clone();
+        let stream = watcher(all, watcher::Config::default()).default_backoff();
+        events.push(stream.map(move |event| (kind.clone(), event)).boxed());
+    }
+    let mut work: Work<Uid> = Work::new("garbage", MOST);
+    loop {
+        work.start(|uid| attend(client.clone(), Arc::clone(&resources), Arc::clone(&graph), uid));
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = work.turn() => {}
+            Some((kind, event)) = events.next() => {
+                let mut graph = lock(&graph);
+                let asked: Vec<Uid> = match event {
+                    Ok(Event::Apply(object)) => graph.see(seen(&kind, &object.metadata)),
+                    Ok(Event::InitApply(object)) => graph.relist_item(seen(&kind, &object.metadata)),
+                    Ok(Event::Delete(object)) => graph.gone(object.metadata.uid.as_deref().unwrap_or_default()),
+                    Ok(Event::Init) => graph.relist_begins(&kind),
+                    Ok(Event::InitDone) => graph.relist_ends(&kind),
+                    Err(error) => {
+                        tracing::warn!(resource = %kind.name, %error, "watch failed; it is tried again");
+                        Vec::new()
+                    }
+                };
+                asked.into_iter().for_each(|uid| work.ask(uid));
+            }
+        }
+    }
+}
+
+fn lock(graph: &Mutex<Graph>) -> MutexGuard<'_, Graph> {
+    // Whoever held it only moved values.
+    graph.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Every kind whose objects can own or be owned. Events are not: they come and
+/// go by themselves.
+async fn resources(client: &Client) -> Resources {
+    loop {
+        match Discovery::new(client.clone()).run().await {
+            Ok(discovery) => {
+                let all = discovery.groups().flat_map(kube::discovery::ApiGroup::recommended_resources);
+                let fitting = all.filter(|(resource, capabilities)| {
+                    let can = |verb| capabilities.supports_operation(verb);
+                    can(verbs::LIST) && can(verbs::WATCH) && can(verbs::DELETE) && resource.plural != "events"
+                });
+                return fitting
+                    .map(|(resource, capabilities)| (kind_of(&resource.group, &resource.kind), (resource, capabilities.scope)))
+                    .collect();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "discovering resources failed; it is tried again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Versions of a kind are the same objects.
+fn kind_of(group: &str, name: &str) -> Kind {
+    Kind {
+        group: group.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+fn seen(kind: &Kind, meta: &ObjectMeta) -> Seen {
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    let has = |name: &str| finalizers.iter().any(|finalizer| finalizer == name);
+    Seen {
+        kind: kind.clone(),
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        owners: meta
+            .owner_references
+            .iter()
+            .flatten()
+            .map(|owner| graph::Owner {
+                kind: kind_of(owner.api_version.split_once('/').map_or("", |(group, _)| group), &owner.kind),
+                name: owner.name.clone(),
+                uid: owner.uid.clone(),
+                blocks: owner.block_owner_deletion == Some(true),
+            })
+            .collect(),
+        deleting: meta.deletion_timestamp.is_some(),
+        foreground: has("foregroundDeletion"),
+        orphan: has("orphan"),
+    }
+}
+
+/// Does what is to be done about an object, until nothing is.
+async fn attend(client: Client, resources: Arc<Resources>, graph: Arc<Mutex<Graph>>, uid: Uid) -> Result<Option<Duration>, String> {
+    let hands = Hands { client, resources };
+    let unknown: Vec<(graph::Owner, String)> = lock(&graph).unknown_owners(&uid);
+    let mut absent = BTreeSet::new();
+    for (owner, namespace) in unknown {
+        let found = hands.exists(&owner, &namespace).await?;
+        if !lock(&graph).answer(&owner, found) {
+            absent.insert(owner.uid);
+        }
+    }
+    let action = lock(&graph).decide(&uid, &absent);
+    let Some(action) = action else { return Ok(None) };
+    match &action {
+        Action::Delete { object, policy } => hands.delete(object, policy.clone()).await?,
+        Action::Detach { objects, owners } => {
+            for object in objects {
+                hands.detach(object, owners).await?;
+            }
+        }
+        Action::Unblock { objects, owner } => {
+            for object in objects {
+                hands.unblock(object, owner).await?;
+            }
+        }
+        Action::LetGo { object, finalizer } => hands.let_go(object, finalizer).await?,
+        Action::Orphan { object, dependents } => {
+            let owner = BTreeSet::from([object.uid.clone()]);
+            for dependent in dependents {
+                hands.detach(dependent, &owner).await?;
+            }
+            hands.let_go(object, "orphan").await?;
+        }
+    }
+    // What came of it is seen, and asks again where something is left to do.
+    Ok(None)
+}
+
+/// Calls of the API server.
+struct Hands {
+    client: Client,
+    resources: Arc<Resources>,
+}
+
+impl Hands {
+    /// `None` for a kind nobody serves.
+    fn api(&self, kind: &Kind, namespace: &str) -> Option<Api<DynamicObject>> {
+        let (resource, scope) = self.resources.get(kind)?;
+        Some(match scope {
+            Scope::Namespaced => Api::namespaced_with(self.client.clone(), namespace, resource),
+            Scope::Cluster => Api::all_with(self.client.clone(), resource),
+        })
+    }
+
+    /// Whether this very owner exists. Of a kind nobody serves nothing is
+    /// known: its objects keep what they own.
+    async fn exists(&self, owner: &graph::Owner, namespace: &str) -> Result<bool, String> {
+        let Some(api) = self.api(&owner.kind, namespace) else {
+            return Ok(true);
+        };
+        match api.get_metadata_opt(&owner.name).await {
+            Ok(found) => Ok(found.is_some_and(|found| found.metadata.uid.as_deref() == Some(owner.uid.as_str()))),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn delete(&self, object: &Seen, policy: PropagationPolicy) -> Result<(), String> {
+        let Some(api) = self.api(&object.kind, &object.namespace) else {
+            return Ok(());
+        };
+        let params = DeleteParams {
+            propagation_policy: Some(policy),
+            preconditions: Some(Preconditions {
+                uid: Some(object.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        tracing::debug!(kind = %object.kind.name, namespace = %object.namespace, name = %object.name, "deleting garbage");
+        done(api.delete(&object.name, &params).await.map(drop))
+    }
+
+    /// Takes owners out of an object's references.
+    async fn detach(&self, object: &Seen, owners: &BTreeSet<Uid>) -> Result<(), String> {
+        self.change(object, |meta| {
+            let references = meta.owner_references.as_mut()?;
+            let before = references.len();
+            references.retain(|reference| !owners.contains(&reference.uid));
+            (references.len() != before).then(|| json!({ "ownerReferences": references }))
+        })
+        .await
+    }
+
+    /// Lets an owner go before this object.
+    async fn unblock(&self, object: &Seen, owner: &str) -> Result<(), String> {
+        self.change(object, |meta| {
+            let references = meta.owner_references.as_mut()?;
+            let held = references
+                .iter_mut()
+                .filter(|reference| reference.uid == *owner && reference.block_owner_deletion == Some(true));
+            let count = held.map(|reference| reference.block_owner_deletion = Some(false)).count();
+            (count > 0).then(|| json!({ "ownerReferences": references }))
+        })
+        .await
+    }
+
+    async fn let_go(&self, object: &Seen, finalizer: &str) -> Result<(), String> {
+        self.change(object, |meta| {
+            let finalizers = meta.finalizers.as_mut()?;
+            let before = finalizers.len();
+            finalizers.retain(|name| name != finalizer);
+            (finalizers.len() != before).then(|| json!({ "finalizers": finalizers }))
+        })
+        .await
+    }
+
+    /// Changes metadata of this very object as it is now; of one that is gone,
+    /// or needs no change, nothing.
+    async fn change(&self, object: &Seen, make: impl Fn(&mut ObjectMeta) -> Option<serde_json::Value>) -> Result<(), String> {
+        let Some(api) = self.api(&object.kind, &object.namespace) else {
+            return Ok(());
+        };
+        let Some(mut found) = api.get_metadata_opt(&object.name).await.map_err(|error| error.to_string())? else {
+            return Ok(());
+        };
+        if found.metadata.uid.as_deref() != Some(object.uid.as_str()) {
+            return Ok(());
+        }
+        let Some(mut changed) = make(&mut found.metadata) else {
+            return Ok(());
+        };
+        // Whoever changes it meanwhile makes this fail, and be tried again.
+        changed["resourceVersion"] = json!(found.metadata.resource_version);
+        changed["uid"] = json!(object.uid);
+        let patch = Patch::Merge(json!({ "metadata": changed }));
+        done(api.patch_metadata(&object.name, &PatchParams::default(), &patch).await.map(drop))
+    }
+}
+
+/// An object that is gone, or another by that name, is as good as done.
+fn done(outcome: kube::Result<()>) -> Result<(), String> {
+    match outcome {
+        Err(error) if code(&error) == Some(404) => Ok(()),
+        outcome => outcome.map_err(|error| error.to_string()),
+    }
+}
