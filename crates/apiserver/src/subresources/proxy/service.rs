@@ -92,7 +92,7 @@ fn text(value: &Value) -> String {
 }
 
 /// All items, from the one at `seed` on.
-fn turned<'a, T>(items: &'a [T], seed: usize) -> impl Iterator<Item = &'a T> {
+fn turned<T>(items: &[T], seed: usize) -> impl Iterator<Item = &T> {
     let (before, from) = items.split_at(seed.checked_rem(items.len()).unwrap_or(0));
     from.iter().chain(before)
 }
