@@ -93,6 +93,9 @@ pub struct SandboxView {
     pub ips: Vec<IpAddr>,
     /// When it was made.
     pub created_at: Time,
+    /// What the node agent noted on it.
+    #[serde(default)]
+    pub notes: BTreeMap<String, String>,
 }
 
 /// One attempt of one container as the runtime sees it.

@@ -37,6 +37,12 @@ pub fn is_terminal(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 
+/// Names of the claims a pod's volumes are.
+pub fn claims(pod: &Pod) -> impl Iterator<Item = &str> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.as_str()))
+}
+
 /// Whether deletion was asked for.
 #[must_use]
 pub fn is_terminating(pod: &Pod) -> bool {

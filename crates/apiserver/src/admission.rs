@@ -13,6 +13,7 @@
 
 mod certificate_signers;
 mod certificates;
+mod default_storage_class;
 mod default_tolerations;
 mod limit_ranger;
 mod pod_security;
@@ -40,6 +41,7 @@ const CHAIN: &[&dyn Plugin] = &[
     &pod_security::PodSecurity,
     &priority::Priority,
     &default_tolerations::DefaultTolerations,
+    &default_storage_class::DefaultStorageClass,
     &runtime_class::RuntimeClass,
     &certificates::Certificates,
     &certificate_signers::CertificateSigners,

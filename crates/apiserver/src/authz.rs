@@ -64,6 +64,8 @@ pub(crate) struct Authorizer {
     pub(crate) rbac: Rbac,
     pods: Option<Arc<Hub>>,
     nodes: Option<Arc<Hub>>,
+    /// A node may read the volumes of its pods' claims.
+    volumes: Option<Arc<Hub>>,
 }
 
 impl Authorizer {
@@ -77,6 +79,7 @@ impl Authorizer {
             rbac: Rbac::new(["clusterroles", "roles", "clusterrolebindings", "rolebindings"].map(|plural| hub(rules::GROUP, plural))),
             pods: hub("", "pods"),
             nodes: hub("", "nodes"),
+            volumes: hub("", "persistentvolumes"),
         }
     }
 
@@ -86,7 +89,7 @@ impl Authorizer {
             return Decision::Allow(String::new());
         }
         let by_node = match identity.node() {
-            Some(name) => node::decide(name, asked, request, self.pods.as_deref()),
+            Some(name) => node::decide(name, asked, request, (self.pods.as_deref(), self.volumes.as_deref())),
             None => Decision::NoOpinion(String::new()),
         };
         let Decision::NoOpinion(first) = by_node else { return by_node };

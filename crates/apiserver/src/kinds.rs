@@ -15,6 +15,8 @@ mod lease;
 mod limit_range;
 mod namespace;
 mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
 mod pod;
 mod pod_disruption_budget;
 mod pod_template;
@@ -34,6 +36,7 @@ pub(crate) mod values;
 pub use self::pod::fields::{SchemaField, Standing, UsedField, examine, schema_fields};
 pub(crate) use self::priority_class::system as system_priority_classes;
 pub(crate) use self::replication_controller::scale;
+pub(crate) use self::storage::is_default_class;
 
 use api::schema::{self, Schema};
 use api::{Object, ResourceId};
@@ -97,6 +100,8 @@ pub fn builtin() -> Registry {
         controller_revision::row(),
         pod_disruption_budget::row(),
         runtime_class::row(),
+        persistent_volume::row(),
+        persistent_volume_claim::row(),
         storage::class_row(),
         storage::node_row(),
         certificate_signing_request::row(),

@@ -4,7 +4,7 @@
 //! Source: upstream `pkg/controlplane/controller/kubernetesservice` and
 //! `pkg/controlplane/reconcilers`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,8 +19,6 @@ use crate::server::{ApiServer, Core};
 
 /// Its name, and that of its Endpoints and EndpointSlice.
 const NAME: &str = "kubernetes";
-/// The port every client of a cluster knows.
-const PORT: u16 = 443;
 /// Between attempts to make it anew.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -83,12 +81,11 @@ impl ApiServer {
     }
 
     async fn put_own_service(&self, reached: SocketAddr) -> Result<(), OwnServiceError> {
-        let network = self.core().ranges.service_network();
-        let address = Ipv4Addr::from(u32::from(network).saturating_add(1));
-        let port = reached.port();
+        let own = self.core().ranges.api_server();
+        let (address, own_port, port) = (own.ip(), own.port(), reached.port());
         let spec = json!({
             "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
-            "sessionAffinity": "None", "ports": [{ "name": "https", "protocol": "TCP", "port": PORT, "targetPort": port }],
+            "sessionAffinity": "None", "ports": [{ "name": "https", "protocol": "TCP", "port": own_port, "targetPort": port }],
         });
         let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
         self.put_own(

@@ -11,10 +11,11 @@ use api::typed::rbac::{ClusterRole, PolicyRule};
 use futures::StreamExt;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{self, Event};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+
+use crate::watch::watch;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between attempts at a write that failed.
@@ -48,7 +49,7 @@ fn aggregated(role: &ClusterRole, all: &BTreeMap<String, ClusterRole>) -> Option
 /// Keeps aggregated roles as they should be until `shutdown`.
 pub async fn run(client: Client, shutdown: CancellationToken) {
     let roles: Api<ClusterRole> = Api::all(client);
-    let mut events = std::pin::pin!(watcher(roles.clone(), watcher::Config::default()).default_backoff());
+    let mut events = std::pin::pin!(watch(roles.clone(), watcher::Config::default()));
     let mut all: BTreeMap<String, ClusterRole> = BTreeMap::new();
     let mut listed = false;
     let mut failed = false;
@@ -57,18 +58,17 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(RETRY), if failed => {}
             Some(event) = events.next() => match event {
-                Ok(Event::Apply(role) | Event::InitApply(role)) => {
+                Event::Apply(role) | Event::InitApply(role) => {
                     all.insert(role.name_any(), role);
                 }
-                Ok(Event::Delete(role)) => {
+                Event::Delete(role) => {
                     all.remove(&role.name_any());
                 }
-                Ok(Event::Init) => {
+                Event::Init => {
                     all.clear();
                     listed = false;
                 }
-                Ok(Event::InitDone) => listed = true,
-                Err(error) => tracing::warn!(resource = "clusterroles", error = %error, "watch failed; it is tried again"),
+                Event::InitDone => listed = true,
             },
         }
         failed = false;

@@ -18,10 +18,11 @@ use api::typed::certificates::{CertificateSigningRequest, CertificateSigningRequ
 use futures::StreamExt;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{self, Event};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+
+use crate::watch::watch;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between attempts at what failed.
@@ -164,7 +165,7 @@ fn lifetime(asked_s: Option<i32>) -> Duration {
 /// Approves and signs until `shutdown`.
 pub async fn run(client: Client, signer: Arc<dyn Signer>, shutdown: CancellationToken) {
     let requests: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let mut events = std::pin::pin!(watcher(requests, watcher::Config::default()).default_backoff());
+    let mut events = std::pin::pin!(watch(requests, watcher::Config::default()));
     // What is to be looked at, by name; what failed stays for the next round.
     let mut pending: BTreeMap<String, CertificateSigningRequest> = BTreeMap::new();
     loop {
@@ -172,17 +173,13 @@ pub async fn run(client: Client, signer: Arc<dyn Signer>, shutdown: Cancellation
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(RETRY), if !pending.is_empty() => {}
             Some(event) = events.next() => match event {
-                Ok(Event::Apply(found) | Event::InitApply(found)) => {
+                Event::Apply(found) | Event::InitApply(found) => {
                     pending.insert(found.name_any(), found);
                 }
-                Ok(Event::Delete(found)) => {
+                Event::Delete(found) => {
                     pending.remove(&found.name_any());
                 }
-                Ok(Event::Init | Event::InitDone) => {}
-                Err(error) => {
-                    tracing::warn!(resource = "certificatesigningrequests", error = %error, "watch failed; it is tried again");
-                    continue;
-                }
+                Event::Init | Event::InitDone => {}
             },
         }
         for (name, request) in std::mem::take(&mut pending) {

@@ -1,8 +1,8 @@
 //! Scheduler and controllers: loops that need only the API.
 //!
-//! Reading order: [`scheduler`]; [`namespace`], [`namespace_content`];
+//! Reading order: `watch.rs`; [`scheduler`]; [`namespace`], [`namespace_content`];
 //! [`node_lifecycle`], [`pod_gc`]; [`backend`], [`endpoint_slice`], [`endpoints`], [`publish`];
-//! [`garbage`]; [`disruption`], [`quota`]; here is what
+//! [`garbage`]; [`disruption`], [`quota`]; [`storage`], [`persistent_volume`]; here is what
 //! joins them.
 //!
 //! This crate deliberately does not know the store, the node, its runtime or
@@ -24,11 +24,14 @@ pub mod garbage;
 pub mod namespace;
 pub mod namespace_content;
 pub mod node_lifecycle;
+pub mod persistent_volume;
 pub mod pod_gc;
 pub mod publish;
 mod queue;
 pub mod quota;
 pub mod scheduler;
+pub mod storage;
+mod watch;
 mod work;
 
 /// What the scheduler and the controllers are to do.
@@ -93,6 +96,10 @@ pub async fn run_all(options: Options, shutdown: CancellationToken) {
     tasks.spawn(quota::run(controllers.client("resourcequota-controller"), shutdown.clone()));
     tasks.spawn(garbage::run(controllers.client("generic-garbage-collector"), shutdown.clone()));
     tasks.spawn(node_lifecycle::run(controllers.client("node-controller"), shutdown.clone()));
+    tasks.spawn(persistent_volume::run(
+        controllers.client("persistent-volume-binder"),
+        shutdown.clone(),
+    ));
     tasks.spawn(pod_gc::run(controllers.client("pod-garbage-collector"), pod_gc, shutdown.clone()));
     tasks.spawn(cluster_role_aggregation::run(
         controllers.client("clusterrole-aggregation-controller"),

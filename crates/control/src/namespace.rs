@@ -18,13 +18,13 @@ use futures::StreamExt;
 use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::discovery::{ApiCapabilities, ApiResource, Discovery, Scope, verbs};
 use kube::{Api, Client, ResourceExt};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{self, Event};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::conditions::Findings;
+use crate::watch::watch;
 use crate::work::now;
 
 /// The finalizer of every namespace.
@@ -54,7 +54,7 @@ enum EmptyError {
 /// Empties terminating namespaces until `shutdown`. What a dropped call has
 /// begun is continued by the next run.
 pub async fn run(client: Client, shutdown: CancellationToken) {
-    let stream = watcher(Api::<Namespace>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let stream = watch(Api::<Namespace>::all(client.clone()), watcher::Config::default());
     let mut namespaces = std::pin::pin!(stream);
     let mut work: JoinSet<String> = JoinSet::new();
     let mut under_way = BTreeSet::new();
@@ -63,15 +63,14 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => return,
             Some(event) = namespaces.next() => match event {
-                Ok(Event::Apply(namespace) | Event::InitApply(namespace)) => {
+                Event::Apply(namespace) | Event::InitApply(namespace) => {
                     if let Some(name) = to_empty(&namespace)
                         && under_way.insert(name.clone())
                     {
                         work.spawn(empty_until_gone(client.clone(), name, Arc::clone(&turns)));
                     }
                 }
-                Ok(Event::Delete(_) | Event::Init | Event::InitDone) => {}
-                Err(error) => tracing::warn!(resource = "namespaces", error = %error, "watch failed; it is tried again"),
+                Event::Delete(_) | Event::Init | Event::InitDone => {}
             },
             Some(ended) = work.join_next() => match ended {
                 Ok(name) => drop(under_way.remove(&name)),

@@ -14,12 +14,13 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{self, Event};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::watch::watch;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between attempts at a write that failed.
@@ -132,13 +133,12 @@ where
         + Sync
         + 'static,
 {
-    let all = watcher(Api::<Namespace>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let all = watch(Api::<Namespace>::all(client.clone()), watcher::Config::default());
     let mut namespaces = std::pin::pin!(all);
-    let ours = watcher(
+    let ours = watch(
         Api::<K>::all(client.clone()),
         watcher::Config::default().fields(&format!("metadata.name={name}")),
-    )
-    .default_backoff();
+    );
     let mut objects = std::pin::pin!(ours);
     let mut ledger = Ledger::default();
     let mut listed = false;
@@ -164,21 +164,19 @@ where
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(wake) => {}
             Some(event) = namespaces.next() => match event {
-                Ok(Event::Apply(found) | Event::InitApply(found)) => ledger.namespace(&found.name_any(), found.metadata.deletion_timestamp.is_none()),
-                Ok(Event::Delete(found)) => ledger.namespace(&found.name_any(), false),
-                Ok(Event::Init) => ledger.active.clear(),
-                Ok(Event::InitDone) => {}
-                Err(error) => tracing::warn!(resource = "namespaces", error = %error, "watch failed; it is tried again"),
+                Event::Apply(found) | Event::InitApply(found) => ledger.namespace(&found.name_any(), found.metadata.deletion_timestamp.is_none()),
+                Event::Delete(found) => ledger.namespace(&found.name_any(), false),
+                Event::Init => ledger.active.clear(),
+                Event::InitDone => {}
             },
             Some(event) = objects.next() => match event {
-                Ok(Event::Apply(found) | Event::InitApply(found)) => ledger.object(&found.namespace().unwrap_or_default(), is_right(&found)),
-                Ok(Event::Delete(found)) => ledger.object(&found.namespace().unwrap_or_default(), false),
-                Ok(Event::Init) => {
+                Event::Apply(found) | Event::InitApply(found) => ledger.object(&found.namespace().unwrap_or_default(), is_right(&found)),
+                Event::Delete(found) => ledger.object(&found.namespace().unwrap_or_default(), false),
+                Event::Init => {
                     ledger.held.clear();
                     listed = false;
                 }
-                Ok(Event::InitDone) => listed = true,
-                Err(error) => tracing::warn!(resource = %K::plural(&()), error = %error, "watch failed; it is tried again"),
+                Event::InitDone => listed = true,
             },
             Some(ended) = writes.join_next() => match ended {
                 Ok((_, Ok(()))) => {} // the watch will show it

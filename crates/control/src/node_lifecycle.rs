@@ -20,13 +20,13 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, watcher};
+use kube_runtime::watcher;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::scheduler::filter::tolerates;
+use crate::watch::watch;
 
 /// How often every node is looked at. Source: upstream `--node-monitor-period`.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -233,18 +233,13 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         waiting: BTreeMap::new(),
         looked_at: None,
     };
-    let changes = watcher(Api::<Node>::all(client), watcher::Config::default()).default_backoff();
+    let changes = watch(Api::<Node>::all(client), watcher::Config::default());
     let mut changes = std::pin::pin!(changes);
     let mut next = LOOK_EVERY;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
-            Some(change) = changes.next() => {
-                if let Err(error) = change {
-                    tracing::warn!(resource = "nodes", error = %error, "watch failed; it is tried again");
-                    continue;
-                }
-            }
+            Some(_) = changes.next() => {}
             () = tokio::time::sleep(next) => {}
         }
         let looked = tokio::time::timeout(LOOK_TIMEOUT, controller.look(now())).await;

@@ -22,13 +22,12 @@ use std::time::Duration;
 use api::Time;
 use api::typed::discovery::EndpointSlice;
 use api::typed::{Endpoints, ObjectMeta, Pod, Service};
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use jiff::Timestamp;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{self, Event};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
@@ -37,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{self, Backend, Key};
 use crate::endpoint_slice;
 use crate::queue::Queue;
+use crate::watch::watch;
 use cache::{Cache, Item, Work};
 
 /// Writes under way at a time, of one Service each.
@@ -86,11 +86,14 @@ struct Ended {
 /// Keeps slices and Endpoints until `shutdown`. What a dropped call has begun
 /// is continued by the next run.
 pub async fn run(client: Client, shutdown: CancellationToken) {
-    let mut services = std::pin::pin!(watch::<Service>(&client, watcher::Config::default()));
-    let mut pods = std::pin::pin!(watch::<Pod>(&client, watcher::Config::default()));
+    let mut services = std::pin::pin!(watch(Api::<Service>::all(client.clone()), watcher::Config::default()));
+    let mut pods = std::pin::pin!(watch(Api::<Pod>::all(client.clone()), watcher::Config::default()));
     let ours = format!("{}={}", endpoint_slice::MANAGED_BY_LABEL, endpoint_slice::MANAGED_BY);
-    let mut slices = std::pin::pin!(watch::<EndpointSlice>(&client, watcher::Config::default().labels(&ours)));
-    let mut endpoints = std::pin::pin!(watch::<Endpoints>(&client, watcher::Config::default()));
+    let mut slices = std::pin::pin!(watch(
+        Api::<EndpointSlice>::all(client.clone()),
+        watcher::Config::default().labels(&ours)
+    ));
+    let mut endpoints = std::pin::pin!(watch(Api::<Endpoints>::all(client.clone()), watcher::Config::default()));
     let mut state = State::default();
     let mut writes: JoinSet<Ended> = JoinSet::new();
     loop {
@@ -111,15 +114,6 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
             },
         }
     }
-}
-
-type Watched<K> = Result<Event<K>, watcher::Error>;
-
-fn watch<K>(client: &Client, config: watcher::Config) -> impl Stream<Item = Watched<K>>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    watcher(Api::<K>::all(client.clone()), config).default_backoff()
 }
 
 async fn pause(wait: Option<Duration>) {
@@ -173,10 +167,6 @@ fn key_of(metadata: &ObjectMeta) -> Key {
     )
 }
 
-fn watch_failed<K: Resource<DynamicType = ()>>(error: &watcher::Error) {
-    tracing::warn!(resource = %K::plural(&()), error = %error, "watch failed; it is tried again");
-}
-
 impl State {
     /// Nothing is decided before all that exists is known.
     fn may_write(&self, writes: usize) -> bool {
@@ -223,69 +213,65 @@ impl State {
         }
     }
 
-    fn service(&mut self, event: Watched<Service>) {
+    fn service(&mut self, event: Event<Service>) {
         let concerned = match event {
-            Ok(Event::Apply(service) | Event::InitApply(service)) => {
+            Event::Apply(service) | Event::InitApply(service) => {
                 let service = backend::Service::of(&service);
                 self.services.unseen.remove(&service.key());
                 self.cache.service(service)
             }
-            Ok(Event::Delete(service)) => self.cache.service_gone(&key_of(&service.metadata)),
-            Ok(Event::Init) => return self.services.begin(self.cache.services()),
-            Ok(Event::InitDone) => self.services.end().iter().flat_map(|key| self.cache.service_gone(key)).collect(),
-            Err(error) => return watch_failed::<Service>(&error),
+            Event::Delete(service) => self.cache.service_gone(&key_of(&service.metadata)),
+            Event::Init => return self.services.begin(self.cache.services()),
+            Event::InitDone => self.services.end().iter().flat_map(|key| self.cache.service_gone(key)).collect(),
         };
         self.push(concerned);
     }
 
-    fn pod(&mut self, event: Watched<Pod>) {
+    fn pod(&mut self, event: Event<Pod>) {
         let concerned = match event {
-            Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
+            Event::Apply(pod) | Event::InitApply(pod) => {
                 let backend = Backend::of(&pod);
                 self.pods.unseen.remove(&backend.key());
                 self.cache.backend(backend)
             }
-            Ok(Event::Delete(pod)) => self.cache.backend_gone(&key_of(&pod.metadata)),
-            Ok(Event::Init) => return self.pods.begin(self.cache.backends()),
-            Ok(Event::InitDone) => self.pods.end().iter().flat_map(|key| self.cache.backend_gone(key)).collect(),
-            Err(error) => return watch_failed::<Pod>(&error),
+            Event::Delete(pod) => self.cache.backend_gone(&key_of(&pod.metadata)),
+            Event::Init => return self.pods.begin(self.cache.backends()),
+            Event::InitDone => self.pods.end().iter().flat_map(|key| self.cache.backend_gone(key)).collect(),
         };
         self.push(concerned);
     }
 
-    fn slice(&mut self, event: Watched<EndpointSlice>) {
+    fn slice(&mut self, event: Event<EndpointSlice>) {
         let concerned = match event {
-            Ok(Event::Apply(slice)) => self.cache.slice(slice, false),
-            Ok(Event::InitApply(slice)) => {
+            Event::Apply(slice) => self.cache.slice(slice, false),
+            Event::InitApply(slice) => {
                 self.slices.unseen.remove(&key_of(&slice.metadata));
                 self.cache.slice(slice, true)
             }
-            Ok(Event::Delete(slice)) => self.cache.slice_gone(&key_of(&slice.metadata), slice.metadata.uid.as_deref()),
-            Ok(Event::Init) => return self.slices.begin(self.cache.slices()),
-            Ok(Event::InitDone) => self.slices.end().iter().flat_map(|id| self.cache.slice_gone(id, None)).collect(),
-            Err(error) => return watch_failed::<EndpointSlice>(&error),
+            Event::Delete(slice) => self.cache.slice_gone(&key_of(&slice.metadata), slice.metadata.uid.as_deref()),
+            Event::Init => return self.slices.begin(self.cache.slices()),
+            Event::InitDone => self.slices.end().iter().flat_map(|id| self.cache.slice_gone(id, None)).collect(),
         };
         self.push(concerned);
     }
 
-    fn endpoints(&mut self, event: Watched<Endpoints>) {
+    fn endpoints(&mut self, event: Event<Endpoints>) {
         let concerned = match event {
-            Ok(Event::Apply(endpoints)) => self.cache.endpoints(endpoints, false),
-            Ok(Event::InitApply(endpoints)) => {
+            Event::Apply(endpoints) => self.cache.endpoints(endpoints, false),
+            Event::InitApply(endpoints) => {
                 self.endpoints.unseen.remove(&key_of(&endpoints.metadata));
                 self.cache.endpoints(endpoints, true)
             }
-            Ok(Event::Delete(endpoints)) => self
+            Event::Delete(endpoints) => self
                 .cache
                 .endpoints_gone(&key_of(&endpoints.metadata), endpoints.metadata.uid.as_deref()),
-            Ok(Event::Init) => return self.endpoints.begin(self.cache.all_endpoints()),
-            Ok(Event::InitDone) => self
+            Event::Init => return self.endpoints.begin(self.cache.all_endpoints()),
+            Event::InitDone => self
                 .endpoints
                 .end()
                 .iter()
                 .flat_map(|key| self.cache.endpoints_gone(key, None))
                 .collect(),
-            Err(error) => return watch_failed::<Endpoints>(&error),
         };
         self.push(concerned);
     }

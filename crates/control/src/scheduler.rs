@@ -19,12 +19,15 @@ pub mod queue;
 mod report;
 pub mod score;
 pub mod snapshot;
+pub mod volumes;
 
 pub use drive::run;
 use filter::Refusal;
 use queue::Queue;
 use score::Chance;
-use snapshot::{Cache, NodeFacts, PodFacts, Standing};
+use snapshot::{Cache, NodeFacts, PodFacts, Relief, Standing};
+
+use crate::storage::Storage;
 
 /// How a scheduler behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,6 +185,16 @@ impl Scheduler {
                 Some(Decision::Refuse { pod, refusal })
             }
         }
+    }
+
+    /// Claims, volumes or classes changed.
+    pub fn storage_changed(&mut self, change: impl FnOnce(&mut Storage), now: Time) {
+        change(&mut self.cache.storage);
+        let relief = Relief {
+            volumes: true,
+            ..Relief::default()
+        };
+        self.queue.relieve(relief, now);
     }
 
     /// When to ask [`next`](Self::next) again if nothing happens until then.

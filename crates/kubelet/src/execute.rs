@@ -174,6 +174,7 @@ async fn perform(
         }
         Verb::Start { id } => done(runtime.start(uid, id).await, FailureClass::RunContainerError),
         Verb::Note { id, key, value } => done(runtime.note(uid, id, key, value).await, FailureClass::Unavailable),
+        Verb::NoteSandbox { key, value } => done(runtime.note_sandbox(uid, key, value).await, FailureClass::Unavailable),
         Verb::Probe { id, handler, timeout, .. } => {
             let name = container_name(&action.target)?;
             Ok(Outcome::Probed(prober::run(ports, subject, name, id, handler, *timeout).await))

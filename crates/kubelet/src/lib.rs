@@ -4,7 +4,7 @@
 //! Reading order: [`kubelet`] (which pods there are), [`pod_worker`] (the
 //! driver around the state machine of one pod), [`execute`] (effects),
 //! [`config`] (what a pod spec means to the runtime), [`sources`] (the objects
-//! pods take content from), [`environment`] (a container's variables), [`volumes`],
+//! pods take content from), [`environment`] (a container's variables), [`volumes`], [`local_path`] (who makes persistent ones),
 //! [`status_writer`], [`node_status`], [`flight`] (what happened and why),
 //! [`server`] (the node API), [`streams`] (exec, attach, port-forward).
 //!
@@ -25,6 +25,7 @@ mod grpc;
 mod handler;
 mod hook;
 pub mod kubelet;
+pub mod local_path;
 pub mod logs;
 pub mod machine_usage;
 mod node_events;

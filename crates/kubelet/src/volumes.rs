@@ -4,11 +4,11 @@
 //! `volumes/payload.rs` (the content of ConfigMap, Secret, downward and
 //! projected volumes, pure), `volumes/atomic.rs` (how content changes),
 //! `volumes/directory.rs` (`emptyDir`, `hostPath`), `volumes/owner.rs`
-//! (`fsGroup`), `volumes/token.rs`, `volumes/mounts.rs` (what of it a container
+//! (`fsGroup`), `volumes/persistent.rs` (the volumes of claims), `volumes/token.rs`, `volumes/mounts.rs` (what of it a container
 //! gets, pure).
 //!
 //! ```text
-//! <root>/disk/<uid>/<volume>      emptyDir, configMap
+//! <root>/disk/<uid>/<volume>      emptyDir, configMap; of a claim a link to its volume
 //!        memory/                  one tmpfs for the node
 //!        memory/<uid>/<volume>    secret, downwardAPI, projected
 //! ```
@@ -22,6 +22,7 @@ mod directory;
 pub(crate) mod mounts;
 mod owner;
 mod payload;
+mod persistent;
 mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,17 +54,19 @@ pub(crate) enum Scope {
     Content,
 }
 
-/// A volume that could not be set up.
+/// A volume that could not be set up: the message of its event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MountError {
-    volume: String,
-    why: String,
+pub(crate) struct MountError(String);
+
+impl MountError {
+    fn set_up(volume: &str, why: &str) -> Self {
+        Self(format!("MountVolume.SetUp failed for volume {volume:?} : {why}"))
+    }
 }
 
 impl std::fmt::Display for MountError {
-    /// The message of its event.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "MountVolume.SetUp failed for volume {:?} : {}", self.volume, self.why)
+        f.write_str(&self.0)
     }
 }
 
@@ -182,6 +185,9 @@ impl Volumes {
         if let Some(host) = &volume.host_path {
             return Some(PathBuf::from(&host.path));
         }
+        if volume.persistent_volume_claim.is_some() {
+            return persistent::place(&self.link(uid, volume));
+        }
         let on_disk = volume.empty_dir.is_some() || volume.config_map.is_some();
         let in_memory = volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some();
         let root = match (on_disk, in_memory) {
@@ -190,6 +196,11 @@ impl Volumes {
             (false, false) => return None,
         };
         Some(root.join(uid.as_str()).join(&volume.name))
+    }
+
+    /// What leads to the volume of a claim.
+    fn link(&self, uid: &Uid, volume: &Volume) -> PathBuf {
+        self.disk().join(uid.as_str()).join(&volume.name)
     }
 
     /// Sets volumes up, or brings their content up to date.
@@ -210,16 +221,30 @@ impl Volumes {
         };
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let found = ports.sources.find(namespace, references(pod)).await;
-        let issued = token::renew(ports, uid, pod, &mut tokens, now).await;
+        let issued = token::renew(&ports.client, uid, pod, &mut tokens, now).await;
         let next = tokens.values().map(|token| token.refresh_at).min().unwrap_or(Time::FAR_FUTURE);
+        let claimed = match scope {
+            Scope::All => persistent::find(ports, pod).await,
+            Scope::Content => BTreeMap::new(),
+        };
         let allocatable = ports.allocatable();
         let plans: Vec<_> = volumes(pod)
             .iter()
-            .map(|volume| {
-                (
-                    volume.name.clone(),
-                    self.plan(uid, pod, volume, scope, &found, &issued, &allocatable),
-                )
+            .map(|volume| match claimed.get(&volume.name) {
+                Some(Err(error)) => (String::new(), Err(error.clone())),
+                Some(Ok(claimed)) => {
+                    let link = self.link(uid, volume);
+                    let work = Work::Persistent {
+                        link,
+                        claimed: claimed.clone(),
+                    };
+                    (claimed.volume.clone(), Ok(work))
+                }
+                None => {
+                    let plan = self.plan(uid, pod, volume, scope, &found, &issued, &allocatable);
+                    let plan = plan.map_err(|why| MountError::set_up(&volume.name, &why));
+                    (volume.name.clone(), plan)
+                }
             })
             .collect();
         let (group, stamp) = (payload::group(pod), stamp(now));
@@ -228,18 +253,17 @@ impl Volumes {
             let _tokens = tokens;
             let mut errors = Vec::new();
             for (volume, plan) in plans {
-                if let Err(why) = plan.and_then(|plan| plan.carry_out(group, &stamp)) {
-                    errors.push(MountError { volume, why });
-                }
+                let done = plan.and_then(|plan| match plan {
+                    Work::Persistent { link, claimed } => claimed.set_up(&link, group),
+                    other => other.carry_out(group, &stamp).map_err(|why| MountError::set_up(&volume, &why)),
+                });
+                errors.extend(done.err());
             }
             errors
         });
         let errors = work.await.unwrap_or_else(|ended| {
             let why = format!("internal error: {ended}");
-            vec![MountError {
-                volume: String::new(),
-                why,
-            }]
+            vec![MountError::set_up("", &why)]
         });
         let mut due = of.due();
         due.is_up |= errors.is_empty();
@@ -264,6 +288,9 @@ impl Volumes {
         issued: &BTreeMap<(String, usize), Result<String, String>>,
         allocatable: &BTreeMap<String, WireQuantity>,
     ) -> Result<Work, String> {
+        if volume.persistent_volume_claim.is_some() {
+            return Ok(Work::Nothing); // what a claim has is not content
+        }
         let place = self.place(uid, volume).ok_or("this kind of volume is not supported")?;
         let tokens = payload::tokens(volume)
             .map(|(index, _)| {
@@ -384,12 +411,14 @@ enum Work {
     Content { place: PathBuf, payload: payload::Payload },
     Empty { place: PathBuf, memory_bytes: Option<u64> },
     Host { place: PathBuf, kind: String },
+    Persistent { link: PathBuf, claimed: persistent::Claimed },
 }
 
 impl Work {
     fn carry_out(self, group: Option<u32>, stamp: &str) -> Result<(), String> {
         match self {
-            Self::Nothing => Ok(()),
+            // The latter has its own words for what goes wrong.
+            Self::Nothing | Self::Persistent { .. } => Ok(()),
             Self::Content { place, payload } => {
                 let made = directory::empty(&place, None, group);
                 let written = made.and_then(|()| atomic::write(&place, &payload, group, stamp));

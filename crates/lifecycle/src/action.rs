@@ -126,6 +126,14 @@ pub enum Verb {
         /// Value of the note.
         value: String,
     },
+    /// Note something on the sandbox, durable with it
+    /// (`Runtime::note_sandbox`); an empty value removes the note.
+    NoteSandbox {
+        /// Key of the note.
+        key: String,
+        /// Value of the note.
+        value: String,
+    },
     /// Run a hook of a running attempt.
     RunHook {
         /// The attempt.
@@ -182,7 +190,9 @@ impl Verb {
             Self::MountVolumes | Self::UnmountVolumes => Duration::from_secs(123), // upstream podAttachAndMountTimeout
             Self::RunSandbox { .. } | Self::StopSandbox | Self::RemoveSandbox => Duration::from_secs(240), // CRI runtimeRequestTimeout x 2
             Self::Pull { .. } => Duration::from_secs(3600),
-            Self::Create { .. } | Self::Start { .. } | Self::Note { .. } | Self::Remove { .. } => Duration::from_secs(120),
+            Self::Create { .. } | Self::Start { .. } | Self::Note { .. } | Self::NoteSandbox { .. } | Self::Remove { .. } => {
+                Duration::from_secs(120)
+            }
             Self::Stop { grace, .. } => *grace + Duration::from_secs(30),
             Self::RunHook { limit, .. } => *limit,
             // What cannot be attempted is tried three times.
@@ -205,6 +215,8 @@ impl fmt::Display for Verb {
             Self::Pull { image, policy } => write!(f, "Pull {image} {policy:?}"),
             Self::Create { attempt } => write!(f, "Create#{attempt}"),
             Self::Start { .. } => f.write_str("Start"),
+            // What is noted of a failure is long, and told when it arises.
+            Self::NoteSandbox { key, value } => write!(f, "NoteSandbox {}{key}", if value.is_empty() { "-" } else { "" }),
             Self::Note { key, value, .. } => write!(f, "Note {key}={value}"),
             Self::Stop { grace, signal: None, .. } => write!(f, "Stop grace={}s", grace.as_secs_f64()),
             Self::Stop {

@@ -18,6 +18,13 @@ use crate::memory::{Ending, Memory};
 use crate::plan::{self, Plan, World, terminate};
 use crate::status;
 
+/// Of a pod the runtime was not asked about yet.
+static NOTHING_SEEN: Observation = Observation {
+    sequence: 0,
+    sandbox: None,
+    containers: Vec::new(),
+};
+
 /// How far a pod is on its one-way road, in upstream's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -96,8 +103,8 @@ impl Machine {
     }
 
     fn decide(&mut self, now: Time, step: &mut Step) {
-        let plan = self.plan(now, &mut step.events);
-        self.publish(now, step);
+        let (plan, status) = self.plan(now, &mut step.events);
+        self.publish(now, status, step);
         self.hand_out(now, plan, step);
         step.finished = self.stage == Stage::Terminated
             && self.hands.0.is_empty()
@@ -171,6 +178,7 @@ impl Machine {
         if self.observed.is_none() {
             let running = seen.containers.iter().filter(|c| matches!(c.state, RunState::Running { .. }));
             self.memory.found = running.map(|c| (c.id.clone(), now)).collect();
+            self.memory.resume_pulls(&self.desired, &seen);
         }
         if self.observed.as_ref().is_none_or(|old| old.sequence < seen.sequence) {
             self.memory.keep(&seen.containers);
@@ -179,63 +187,66 @@ impl Machine {
         }
     }
 
-    fn plan(&mut self, now: Time, events: &mut Vec<PodEvent>) -> Plan {
-        let mut plan = Plan::default();
+    /// What is to be done, and the status where deciding that took it.
+    fn plan(&mut self, now: Time, events: &mut Vec<PodEvent>) -> (Plan, Option<PodStatus>) {
         if self.stage == Stage::Sync {
             match self.must_end(now) {
-                Some(ending) => self.end(now, ending, events),
-                None => plan = plan::sync(self.world(now, &self.seen())),
-            }
-            if plan.finished {
-                self.end(now, Ending::Finished, events);
+                Err(ending) => self.end(now, ending, events),
+                Ok(status) => {
+                    let mut plan = plan::sync(self.world(now));
+                    if !plan.finished {
+                        let deadline = self.desired.active_deadline.map(|d| self.start_time(now) + d);
+                        deadline.into_iter().for_each(|at| plan.wake(at));
+                        return (plan, Some(status));
+                    }
+                    self.end(now, Ending::Finished, events);
+                }
             }
         }
-        if self.stage == Stage::Sync {
-            let deadline = self.desired.active_deadline.map(|d| self.start_time(now) + d);
-            deadline.into_iter().for_each(|at| plan.wake(at));
-            return plan;
-        }
-        let seen = self.seen();
-        if !self.stale && terminate::over(self.world(now, &seen)) {
+        if !self.stale && terminate::over(self.world(now)) {
             self.stage.advance(Stage::Terminated);
         }
-        let w = self.world(now, &seen);
-        if self.stage == Stage::Terminated {
+        let w = self.world(now);
+        let plan = if self.stage == Stage::Terminated {
             terminate::finish(w)
         } else {
             terminate::plan(w)
-        }
+        };
+        (plan, None)
     }
 
-    /// Why the pod has to end, if it has to.
-    fn must_end(&self, now: Time) -> Option<Ending> {
+    /// Why the pod has to end, if it has to; else its status.
+    fn must_end(&self, now: Time) -> Result<PodStatus, Ending> {
         let seen = self.observed.as_ref();
         let untouched = seen.is_none_or(|s| s.sandbox.is_none() && s.containers.is_empty());
         if self.desired.gone {
-            return Some(Ending::Gone);
+            return Err(Ending::Gone);
         }
         if self.last.as_ref().is_some_and(status::is_terminal) {
-            return Some(Ending::Finished);
+            return Err(Ending::Finished);
         }
         if self.desired.rejection.is_some() && untouched && self.hands.0.is_empty() {
-            return Some(Ending::Rejected);
+            return Err(Ending::Rejected);
         }
         if self.desired.active_deadline.is_some_and(|d| now >= self.start_time(now) + d) {
-            return Some(Ending::DeadlineExceeded);
+            return Err(Ending::DeadlineExceeded);
         }
         if self.desired.eviction.is_some() {
-            return Some(Ending::Evicted);
+            return Err(Ending::Evicted);
         }
         if self.desired.deletion.is_some() {
-            return Some(Ending::Deleted);
+            return Err(Ending::Deleted);
         }
         if self.desired.drain.is_some() {
-            return Some(Ending::Drained);
+            return Err(Ending::Drained);
         }
         // A status that says it is over ends it, whatever else could be done:
         // sidecars are not restarted for their own sake.
-        let status = status::generate(self.world(now, &self.seen()), Stage::Sync);
-        status::is_terminal(&status).then_some(Ending::Finished)
+        let status = status::generate(self.world(now), Stage::Sync);
+        if status::is_terminal(&status) {
+            return Err(Ending::Finished);
+        }
+        Ok(status)
     }
 
     fn end(&mut self, now: Time, ending: Ending, events: &mut Vec<PodEvent>) {
@@ -263,14 +274,14 @@ impl Machine {
 
     /// Publishes the status if it says something new, with the events that the
     /// change itself stands for.
-    fn publish(&mut self, now: Time, step: &mut Step) {
+    fn publish(&mut self, now: Time, status: Option<PodStatus>, step: &mut Step) {
         if self.desired.gone {
             return;
         }
         if self.last.as_ref().is_none_or(|s| s.start_time.is_none()) {
             self.first_seen = Some(now);
         }
-        let new = status::generate(self.world(now, &self.seen()), self.stage);
+        let new = status.unwrap_or_else(|| status::generate(self.world(now), self.stage));
         if self.last.as_ref().is_some_and(|last| status::same(last, &new)) {
             return;
         }
@@ -288,20 +299,15 @@ impl Machine {
     }
 
     fn forgotten(&self, now: Time) -> bool {
-        let seen = self.seen();
-        let w = self.world(now, &seen);
+        let w = self.world(now);
         !self.stale && terminate::empty(w) && (self.memory.unmounted || !self.desired.has_volumes)
     }
 
-    fn seen(&self) -> Observation {
-        self.observed.clone().unwrap_or_default()
-    }
-
-    fn world<'a>(&'a self, now: Time, seen: &'a Observation) -> World<'a> {
+    fn world(&self, now: Time) -> World<'_> {
         World {
             now,
             desired: &self.desired,
-            seen,
+            seen: self.observed.as_ref().unwrap_or(&NOTHING_SEEN),
             memory: &self.memory,
             hands: &self.hands,
             last: self.last.as_ref(),

@@ -1,16 +1,18 @@
 //! What a machine remembers beside desired state, observation and last status.
 //!
 //! All of it may be lost at any moment without changing where the pod ends up:
-//! it only spaces retries out, and keeps the texts of failures.
+//! it only spaces retries out, and keeps the texts of failures. What of failed
+//! pulls must not be forgotten is noted on the sandbox.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::Time;
-use api::node::{ContainerId, ContainerView};
+use api::node::{ContainerId, ContainerView, Observation};
+use serde::{Deserialize, Serialize};
 
 use crate::action::{Target, Verb};
-use crate::input::{Failure, FailureClass, Hook, Probe, ProbeKind};
+use crate::input::{Desired, Failure, FailureClass, Hook, Probe, ProbeKind};
 
 /// First and longest delay between downloads of an image that fail.
 ///
@@ -60,6 +62,37 @@ pub(crate) struct PullFailure {
 }
 
 impl PullFailure {
+    fn new(failure: Failure, at: Time, count: u32) -> Self {
+        let failed = Self {
+            class: failure.class,
+            message: failure.message,
+            at,
+            next_at: at,
+            count,
+        };
+        let delay = if failed.backs_off() {
+            (PULL_DELAY_INITIAL * (1 << (count - 1).min(5))).min(PULL_DELAY_MAX)
+        } else {
+            PULL_DELAY_INITIAL
+        };
+        Self {
+            next_at: at + delay,
+            ..failed
+        }
+    }
+
+    /// As it is noted on the sandbox, for the next agent.
+    pub(crate) fn note(&self, image: &str) -> String {
+        let note = PullNote {
+            image: image.to_owned(),
+            registry_unavailable: self.class == FailureClass::RegistryUnavailable,
+            message: self.message.clone(),
+            at_ns: self.at.0,
+            count: self.count,
+        };
+        serde_json::to_string(&note).unwrap_or_default() // strings and numbers always can be
+    }
+
     /// Only failed downloads back off; the rest is looked at again and again.
     pub(crate) fn backs_off(&self) -> bool {
         matches!(self.class, FailureClass::ErrImagePull | FailureClass::RegistryUnavailable)
@@ -121,6 +154,21 @@ impl ProbeRecord {
     }
 }
 
+/// Key of the note about the failed pulls of a container.
+pub(crate) fn pull_note_key(container: &str) -> String {
+    format!("pull-failed.{container}")
+}
+
+/// A failed download as it outlives the agent.
+#[derive(Serialize, Deserialize)]
+struct PullNote {
+    image: String,
+    registry_unavailable: bool,
+    message: String,
+    at_ns: i64,
+    count: u32,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) pulls: BTreeMap<String, PullRecord>,
@@ -179,6 +227,38 @@ impl Memory {
         }
     }
 
+    /// Takes over what an agent before this one has noted of failed pulls, as
+    /// far as nothing has come of the image since.
+    pub(crate) fn resume_pulls(&mut self, desired: &Desired, seen: &Observation) {
+        let Some(sandbox) = &seen.sandbox else { return };
+        for container in desired.all() {
+            let note = sandbox.notes.get(&pull_note_key(&container.name));
+            let note: Option<PullNote> = note.and_then(|note| serde_json::from_str(note).ok());
+            let Some(note) = note.filter(|note| note.image == container.image) else {
+                continue;
+            };
+            let at = Time(note.at_ns);
+            if seen
+                .containers
+                .iter()
+                .any(|view| view.name == container.name && view.created_at >= at)
+            {
+                continue;
+            }
+            let class = if note.registry_unavailable {
+                FailureClass::RegistryUnavailable
+            } else {
+                FailureClass::ErrImagePull
+            };
+            let failed = PullFailure::new(Failure::new(class, note.message), at, note.count.max(1));
+            let record = PullRecord {
+                image: note.image,
+                result: Err(failed),
+            };
+            self.pulls.insert(container.name.clone(), record);
+        }
+    }
+
     /// Takes note of a failed pull.
     pub(crate) fn pull_failed(&mut self, container: &str, image: &str, failure: Failure, now: Time) {
         let before = self
@@ -187,22 +267,7 @@ impl Memory {
             .filter(|p| p.image == image)
             .and_then(|p| p.result.as_ref().err());
         let count = before.map_or(0, |f| f.count).saturating_add(1);
-        let failed = PullFailure {
-            class: failure.class,
-            message: failure.message,
-            at: now,
-            next_at: now,
-            count,
-        };
-        let delay = if failed.backs_off() {
-            (PULL_DELAY_INITIAL * (1 << (count - 1).min(5))).min(PULL_DELAY_MAX)
-        } else {
-            PULL_DELAY_INITIAL
-        };
-        let failed = PullFailure {
-            next_at: now + delay,
-            ..failed
-        };
+        let failed = PullFailure::new(failure, now, count);
         self.pulls.insert(
             container.to_owned(),
             PullRecord {
@@ -239,6 +304,46 @@ mod tests {
         assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
         memory.pull_failed("a", "x:2", Failure::new(FailureClass::ErrImagePull, "no"), now);
         assert_eq!(memory.pulls["a"].result.as_ref().unwrap_err().count, 1, "another image starts anew");
+    }
+
+    #[test]
+    fn a_failed_pull_outlives_the_agent_until_something_comes_of_it() {
+        let pod = serde_json::json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"},
+            "spec": {"restartPolicy": "Always", "containers": [{"name": "a", "image": "x:1", "imagePullPolicy": "Always"}]}});
+        let desired = Desired::parse(&serde_json::from_value(pod).unwrap(), &crate::NodeFacts::default()).unwrap();
+        let now = Time::from_secs(1_000);
+        let mut before = Memory::default();
+        for _ in 0..3 {
+            before.pull_failed("a", "x:1", Failure::new(FailureClass::ErrImagePull, "no \"such\" tag"), now);
+        }
+        let failed = before.pulls["a"].result.clone().unwrap_err();
+        let resumed = |image: &str, attempts: &[i64]| {
+            let notes = BTreeMap::from([(pull_note_key("a"), failed.note(image))]);
+            let view = |at: &i64| {
+                serde_json::from_value::<ContainerView>(serde_json::json!({"id": "i", "name": "a", "attempt": 0, "image": "x:1",
+                    "image_id": "", "stop_signal": "", "created_at": at * 1_000_000_000, "state": "Created", "notes": {}}))
+                .unwrap()
+            };
+            let seen = Observation {
+                sequence: 1,
+                sandbox: Some(api::node::SandboxView {
+                    attempt: 0,
+                    ready: true,
+                    ips: Vec::new(),
+                    created_at: now,
+                    notes,
+                }),
+                containers: attempts.iter().map(view).collect(),
+            };
+            let mut after = Memory::default();
+            after.resume_pulls(&desired, &seen);
+            after.pulls.get("a").map(|record| record.result.clone().unwrap_err())
+        };
+        let again = resumed("x:1", &[]).unwrap();
+        assert_eq!((again.next_at, again.count, again.at), (failed.next_at, 3, now));
+        assert_eq!((again.message, again.class), (failed.message.clone(), failed.class));
+        assert!(resumed("x:1", &[999]).is_some(), "an attempt of an older image");
+        assert!(resumed("x:1", &[1_001]).is_none() && resumed("x:2", &[]).is_none());
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod conditions;
 mod container;
 mod phase;
 
-use api::typed::{ContainerState, ContainerStateTerminated, ContainerStatus, HostIP, PodIP, PodStatus, WireTime};
+use api::typed::{ContainerState, ContainerStateTerminated, ContainerStatus, HostIP, PodCondition, PodIP, PodStatus, WireTime};
 
 use crate::input::{DEADLINE_EXCEEDED, Desired, Role};
 use crate::machine::Stage;
@@ -168,17 +168,38 @@ pub(crate) fn is_terminal(status: &PodStatus) -> bool {
     phase::terminal(status)
 }
 
-/// Whether two statuses say the same, conditions of others aside.
+/// Whether two statuses say the same, what others write there aside.
 pub(crate) fn same(a: &PodStatus, b: &PodStatus) -> bool {
-    let own = |status: &PodStatus| {
-        let mut status = status.clone();
-        status.conditions = status
-            .conditions
-            .map(|list| list.into_iter().filter(|c| conditions::owned(&c.type_)).collect());
-        (status.resize, status.nominated_node_name, status.resource_claim_statuses) = (None, None, None);
-        status
-    };
-    own(a) == own(b)
+    fn conditions(status: &PodStatus) -> impl Iterator<Item = &PodCondition> {
+        let all = status.conditions.iter().flatten();
+        all.filter(|condition| conditions::owned(&condition.type_))
+    }
+    let PodStatus {
+        conditions: _,
+        resize: _,
+        nominated_node_name: _,
+        resource_claim_statuses: _,
+        container_statuses,
+        ephemeral_container_statuses,
+        host_ip,
+        host_ips,
+        init_container_statuses,
+        message,
+        observed_generation,
+        phase,
+        pod_ip,
+        pod_ips,
+        qos_class,
+        reason,
+        start_time,
+    } = a;
+    conditions(a).eq(conditions(b))
+        && *container_statuses == b.container_statuses
+        && *ephemeral_container_statuses == b.ephemeral_container_statuses
+        && *init_container_statuses == b.init_container_statuses
+        && (phase, reason, message) == (&b.phase, &b.reason, &b.message)
+        && (pod_ip, pod_ips, host_ip, host_ips) == (&b.pod_ip, &b.pod_ips, &b.host_ip, &b.host_ips)
+        && (observed_generation, qos_class, start_time) == (&b.observed_generation, &b.qos_class, &b.start_time)
 }
 
 /// The reason a container waits for, if it waits.

@@ -38,7 +38,7 @@ pub(crate) async fn run(down: Down) -> Result<()> {
         lock = take_over(&layout).await?;
     }
     let _lock = lock;
-    let parts = node::open(&settings, preflight::host_ip(), PullOptions::default(), &layout).await?;
+    let parts = node::open(&settings, preflight::host_ip(), None, PullOptions::default(), &layout).await?;
     let removed = node::purge(&parts, &layout).await?;
     println!(
         "removed {removed} pods from this host; objects and images stay in {}",

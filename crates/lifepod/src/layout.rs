@@ -90,6 +90,11 @@ impl Layout {
         self.root.join("volumes")
     }
 
+    /// Persistent volumes made for claims. They stay when the platform goes.
+    pub(crate) fn local_path(&self) -> PathBuf {
+        self.root.join("local-path")
+    }
+
     pub(crate) fn pod_logs(&self) -> PathBuf {
         self.root.join("logs")
     }

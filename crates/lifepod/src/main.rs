@@ -7,6 +7,7 @@ mod check;
 mod down;
 mod flags;
 mod images;
+mod in_cluster;
 mod layout;
 mod node;
 mod node_api;

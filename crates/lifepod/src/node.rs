@@ -10,7 +10,7 @@ use api::Uid;
 use kubelet::node_status::{Machine, NodeIdentity};
 use kubelet::volumes::Volumes;
 use lifecycle::evict::{self, Signal};
-use net::{BridgeName, BridgeNetwork, Cidr};
+use net::{BridgeName, BridgeNetwork, Cidr, Redirect};
 use runtime::Runtime;
 use runtime::embedded::{self, Embedded, NodeImages, ShimExe};
 use runtime::image::{ImageStore, PullOptions, Puller};
@@ -80,8 +80,17 @@ pub(crate) struct Parts {
 }
 
 /// Opens network and runtime; adopts the pods of a former run.
-pub(crate) async fn open(settings: &Settings, node_ip: IpAddr, pulls: PullOptions, layout: &Layout) -> Result<Parts> {
-    let options = network_options(settings, layout)?;
+pub(crate) async fn open(
+    settings: &Settings,
+    node_ip: IpAddr,
+    redirect: Option<Redirect>,
+    pulls: PullOptions,
+    layout: &Layout,
+) -> Result<Parts> {
+    let options = net::Options {
+        redirect,
+        ..network_options(settings, layout)?
+    };
     let network = tokio::task::spawn_blocking(move || BridgeNetwork::open(options))
         .await?
         .context("setting up the pod network")?;

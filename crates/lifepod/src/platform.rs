@@ -27,6 +27,7 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::flags::Up;
+use crate::in_cluster::InCluster;
 use crate::layout::{Layout, Lock};
 use crate::node::Parts;
 use crate::node_api::{self, NodeFront};
@@ -156,23 +157,22 @@ impl Platform {
         let authority = Authority::open_or_create(&layout.pki(), clock.now())?;
         let api = start_api(guard, &authority, &version, clock.clone(), up).await?;
 
-        let reached = if listen.ip().is_unspecified() {
-            SocketAddr::new(identity.ip, listen.port())
-        } else {
-            listen
-        };
-        if let Err(error) = api.publish_own_service(reached).await {
+        let in_cluster = InCluster::new(up, listen, identity.ip)?;
+        if let Err(error) = api.publish_own_service(in_cluster.target).await {
             // Pods then lack the way to the API server, and nothing else.
             tracing::warn!(error = %error, "the Service of the API server is not as it should be");
         }
 
-        let tls = front(&authority, &layout, &identity, listen, clock.now())?;
+        let tls = front(&authority, &layout, &identity, (listen, &in_cluster), clock.now())?;
         let mut tasks = JoinSet::new();
-        let serving = serve(listener, tls, api.clone(), ConnectionLimits::default(), shutdown.clone());
-        tasks.spawn(async move {
-            serving.await;
-            Ok(())
-        });
+        let door = |listener| {
+            let serving = serve(listener, tls.clone(), api.clone(), ConnectionLimits::default(), shutdown.clone());
+            async move {
+                serving.await;
+                Ok(())
+            }
+        };
+        tasks.spawn(door(listener));
 
         tasks.spawn(async move {
             flight_log.await;
@@ -181,7 +181,10 @@ impl Platform {
 
         settings.keep(&layout)?;
         up.keep(&layout)?;
-        let parts = node::open(&settings, identity.ip, pulls, &layout).await?;
+        let parts = node::open(&settings, identity.ip, in_cluster.redirect(), pulls, &layout).await?;
+        if let Some(listener) = in_cluster.listen().await? {
+            tasks.spawn(door(listener));
+        }
         let node_parts = kubelet::server::Parts {
             pods: pods.clone(),
             runtime: parts.runtime.clone() as Arc<dyn Runtime>,
@@ -279,6 +282,16 @@ impl Platform {
         clock: Arc<SystemClock>,
         (thresholds, log_limits, drain): (lifecycle::evict::Settings, runtime::LogLimits, Option<Drain>),
     ) {
+        let provisioner = kubelet::local_path::Options {
+            client: client_as(&self.api, client::Identity::controller("local-path-provisioner")),
+            root: self.layout.local_path(),
+            node: node.name.clone(),
+        };
+        let provisioning = kubelet::local_path::run(provisioner, clock.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            provisioning.await;
+            Ok(())
+        });
         let options = kubelet::Options {
             client: client_as(&self.api, client::Identity::node(&node.name)),
             runtime: self.parts.runtime.clone() as Arc<dyn Runtime>,
@@ -417,7 +430,7 @@ fn front(
     authority: &Authority,
     layout: &Layout,
     node: &NodeIdentity,
-    listen: std::net::SocketAddr,
+    (listen, in_cluster): (SocketAddr, &InCluster),
     now: api::Time,
 ) -> Result<Arc<rustls::ServerConfig>> {
     let names = [
@@ -425,11 +438,13 @@ fn front(
         "kubernetes",
         "kubernetes.default",
         "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
         "127.0.0.1",
         "::1",
     ];
     let mut names: Vec<String> = names.map(str::to_owned).to_vec();
     names.extend([node.name.clone(), node.ip.to_string(), listen.ip().to_string()]);
+    names.extend(in_cluster.names());
     let serving = authority.serving("kube-apiserver", &names, now)?;
     let admin = authority.client("kubernetes-admin", &["system:masters"], now)?;
     let kubeconfig = apiserver::pki::kubeconfig(&server_url(listen), authority.certificate_pem(), "kubernetes-admin", &admin);

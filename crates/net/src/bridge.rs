@@ -17,7 +17,7 @@ use crate::ipam::{BookFile, Exhausted};
 use crate::masquerade::NftError;
 use crate::names::host_link;
 use crate::rtnl::RouteSocket;
-use crate::{BridgeName, Cidr, netns, pod};
+use crate::{BridgeName, Cidr, Redirect, netns, pod};
 
 /// Locks that keep calls for one pod apart; pods share them by name's hash.
 const TURNS: usize = 64;
@@ -34,8 +34,11 @@ pub struct Options {
     /// Directory of the address book; made if it is missing. Absolute: its
     /// path marks the bridge as this network's.
     pub state_dir: PathBuf,
-    /// Translate the source address of what leaves the range.
+    /// Translate addresses: the source of what leaves the range, and the
+    /// target of what `redirect` names.
     pub masquerade: bool,
+    /// The way to the API server.
+    pub redirect: Option<Redirect>,
 }
 
 impl Options {
@@ -48,6 +51,7 @@ impl Options {
             mtu_bytes: 1500,
             state_dir,
             masquerade: true,
+            redirect: None,
         }
     }
 }

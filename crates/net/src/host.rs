@@ -145,9 +145,14 @@ impl Host {
 
     /// Makes or removes the masquerade table, as the options ask.
     pub(crate) fn set_masquerade(&self, on: bool) -> Result<(), NftError> {
-        let Options { bridge, pod_cidr, .. } = &self.options;
+        let Options {
+            bridge,
+            pod_cidr,
+            redirect,
+            ..
+        } = &self.options;
         let transaction = if on {
-            masquerade::rules(bridge, *pod_cidr)
+            masquerade::rules(bridge, *pod_cidr, redirect.as_ref())
         } else {
             masquerade::removal(bridge)
         };

@@ -1,5 +1,5 @@
-//! Source address translation for what leaves the pods' range, as one nftables
-//! table of our own.
+//! Source address translation for what leaves the pods' range, and the way to
+//! the API server, as one nftables table of our own.
 
 use std::io::{self, Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::{BridgeName, Cidr};
+use crate::{BridgeName, Cidr, Redirect};
 
 /// Where `nft` may be; a service's `PATH` often lacks the system directories.
 const PROGRAMS: [&str; 3] = ["nft", "/usr/sbin/nft", "/sbin/nft"];
@@ -37,8 +37,9 @@ pub(crate) fn table(bridge: &BridgeName) -> String {
 /// The transaction that makes the table exactly so, whatever it was before.
 ///
 /// Traffic between pods passes the bridge only and keeps its addresses.
-pub(crate) fn rules(bridge: &BridgeName, range: Cidr) -> String {
+pub(crate) fn rules(bridge: &BridgeName, range: Cidr, redirect: Option<&Redirect>) -> String {
     let removal = removal(bridge);
+    let redirect = redirect.map(|redirect| redirect.chains(bridge)).unwrap_or_default();
     let table = table(bridge);
     format!(
         "{removal}table ip {table} {{\n\
@@ -46,7 +47,7 @@ pub(crate) fn rules(bridge: &BridgeName, range: Cidr) -> String {
          \t\ttype nat hook postrouting priority 100; policy accept;\n\
          \t\tip saddr {range} oifname != \"{bridge}\" masquerade\n\
          \t}}\n\
-         }}\n"
+         {redirect}}}\n"
     )
 }
 
@@ -136,7 +137,8 @@ mod tests {
 
     #[test]
     fn the_transaction_replaces_only_our_table() {
-        let text = rules(&BridgeName::default(), "10.88.0.0/24".parse().unwrap());
+        let range = "10.88.0.0/24".parse().unwrap();
+        let text = rules(&BridgeName::default(), range, None);
         assert_eq!(
             text,
             "table ip lifepod_lifepod0\n\
@@ -147,6 +149,24 @@ mod tests {
              \t\tip saddr 10.88.0.0/24 oifname != \"lifepod0\" masquerade\n\
              \t}\n\
              }\n"
+        );
+        let redirect = Redirect {
+            service: "10.96.0.1:443".parse().unwrap(),
+            target: "10.88.0.1:6443".parse().unwrap(),
+        };
+        let with = rules(&BridgeName::default(), range, Some(&redirect));
+        let chains = "\tchain prerouting {\n\
+             \t\ttype nat hook prerouting priority -100; policy accept;\n\
+             \t\tiifname \"lifepod0\" ip daddr 10.96.0.1 tcp dport 443 dnat to 10.88.0.1:6443\n\
+             \t}\n\
+             \tchain output {\n\
+             \t\ttype nat hook output priority -100; policy accept;\n\
+             \t\tip daddr 10.96.0.1 tcp dport 443 dnat to 10.88.0.1:6443\n\
+             \t}\n\
+             }\n";
+        assert_eq!(
+            Some(with.as_str()),
+            text.strip_suffix("}\n").map(|start| format!("{start}{chains}")).as_deref()
         );
     }
 }

@@ -239,6 +239,10 @@ impl Runtime for Embedded {
         self.free_ended().await
     }
 
+    async fn note_sandbox(&self, uid: &Uid, key: &str, value: &str) -> Result<(), RuntimeError> {
+        self.note_on_sandbox(&self.pod(uid)?, key, value).await
+    }
+
     async fn note(&self, uid: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError> {
         self.note_attempt(&self.pod(uid)?, &id.0, key, value).await
     }

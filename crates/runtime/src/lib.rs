@@ -323,6 +323,9 @@ pub trait Runtime: Send + Sync {
     /// Frees what ended containers have written; records and logs stay. Gives
     /// the bytes.
     async fn reclaim(&self) -> Result<u64, RuntimeError>;
+    /// Notes something on the pod's sandbox, durable, seen in later
+    /// observations; an empty value removes the note. Gone with the sandbox.
+    async fn note_sandbox(&self, pod: &Uid, key: &str, value: &str) -> Result<(), RuntimeError>;
     /// Notes something on an attempt, durable, seen in later observations.
     async fn note(&self, pod: &Uid, id: &ContainerId, key: &str, value: &str) -> Result<(), RuntimeError>;
 }

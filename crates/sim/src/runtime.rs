@@ -148,7 +148,23 @@ impl FakeRuntime {
             ready: true,
             ips: vec![IpAddr::V4(ip)],
             created_at: now,
+            notes: BTreeMap::new(),
         });
+    }
+
+    /// Notes something on a sandbox; an empty value removes the note.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn note_sandbox(&mut self, uid: &Uid, key: &str, value: &str) -> Result<(), Failure> {
+        let sandbox = self.pods.get_mut(uid).and_then(|held| held.sandbox.as_mut());
+        let sandbox = sandbox.ok_or_else(|| Failure::new(FailureClass::Unavailable, "no such sandbox"))?;
+        if value.is_empty() {
+            sandbox.notes.remove(key);
+        } else {
+            sandbox.notes.insert(key.to_owned(), value.to_owned());
+        }
+        Ok(())
     }
 
     /// Ends a sandbox. Its record stays.

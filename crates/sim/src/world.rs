@@ -292,7 +292,7 @@ impl World {
 
     /// Gives a machine an input and does what it says.
     pub(crate) fn tell(&mut self, uid: &Uid, input: Input) {
-        let Some(mut worker) = self.workers.remove(uid) else { return };
+        let Some(worker) = self.workers.get_mut(uid) else { return };
         match &input {
             Input::Observed(seen) | Input::Done { after: Some(seen), .. } => worker.last_seen = Some(seen.clone()),
             Input::Done { after: None, .. } => worker.last_seen = None,
@@ -307,13 +307,16 @@ impl World {
             self.checker
                 .step(self.now, uid, before, &worker.machine, &step, worker.last_seen.as_ref())
         };
-        if let Err(broken) = lawful {
-            self.record(uid, &step);
-            self.broken(&broken);
-        }
-        self.record(uid, &step);
         worker.wake += 1;
         let (number, epoch) = (worker.wake, self.epoch);
+        let news = step.status.clone();
+        if news.is_some() {
+            worker.unwritten = news;
+        }
+        self.record(uid, &step);
+        if let Err(broken) = lawful {
+            self.broken(&broken);
+        }
         if let Some(at) = step.wake_at {
             self.after(
                 at.since(self.now),
@@ -324,14 +327,12 @@ impl World {
                 },
             );
         }
-        if let Some(status) = step.status {
-            worker.unwritten = Some(status);
+        if step.status.is_some() {
             self.after(Duration::from_millis(2), Happening::Write { uid: uid.clone(), epoch });
         }
         if step.finished {
+            self.workers.remove(uid);
             self.forgotten.insert(uid.clone());
-        } else {
-            self.workers.insert(uid.clone(), worker);
         }
         for action in step.actions {
             self.take_up(uid, action);

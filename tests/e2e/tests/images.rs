@@ -7,6 +7,7 @@ use e2e::Platform;
 use e2e::host::run;
 use e2e::platform::Build;
 use e2e::registry::Registry;
+use e2e::wait;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -114,4 +115,62 @@ fn root_a_private_image_needs_a_pull_secret() {
     platform.create(&with("knower", "right")).unwrap();
     platform.wait_status("default", "knower", "Completed", LIMIT).unwrap();
     assert_eq!(platform.ok(&["logs", "knower"]).unwrap(), "ran\n");
+}
+
+/// A download that fails is not tried earlier because Lifepod was killed, and
+/// what is shown of it stays.
+///
+/// Shows: 14.4.1
+#[test]
+fn root_a_pulls_back_off_outlives_a_killed_lifepod() {
+    let build = Build::from_env().unwrap();
+    let mut platform = Platform::prepared("back-off", &build, &[]).unwrap();
+    platform.up().unwrap();
+    // Nobody listens there.
+    platform.create(&pod("waits", "127.0.0.1:5999/team/none:1")).unwrap();
+    // How many pulls have failed, and in which second of the day the last one
+    // did. A new agent begins a new event.
+    let failed = |platform: &Platform| -> (u64, i64) {
+        let selector = "involvedObject.name=waits,reason=Failed";
+        let columns = "jsonpath={range .items[*]}{.count} {.lastTimestamp} {.message}{\"\\n\"}{end}";
+        let seen = platform
+            .ok(&["get", "events", "--field-selector", selector, "-o", columns])
+            .unwrap();
+        let pulls = seen.lines().filter(|line| line.contains("Failed to pull image"));
+        pulls.fold((0, 0), |(count, last), line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let (_, clock) = words[1].trim_end_matches('Z').split_once('T').unwrap();
+            let second = clock.split(':').fold(0, |sum, part| sum * 60 + part.parse::<i64>().unwrap());
+            (count + words[0].parse::<u64>().unwrap(), last.max(second))
+        })
+    };
+    let failures = |platform: &Platform, count: u64| {
+        wait::until(&format!("{count} failed pulls"), LIMIT, || {
+            let seen = failed(platform);
+            Ok(if seen.0 >= count { Ok(seen.1) } else { Err(format!("{seen:?}")) })
+        })
+        .unwrap()
+    };
+    let before = failures(&platform, 2);
+    platform.wait_status("default", "waits", "ImagePullBackOff", LIMIT).unwrap();
+    let shown = |platform: &Platform| {
+        let pod = platform.get("default", "pod", "waits").unwrap().unwrap();
+        (pod["status"].clone(), pod["metadata"]["resourceVersion"].clone())
+    };
+    let known = shown(&platform);
+    platform.kill().unwrap();
+    platform.up().unwrap();
+    let now = shown(&platform);
+    if failed(&platform).0 == 2 {
+        assert_eq!(now, known, "nothing has happened, so nothing is told");
+    }
+    let after = failures(&platform, 3);
+    let waited_s = (after - before).rem_euclid(86_400);
+    assert!(waited_s >= 19, "the third pull came after {waited_s} s, and 20 s was its delay");
+    let waiting = &known.0["containerStatuses"][0]["state"]["waiting"];
+    let message = waiting["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("Back-off pulling image \"127.0.0.1:5999/team/none:1\": ErrImagePull: "),
+        "{message}"
+    );
 }

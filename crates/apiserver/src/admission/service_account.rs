@@ -2,6 +2,8 @@
 //!
 //! Source: upstream `plugin/pkg/admission/serviceaccount/admission.go`.
 
+mod token;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +42,7 @@ impl Plugin for ServiceAccount {
         }
         name_account(pod);
         let account = account_of(asked, pod).await?;
+        token::mount(pod, &account);
         inherit_pull_secrets(pod, &account);
         Ok(())
     }

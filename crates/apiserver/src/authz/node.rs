@@ -40,7 +40,12 @@ const UNIFORM: &[(&str, &[&str], &[&str])] = &[
 ];
 
 /// Decides for the kubelet of `node`.
-pub(super) fn decide(node: &str, asked: &Attributes<'_>, request: Option<&ResourceRequest>, pods: Option<&Hub>) -> Decision {
+pub(super) fn decide(
+    node: &str,
+    asked: &Attributes<'_>,
+    request: Option<&ResourceRequest>,
+    (pods, volumes): (Option<&Hub>, Option<&Hub>),
+) -> Decision {
     let Attributes::Resource {
         verb,
         group,
@@ -66,6 +71,24 @@ pub(super) fn decide(node: &str, asked: &Attributes<'_>, request: Option<&Resour
         ("", "persistentvolumeclaims") => match (verb, subresource) {
             ("get", "") | ("get" | "update" | "patch", "status") => related(refers_to_claim),
             (_, "status") => Err("can only get/update/patch this type".to_owned()),
+            _ => Err("can only get individual resources of this type".to_owned()),
+        },
+        ("", "persistentvolumes") => match (verb, subresource) {
+            ("get", "") => {
+                // The volumes of claims that its pods refer to.
+                let found = volumes
+                    .and_then(|volumes| volumes.get(&format!("/registry/persistentvolumes/{name}"), 0))
+                    .flatten();
+                let claim = found.map(|volume| {
+                    let text = |path: &str| volume.object.str_at(path).to_owned();
+                    (text("spec.claimRef.namespace"), text("spec.claimRef.name"))
+                });
+                let of_pod =
+                    |pod: &Object, (namespace, name): &(String, String)| pod.namespace() == namespace && refers_to_claim(pod, name);
+                let pods = pods.map(|pods| pods.indexed(node)).unwrap_or_default();
+                let used = claim.is_some_and(|claim| pods.iter().any(|pod| of_pod(&pod.object, &claim)));
+                if used { Ok(()) } else { Err(unrelated(node)) }
+            }
             _ => Err("can only get individual resources of this type".to_owned()),
         },
         ("", "serviceaccounts") => match (verb, subresource) {

@@ -58,7 +58,8 @@ pub(super) fn node_row() -> Resource {
     }
 }
 
-fn name_cell(class: &Object) -> String {
+/// Whether claims that name no class get this one.
+pub(crate) fn is_default_class(class: &Object) -> bool {
     let set = |key: &&str| {
         class
             .meta
@@ -66,7 +67,11 @@ fn name_cell(class: &Object) -> String {
             .as_ref()
             .is_some_and(|map| map.get(*key).is_some_and(|value| value == "true"))
     };
-    let mark = if DEFAULT_ANNOTATIONS.iter().any(set) { " (default)" } else { "" };
+    DEFAULT_ANNOTATIONS.iter().any(set)
+}
+
+fn name_cell(class: &Object) -> String {
+    let mark = if is_default_class(class) { " (default)" } else { "" };
     format!("{}{mark}", class.name())
 }
 

@@ -48,6 +48,8 @@ fn every_row_is_there_once() {
             "v1 limitranges limits",
             "v1 namespaces ns",
             "v1 nodes no",
+            "v1 persistentvolumeclaims pvc",
+            "v1 persistentvolumes pv",
             "v1 pods po",
             "v1 podtemplates ",
             "v1 replicationcontrollers rc",
@@ -437,3 +439,4 @@ fn service_accounts() {
 }
 
 mod rows;
+mod volumes;

@@ -1,6 +1,6 @@
 //! What [`Strategy::allocate`](super::Strategy::allocate) may give away.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::str::FromStr;
 
 /// The shortest prefix: with more addresses than this, choosing one gets slow.
@@ -10,6 +10,9 @@ use std::str::FromStr;
 const PREFIX_MIN: u8 = 12;
 /// The longest prefix that leaves an address beside the API server's own.
 const PREFIX_MAX: u8 = 30;
+
+/// The port under which every client of a cluster knows its API server.
+const API_SERVER_PORT: u16 = 443;
 
 /// What objects may be given, cluster-wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,13 @@ impl Ranges {
         Ipv4Addr::from(u32::from(self.service) & mask)
     }
 
+    /// Address and port of the API server's own Service: the first of the range.
+    #[must_use]
+    pub fn api_server(&self) -> SocketAddrV4 {
+        let first = u32::from(self.service_network()).saturating_add(1);
+        SocketAddrV4::new(Ipv4Addr::from(first), API_SERVER_PORT)
+    }
+
     /// How many addresses the range of Services holds; saturates.
     #[must_use]
     pub fn service_size(&self) -> u32 {
@@ -98,6 +108,7 @@ mod tests {
         assert_eq!(parsed("10.96.0.0/12"), Ok(("10.96.0.0".to_owned(), 1 << 20)));
         assert_eq!(parsed("10.43.7.9/24"), Ok(("10.43.7.0".to_owned(), 256)));
         assert_eq!(Ranges::default(), "10.96.0.0/12".parse().unwrap());
+        assert_eq!(Ranges::default().api_server().to_string(), "10.96.0.1:443");
         for text in [
             "",
             "10.96.0.0",

@@ -3,7 +3,7 @@
 //! Source: "Assigning Pods to Nodes" page; upstream
 //! `component-helpers/scheduling/corev1/nodeaffinity`.
 
-use api::typed::{NodeSelectorRequirement, NodeSelectorTerm};
+use api::typed::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 
 use super::snapshot::{NodeFacts, PodFacts};
 
@@ -15,7 +15,13 @@ pub fn required(pod: &PodFacts, node: &NodeFacts) -> bool {
         .node_affinity
         .as_ref()
         .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && affinity.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| matches(term, node)))
+    selected && affinity.is_none_or(|selector| selects(selector, node))
+}
+
+/// Whether a node matches a selector of nodes, such as a volume's.
+#[must_use]
+pub fn selects(selector: &NodeSelector, node: &NodeFacts) -> bool {
+    selector.node_selector_terms.iter().any(|term| matches(term, node))
 }
 
 /// Sum of the weights of the preferred terms a node matches.

@@ -9,15 +9,16 @@ use api::typed::{Node, Pod};
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use kube::Api;
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{self, Event};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::bind::{BindError, bind};
+use super::bind::{BindError, bind, provide};
 use super::report::{Outcome, Report, Reporter};
 use super::snapshot::{self, PodFacts};
-use super::{Decision, Options, Scheduler};
+use super::{Decision, Options, Scheduler, volumes};
+use crate::storage;
+use crate::watch::watch;
 
 /// Bindings under way at a time; further pods wait in the queue.
 const BINDINGS_MAX: usize = 64;
@@ -36,8 +37,9 @@ pub async fn run(client: kube::Client, options: Options, shutdown: CancellationT
     let (reporter, reporting) = Reporter::new(client.clone(), &options);
     let mut reports = JoinSet::new();
     reports.spawn(reporting);
-    let pods = watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).default_backoff();
-    let nodes = watcher(Api::<Node>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let pods = watch(Api::<Pod>::all(client.clone()), watcher::Config::default());
+    let nodes = watch(Api::<Node>::all(client.clone()), watcher::Config::default());
+    let storage = storage::follow(client.clone());
     let mut driver = Driver {
         client,
         scheduler: Scheduler::new(&options),
@@ -46,8 +48,9 @@ pub async fn run(client: kube::Client, options: Options, shutdown: CancellationT
         pods_seen: None,
         nodes_seen: None,
         synced: (false, false),
+        listings: storage::Listings::default(),
     };
-    driver.run(pods, nodes, &shutdown).await;
+    driver.run(pods, nodes, storage, &shutdown).await;
     // Dropping the driver ends the reporter once it has sent what it holds.
     drop(driver);
     let _ = tokio::time::timeout(DRAIN_MAX, reports.join_next()).await;
@@ -64,17 +67,21 @@ struct Driver {
     nodes_seen: Option<BTreeSet<String>>,
     /// Whether pods and nodes were listed: nothing is decided before.
     synced: (bool, bool),
+    /// How far claims, volumes and classes are listed.
+    listings: storage::Listings,
 }
 
 impl Driver {
     async fn run(
         &mut self,
-        pods: impl Stream<Item = watcher::Result<Event<Pod>>>,
-        nodes: impl Stream<Item = watcher::Result<Event<Node>>>,
+        pods: impl Stream<Item = Event<Pod>>,
+        nodes: impl Stream<Item = Event<Node>>,
+        storage: impl Stream<Item = storage::Change>,
         shutdown: &CancellationToken,
     ) {
         let mut pods = std::pin::pin!(pods);
         let mut nodes = std::pin::pin!(nodes);
+        let mut storage = std::pin::pin!(storage);
         loop {
             self.decide();
             let full = self.bindings.len() >= BINDINGS_MAX; // then an ended binding wakes us
@@ -83,6 +90,13 @@ impl Driver {
                 () = shutdown.cancelled() => break,
                 Some(event) = pods.next() => self.pod_event(event),
                 Some(event) = nodes.next() => self.node_event(event),
+                Some(change) = storage.next() => {
+                    let listings = &mut self.listings;
+                    let apply = |storage: &mut storage::Storage| {
+                        listings.apply(storage, change);
+                    };
+                    self.scheduler.storage_changed(apply, now());
+                }
                 Some(ended) = self.bindings.join_next() => self.binding_ended(ended),
                 () = tokio::time::sleep(wake) => {}
             }
@@ -92,7 +106,7 @@ impl Driver {
     }
 
     fn decide(&mut self) {
-        if self.synced != (true, true) {
+        if self.synced != (true, true) || !self.listings.synced() {
             return;
         }
         while self.bindings.len() < BINDINGS_MAX {
@@ -101,8 +115,12 @@ impl Driver {
                 None => return,
                 Some(Decision::Bind { pod, node }) => {
                     let client = self.client.clone();
+                    let wanted = volumes::wanted(&pod, &node, self.scheduler.cache());
                     self.bindings.spawn(async move {
-                        let outcome = bind(&client, &pod, &node).await;
+                        let outcome = match provide(&client, &pod, &wanted).await {
+                            Ok(()) => bind(&client, &pod, &node).await,
+                            Err(error) => Err(error),
+                        };
                         (pod, node, outcome)
                     });
                 }
@@ -150,49 +168,47 @@ impl Driver {
         }
     }
 
-    fn pod_event(&mut self, event: watcher::Result<Event<Pod>>) {
+    fn pod_event(&mut self, event: Event<Pod>) {
         match event {
-            Ok(Event::Apply(pod)) => self.scheduler.pod_changed(&pod, now()),
-            Ok(Event::Delete(pod)) => {
+            Event::Apply(pod) => self.scheduler.pod_changed(&pod, now()),
+            Event::Delete(pod) => {
                 if let Some(uid) = snapshot::uid(&pod) {
                     self.scheduler.pod_gone(&uid, now());
                 }
             }
-            Ok(Event::Init) => self.pods_seen = Some(BTreeSet::new()),
-            Ok(Event::InitApply(pod)) => {
+            Event::Init => self.pods_seen = Some(BTreeSet::new()),
+            Event::InitApply(pod) => {
                 if let Some(seen) = &mut self.pods_seen {
                     seen.extend(snapshot::uid(&pod));
                 }
                 self.scheduler.pod_changed(&pod, now());
             }
-            Ok(Event::InitDone) => {
+            Event::InitDone => {
                 if let Some(seen) = self.pods_seen.take() {
                     self.scheduler.pods_listed(&seen, now());
                 }
                 self.synced.0 = true;
             }
-            Err(error) => tracing::warn!(resource = "pods", error = %error, "watch failed; it is tried again"),
         }
     }
 
-    fn node_event(&mut self, event: watcher::Result<Event<Node>>) {
+    fn node_event(&mut self, event: Event<Node>) {
         match event {
-            Ok(Event::Apply(node)) => self.scheduler.node_changed(&node, now()),
-            Ok(Event::Delete(node)) => self.scheduler.node_gone(&node.metadata.name.unwrap_or_default()),
-            Ok(Event::Init) => self.nodes_seen = Some(BTreeSet::new()),
-            Ok(Event::InitApply(node)) => {
+            Event::Apply(node) => self.scheduler.node_changed(&node, now()),
+            Event::Delete(node) => self.scheduler.node_gone(&node.metadata.name.unwrap_or_default()),
+            Event::Init => self.nodes_seen = Some(BTreeSet::new()),
+            Event::InitApply(node) => {
                 if let Some(seen) = &mut self.nodes_seen {
                     seen.extend(node.metadata.name.clone());
                 }
                 self.scheduler.node_changed(&node, now());
             }
-            Ok(Event::InitDone) => {
+            Event::InitDone => {
                 if let Some(seen) = self.nodes_seen.take() {
                     self.scheduler.nodes_listed(&seen);
                 }
                 self.synced.1 = true;
             }
-            Err(error) => tracing::warn!(resource = "nodes", error = %error, "watch failed; it is tried again"),
         }
     }
 }

@@ -10,8 +10,8 @@ use api::Quantity;
 use api::pods::HostPort;
 use api::typed::{Taint, Toleration};
 
-use super::affinity;
 use super::snapshot::{Cache, NodeView, PodFacts, Relief};
+use super::{affinity, volumes};
 
 /// A filter, by upstream's name for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +28,8 @@ pub enum Plugin {
     NodePorts,
     /// Room: CPU, memory, other resources, number of pods.
     NodeResourcesFit,
+    /// The claims of the pod and where their volumes are.
+    VolumeBinding,
 }
 
 type Check = fn(&PodFacts, NodeView<'_>) -> Vec<String>;
@@ -61,6 +63,7 @@ impl Plugin {
                 Self::NodeAffinity => relief.labels,
                 Self::NodePorts => relief.pod_left,
                 Self::NodeResourcesFit => relief.pod_left || relief.allocatable,
+                Self::VolumeBinding => relief.volumes || relief.labels,
             }
     }
 }
@@ -80,12 +83,24 @@ pub struct Refusal {
 /// # Errors
 /// When there is none.
 pub fn feasible<'c>(pod: &PodFacts, cache: &'c Cache) -> Result<Vec<NodeView<'c>>, Refusal> {
+    let total = cache.nodes().count();
+    if total > 0
+        && let Some(why) = volumes::unresolvable(pod, &cache.storage)
+    {
+        let nodes = format!("0/{total} nodes are available");
+        return Err(Refusal {
+            plugins: [Plugin::VolumeBinding].into(),
+            message: format!("{nodes}: {why}. preemption: {nodes}: {total} Preemption is not helpful for scheduling."),
+        });
+    }
     let mut feasible = Vec::new();
     let mut refused = Vec::new();
     for node in cache.nodes() {
+        let volumes = || (Plugin::VolumeBinding, volumes::node_volumes(pod, node.facts, &cache.storage));
         match FILTERS
             .iter()
             .map(|(plugin, check)| (*plugin, check(pod, node)))
+            .chain(std::iter::once_with(volumes))
             .find(|(_, reasons)| !reasons.is_empty())
         {
             None => feasible.push(node),

@@ -10,6 +10,8 @@ use api::pods::{self, HostPort, Resources};
 use api::typed::{Node, NodeAffinity, Pod, PodCondition, Taint, Toleration};
 use api::{Quantity, Uid};
 
+use crate::storage::Storage;
+
 /// CPU a container without a request is taken to use, for scoring only.
 /// Source: upstream scheduler `util.DefaultMilliCPURequest`.
 const UNASKED_CPU: Quantity = Quantity::from_milli(100);
@@ -48,6 +50,8 @@ pub struct PodFacts {
     pub requests: Resources,
     /// CPU and memory it is scored with: requests, or a guess where there are none.
     pub scored: Resources,
+    /// Names of the claims its volumes are.
+    pub claims: Vec<String>,
     /// The condition `PodScheduled` as last seen.
     pub pod_scheduled: Option<PodCondition>,
 }
@@ -132,6 +136,7 @@ fn facts(pod: &Pod) -> Option<PodFacts> {
         host_ports: pods::host_ports(pod),
         requests: pods::requests(pod),
         scored: scored(pod),
+        claims: pods::claims(pod).map(str::to_owned).collect(),
         pod_scheduled: pods::condition(pod, "PodScheduled").cloned(),
     })
 }
@@ -238,6 +243,8 @@ pub struct Relief {
     pub allocatable: bool,
     /// A pod left a node.
     pub pod_left: bool,
+    /// A claim, a volume or a class changed.
+    pub volumes: bool,
 }
 
 impl Relief {
@@ -259,6 +266,8 @@ struct Slot {
 pub struct Cache {
     slots: BTreeMap<String, Slot>,
     placed: BTreeMap<Uid, String>,
+    /// Claims, volumes and classes.
+    pub storage: Storage,
 }
 
 impl Cache {

@@ -29,6 +29,8 @@ pub(crate) fn of(
         let source = place(volume).ok_or_else(missing)?;
         let carries_content =
             volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some();
+        let claim = volume.persistent_volume_claim.as_ref();
+        let claimed_read_only = claim.is_some_and(|claim| claim.read_only == Some(true));
         let propagation = match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => Propagation::HostToContainer,
             _ => Propagation::Private,
@@ -38,7 +40,7 @@ pub(crate) fn of(
             source,
             sub_path: sub_path(mount, &known)?,
             target: Path::new("/").join(&mount.mount_path),
-            read_only: mount.read_only == Some(true) || carries_content,
+            read_only: mount.read_only == Some(true) || carries_content || claimed_read_only,
             recursive_read_only: recursive_read_only(mount)?,
             propagation,
         });

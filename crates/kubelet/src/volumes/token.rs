@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use api::typed::{Pod, ServiceAccount, ServiceAccountTokenProjection};
 use api::{Time, Uid};
-use kube::Api;
 use kube::api::PostParams;
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::payload;
-use crate::execute::Ports;
 
 /// A token is renewed after this long, however long it lives.
 const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -42,7 +41,7 @@ impl std::fmt::Debug for Token {
 /// new ones for those that are due. One in hand is used on where the API
 /// server gives no new one.
 pub(crate) async fn renew(
-    ports: &Ports,
+    client: &Client,
     uid: &Uid,
     pod: &Pod,
     known: &mut BTreeMap<(String, usize), Token>,
@@ -56,7 +55,7 @@ pub(crate) async fn renew(
                 issued.insert(key, Ok(token.text.clone()));
                 continue;
             }
-            match request(ports, uid, pod, wanted, now).await {
+            match request(client, uid, pod, wanted, now).await {
                 Ok(token) => {
                     issued.insert(key.clone(), Ok(token.text.clone()));
                     known.insert(key, token);
@@ -75,7 +74,7 @@ pub(crate) async fn renew(
     issued
 }
 
-async fn request(ports: &Ports, uid: &Uid, pod: &Pod, wanted: &ServiceAccountTokenProjection, now: Time) -> Result<Token, String> {
+async fn request(client: &Client, uid: &Uid, pod: &Pod, wanted: &ServiceAccountTokenProjection, now: Time) -> Result<Token, String> {
     let spec = pod.spec.as_ref();
     let account = spec
         .and_then(|spec| spec.service_account_name.as_deref())
@@ -90,7 +89,7 @@ async fn request(ports: &Ports, uid: &Uid, pod: &Pod, wanted: &ServiceAccountTok
             "boundObjectRef": { "apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": uid.as_str() },
         },
     });
-    let accounts = Api::<ServiceAccount>::namespaced(ports.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
     let answer: Value = accounts
         .create_subresource("token", account, &PostParams::default(), &body)
         .await
@@ -117,7 +116,79 @@ fn refresh_at(now: Time, life_s: i64, spread: Duration) -> Time {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Full;
+
     use super::*;
+
+    /// Gives `token-1`, `token-2` and so on, unless it is `down`.
+    fn server(asked: &Arc<AtomicU32>, down: &Arc<AtomicBool>) -> Client {
+        let (asked, down) = (asked.clone(), down.clone());
+        client::in_process(move |request: Request<kube::client::Body>| {
+            let (nth, down) = (asked.fetch_add(1, Ordering::SeqCst) + 1, down.load(Ordering::SeqCst));
+            async move {
+                assert_eq!(request.uri().path(), "/api/v1/namespaces/team/serviceaccounts/builder/token");
+                let (code, body) = if down {
+                    (
+                        503,
+                        json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "down", "reason": "", "code": 503 }),
+                    )
+                } else {
+                    (201, json!({ "status": { "token": format!("token-{nth}") } }))
+                };
+                let response = Response::builder().status(code).body(Full::new(Bytes::from(body.to_string())));
+                response.unwrap()
+            }
+        })
+    }
+
+    /// A pod is asked one token for, however often its volumes are looked at;
+    /// another one when four fifths of its life are over.
+    #[tokio::test]
+    async fn a_running_pods_token_is_renewed_and_an_old_one_outlives_an_outage() {
+        let (asked, down) = (Arc::default(), Arc::default());
+        let client = server(&asked, &down);
+        let source = json!({ "serviceAccountToken": { "path": "token", "expirationSeconds": 600 } });
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "p", "namespace": "team" },
+            "spec": { "serviceAccountName": "builder", "containers": [],
+                "volumes": [{ "name": "access", "projected": { "sources": [{ "downwardAPI": {} }, source] } }] },
+        }))
+        .unwrap();
+        let uid: Uid = "11111111-1111-4111-8111-111111111111".parse().unwrap();
+        let mut known = BTreeMap::new();
+        let mut seen = Vec::new();
+        for (now_s, is_down) in [
+            (0, false),
+            (1, false),
+            (469, false),
+            (480, false),
+            (481, false),
+            (961, true),
+            (962, true),
+            (980, false),
+        ] {
+            down.store(is_down, Ordering::SeqCst);
+            let issued = renew(&client, &uid, &pod, &mut known, Time::from_secs(now_s)).await;
+            let token = issued[&("access".to_owned(), 1)].clone().unwrap();
+            seen.push(format!("{now_s} {token} of {}", asked.load(Ordering::SeqCst)));
+        }
+        let expected = [
+            "0 token-1 of 1",
+            "1 token-1 of 1",
+            "469 token-1 of 1",
+            "480 token-2 of 2",
+            "481 token-2 of 2",
+            "961 token-2 of 3",
+            "962 token-2 of 3",
+            "980 token-4 of 4",
+        ];
+        assert_eq!(seen, expected);
+    }
 
     #[test]
     fn a_token_is_renewed_well_before_it_expires() {

@@ -160,11 +160,9 @@ fn pods_go_in_the_documented_order() {
     assert_eq!(order, ["best-effort", "greedy", "important", "modest"]);
     assert_eq!(pods.len(), 1, "critical pods are not evicted");
 
-    let disk = |name: &str, bytes: u64| {
-        PodUsage {
-            containers: [(name.to_owned(), container(Counters::default(), bytes))].into(),
-            ..PodUsage::default()
-        }
+    let disk = |name: &str, bytes: u64| PodUsage {
+        containers: [(name.to_owned(), container(Counters::default(), bytes))].into(),
+        ..PodUsage::default()
     };
     let pods = [(&modest, disk("c", 10)), (&best_effort, disk("c", 4096))];
     let (place, eviction) = victim(&hard(Signal::NodeFsAvailable), &settings, &Levels::new(), &pods).unwrap();

@@ -122,6 +122,7 @@ pub(super) fn seen_in_runtime(verb: &Verb) -> bool {
         | Verb::Create { .. }
         | Verb::Start { .. }
         | Verb::Note { .. }
+        | Verb::NoteSandbox { .. }
         | Verb::Stop { .. }
         | Verb::Remove { .. } => true,
         // The end of a hook is seen in the note about it.

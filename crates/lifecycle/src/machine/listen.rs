@@ -14,8 +14,7 @@ impl Machine {
     /// What happens next to the pod, and when, as far as it is known now.
     #[must_use]
     pub fn outlook(&self, now: Time) -> Outlook {
-        let seen = self.seen();
-        outlook::of(self.world(now, &seen), self.stage, self.start_time(now))
+        outlook::of(self.world(now), self.stage, self.start_time(now))
     }
 
     pub(crate) fn memory(&self) -> &Memory {

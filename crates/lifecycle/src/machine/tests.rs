@@ -130,6 +130,7 @@ impl Driver {
                     ready,
                     ips,
                     created_at: Time(0),
+                    notes: Default::default(),
                 });
                 return Input::Observed(Observation {
                     sequence: self.sequence,
@@ -271,6 +272,7 @@ fn an_older_observation_is_dropped() {
         ready: true,
         ips: vec![[10, 0, 0, 1].into()],
         created_at: Time(0),
+        notes: Default::default(),
     });
     machine.step(
         Time::from_secs(1),
@@ -299,6 +301,7 @@ fn an_orphan_is_cleared_away_without_a_word_to_the_api() {
         ready: false,
         ips: Vec::new(),
         created_at: Time(0),
+        notes: Default::default(),
     });
     let mut now = Time::from_secs(1);
     let mut step = machine.step(

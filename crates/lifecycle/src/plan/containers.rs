@@ -7,7 +7,7 @@ use api::node::{ContainerView, RunState};
 
 use crate::action::{Reason, Target, Verb};
 use crate::input::{Container, RestartPolicy, Role};
-use crate::memory::SHOWN;
+use crate::memory::{SHOWN, pull_note_key};
 use crate::plan::terminate::{self, Ending};
 use crate::plan::{Plan, World, exit, hooks, probes};
 use crate::restart::{self, NOTE_BACK_OFF, NOTE_KILLED, NOTE_REPLACED};
@@ -91,7 +91,9 @@ pub(crate) fn keep(w: World<'_>, plan: &mut Plan, container: &Container, view: &
 pub(crate) fn start(w: World<'_>, plan: &mut Plan, container: &Container, because: Reason, line: &mut Line) {
     let target = Target::Container(container.name.clone());
     let newest = w.newest(&container.name);
-    if let Some((id, verb)) = w.hands.on_container(&container.name) {
+    // A note about a pull holds nothing up.
+    let under_way = w.hands.on_container(&container.name);
+    if let Some((id, verb)) = under_way.filter(|(_, verb)| !matches!(verb, Verb::NoteSandbox { .. })) {
         if !newest.is_some_and(|view| hooks::outlived(view, verb)) {
             line.free = false;
             return;
@@ -122,6 +124,11 @@ pub(crate) fn start(w: World<'_>, plan: &mut Plan, container: &Container, becaus
         .filter(|p| p.image == container.image)
         .map(|p| &p.result)
     {
+        Some(Ok(())) if pull_note(w, container).is_some() => {
+            // Nobody is to wait for an image that is there.
+            line.free = false;
+            plan.want(target, note_pull(container, String::new()), Reason::Durable);
+        }
         Some(Ok(())) => {
             if std::mem::take(&mut line.free) {
                 plan.want(
@@ -134,6 +141,10 @@ pub(crate) fn start(w: World<'_>, plan: &mut Plan, container: &Container, becaus
             }
         }
         Some(Err(failure)) if failure.next_at > w.now => {
+            let note = failure.note(&container.image);
+            if failure.backs_off() && w.seen.sandbox.is_some() && pull_note(w, container) != Some(&note) {
+                plan.want(target, note_pull(container, note), Reason::Durable);
+            }
             plan.wake(failure.next_at);
             if failure.backs_off() && failure.at + SHOWN > w.now {
                 plan.wake(failure.at + SHOWN);
@@ -150,6 +161,18 @@ pub(crate) fn start(w: World<'_>, plan: &mut Plan, container: &Container, becaus
                 because,
             );
         }
+    }
+}
+
+/// What an agent has noted of a container's failed pulls.
+fn pull_note<'a>(w: World<'a>, container: &Container) -> Option<&'a String> {
+    w.seen.sandbox.as_ref()?.notes.get(&pull_note_key(&container.name))
+}
+
+fn note_pull(container: &Container, value: String) -> Verb {
+    Verb::NoteSandbox {
+        key: pull_note_key(&container.name),
+        value,
     }
 }
 

@@ -51,6 +51,9 @@ pub(super) struct SandboxRecord {
     pub(super) ips: Vec<IpAddr>,
     /// The shim, to end it should it not listen any more.
     pub(super) shim_pid: Option<i32>,
+    /// What the agent noted on it.
+    #[serde(default)]
+    pub(super) notes: Notes,
 }
 
 /// What the agent noted on an attempt.

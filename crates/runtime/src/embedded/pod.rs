@@ -181,6 +181,7 @@ impl Pod {
             ready: s.phase == Phase::Ready,
             ips: s.ips.clone(),
             created_at: Time(s.created_at_ns),
+            notes: s.notes.clone(),
         });
         let mut containers = Vec::new();
         for attempt in known.attempts.iter_mut().filter(|a| !a.making) {

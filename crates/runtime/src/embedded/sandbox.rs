@@ -16,7 +16,7 @@ use shim::record::{now_ns, write_bytes};
 
 use super::client::{Client, ClientError, connect};
 use super::files::{
-    HOSTNAME_FILE, HOSTS_FILE, Phase, RESOLV_CONF_FILE, SANDBOX_FILE, SHIM_LOG_FILE, SOCKET_FILE, SandboxRecord, doing, remove_tree,
+    HOSTNAME_FILE, HOSTS_FILE, Notes, Phase, RESOLV_CONF_FILE, SANDBOX_FILE, SHIM_LOG_FILE, SOCKET_FILE, SandboxRecord, doing, remove_tree,
 };
 use super::pod::{PROMPT, Pod};
 use super::{Embedded, blocking, hosts};
@@ -78,13 +78,15 @@ impl Embedded {
                 hosts::managed(&ips, &config.hostname, &config.domain, &config.host_aliases)
             };
             write_shared(&pod.dir.file(HOSTS_FILE), &hosts)?;
-            let created_at_ns = pod.known().sandbox.as_ref().map_or_else(now_ns, |s| s.created_at_ns);
+            let made = pod.known().sandbox.clone();
+            let created_at_ns = made.as_ref().map_or_else(now_ns, |s| s.created_at_ns);
             pod.set_sandbox(SandboxRecord {
                 config,
                 created_at_ns,
                 phase: Phase::Ready,
                 ips,
                 shim_pid: Some(pid),
+                notes: made.map(|made| made.notes).unwrap_or_default(),
             })
         })
         .await
@@ -107,6 +109,7 @@ impl Embedded {
                 phase: Phase::Making,
                 ips: Vec::new(),
                 shim_pid: None,
+                notes: Notes::new(),
             };
             pod.set_sandbox(record.clone())?;
             write_shared(&pod.dir.file(HOSTNAME_FILE), &format!("{}\n", record.config.hostname))?;
@@ -156,6 +159,24 @@ impl Embedded {
             tracing::info!(uid = %pod.uid, "the connection to the pod's shim was lost and is there again");
         }
         answers
+    }
+
+    /// Notes something on the sandbox; an empty value removes the note.
+    pub(super) async fn note_on_sandbox(&self, pod: &Arc<Pod>, key: &str, value: &str) -> Result<(), RuntimeError> {
+        let _one_writer = pod.gate.lock().await;
+        let Some(mut sandbox) = pod.known().sandbox.clone() else {
+            return Err(RuntimeError::NotFound {
+                what: "sandbox",
+                name: pod.uid.to_string(),
+            });
+        };
+        if value.is_empty() {
+            sandbox.notes.remove(key);
+        } else {
+            sandbox.notes.insert(key.to_owned(), value.to_owned());
+        }
+        let pod = pod.clone();
+        blocking(move || pod.set_sandbox(sandbox)).await
     }
 
     /// Ends what runs of the sandbox. The caller holds the gate.

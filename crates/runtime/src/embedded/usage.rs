@@ -93,7 +93,7 @@ fn of_pod(trees: &Trees, group: &Path, places: Vec<Place>, disk: bool) -> PodUsa
         let usage = ContainerUsage {
             running: place.running && trees.exists(&place.group),
             counters: counters(trees, &place.group),
-            written: if disk { taken(&place.writable) } else { DiskUsage::default() },
+            written: if disk { taken(&place.writable) } else { Default::default() },
             logs: place.logs.filter(|_| disk).map(|dir| taken(&dir)).unwrap_or_default(),
             id: place.id,
         };

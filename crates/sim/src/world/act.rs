@@ -103,6 +103,7 @@ impl World {
             Verb::Pull { image, policy } => self.pull(image, *policy),
             Verb::Create { attempt } => self.create(uid, &action.target, *attempt),
             Verb::Start { id } => self.start(uid, id),
+            Verb::NoteSandbox { key, value } => self.runtime.note_sandbox(uid, key, value).map(|()| Outcome::Done),
             Verb::Note { id, key, value } => self.runtime.note(uid, id, key, value).map(|()| Outcome::Done),
             Verb::Probe { id, kind, .. } => Ok(Outcome::Probed(self.probe(uid, &action.target, id, *kind))),
             Verb::RunHook {
@@ -282,7 +283,13 @@ impl World {
             Verb::RunSandbox { .. } => 20,
             Verb::Create { .. } => 12,
             Verb::Start { .. } | Verb::StopSandbox | Verb::RemoveSandbox => 5,
-            Verb::MountVolumes | Verb::UnmountVolumes | Verb::Pull { .. } | Verb::Note { .. } | Verb::Cancel(_) | Verb::Stop { .. } => 1,
+            Verb::MountVolumes
+            | Verb::UnmountVolumes
+            | Verb::Pull { .. }
+            | Verb::Note { .. }
+            | Verb::NoteSandbox { .. }
+            | Verb::Cancel(_)
+            | Verb::Stop { .. } => 1,
             Verb::Remove { .. } | Verb::ConfirmDeletion => 2,
             Verb::Probe { .. } => 3,
             Verb::RunHook { handler, limit, .. } => return self.hook_time(handler).min(*limit),

@@ -80,7 +80,6 @@ const OWNED_METADATA: [&str; 8] = [
 
 /// What the platform takes and does nothing about yet.
 const KEPT: &[(&str, &str)] = &[
-    ("metadata.ownerReferences", "no garbage is collected by it yet"),
     (
         "spec.automountServiceAccountToken",
         "the token volume of every Pod is not added yet",

@@ -209,7 +209,15 @@ fn se_linux(options: &Option<SELinuxOptions>) -> Vec<String> {
 }
 
 /// The kinds of volumes that are mounted.
-pub(super) const MOUNTED: [&str; 6] = ["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
+pub(super) const MOUNTED: [&str; 7] = [
+    "emptyDir",
+    "hostPath",
+    "configMap",
+    "secret",
+    "downwardAPI",
+    "projected",
+    "persistentVolumeClaim",
+];
 
 /// The kind of a volume no code mounts.
 fn other_volume(volume: &Volume) -> Option<String> {
@@ -240,7 +248,6 @@ const POD: &[Missing<OfPod>] = &[
             "volumes[].image",
             "volumes[].iscsi",
             "volumes[].nfs",
-            "volumes[].persistentVolumeClaim",
             "volumes[].photonPersistentDisk",
             "volumes[].portworxVolume",
             "volumes[].quobyte",

@@ -31,6 +31,7 @@ const ROOM: Relief = Relief {
     taints: false,
     allocatable: false,
     pod_left: true,
+    volumes: false,
 };
 
 #[test]
