@@ -18,6 +18,8 @@ struct Conversation {
 const MAP: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\n  labels:\n    app: a\ndata:\n  k: v\n";
 const MAP_CHANGED: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\ndata:\n  k: w\n  l: x\n";
 const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  labels:\n    app: a\nspec:\n  nodeName: node1\n  containers:\n  - name: c\n    image: busybox:1.30\n    ports:\n    - containerPort: 80\n";
+/// Without the volume of a random name, which kubectl 1.33 describes in other words than 1.31.
+const POD_WITHOUT_TOKEN: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  labels:\n    app: a\nspec:\n  automountServiceAccountToken: false\n  nodeName: node1\n  containers:\n  - name: c\n    image: busybox:1.30\n    ports:\n    - containerPort: 80\n";
 const POD_CHANGED: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\nspec:\n  nodeName: node1\n  containers:\n  - name: c\n    image: busybox:1.31\n    ports:\n    - containerPort: 80\n";
 const POD_FORBIDDEN: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\nspec:\n  nodeName: node1\n  containers:\n  - name: c\n    image: busybox:1.31\n    command: [sleep]\n";
 const TYPO: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: typo\nspec: {}\n";
@@ -180,7 +182,12 @@ const CONVERSATIONS: &[Conversation] = &[
     },
     Conversation {
         name: "describe",
-        files: &[("m.yaml", MAP), ("p.yaml", POD), ("r.yaml", CONTROLLER), ("s.yaml", SERVICE)],
+        files: &[
+            ("m.yaml", MAP),
+            ("p.yaml", POD_WITHOUT_TOKEN),
+            ("r.yaml", CONTROLLER),
+            ("s.yaml", SERVICE),
+        ],
         lines: &[
             "create -f m.yaml -f p.yaml -f r.yaml -f s.yaml",
             "describe configmap m",

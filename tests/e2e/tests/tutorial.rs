@@ -204,6 +204,70 @@ fn root_a_policy_of_never_restarts_nothing() {
     assert_eq!((restarts(&pod), pod["status"]["phase"].as_str()), (0, Some("Succeeded")), "{pod}");
 }
 
+/// Section 4, its end: what a probe can be told is explained, and a probe that
+/// is told to wait waits.
+/// Fields: spec.containers[].livenessProbe.initialDelaySeconds spec.containers[].livenessProbe.timeoutSeconds
+#[test]
+fn root_a_liveness_probe_waits_for_its_delay() {
+    let build = Build::from_env().unwrap();
+    let platform = Platform::start("delay", &build).unwrap();
+    let explained = platform.ok(&["explain", "pod.spec.containers.livenessProbe"]).unwrap();
+    for (field, kind) in [
+        ("exec", "<ExecAction>"),
+        ("tcpSocket", "<TCPSocketAction>"),
+        ("httpGet", "<HTTPGetAction>"),
+        ("initialDelaySeconds", "<integer>"),
+        ("timeoutSeconds", "<integer>"),
+        ("periodSeconds", "<integer>"),
+        ("failureThreshold", "<integer>"),
+        ("successThreshold", "<integer>"),
+    ] {
+        let told = explained
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            // Before 1.27, kubectl called every type of many fields an Object.
+            .any(|words| words == [field, kind] || (kind != "<integer>" && words == [field, "<Object>"]));
+        assert!(told, "{field} {kind}: {explained}");
+    }
+
+    platform.ok(&["create", "namespace", "dev"]).unwrap();
+    platform
+        .create(include_str!("../manifests/pod-liveness-httpget-delayed.yaml"))
+        .unwrap();
+    platform.wait_status("dev", "pod-liveness-httpget", "Running", LIMIT).unwrap();
+    let log = [
+        "exec",
+        "-n",
+        "dev",
+        "pod-liveness-httpget",
+        "--",
+        "cat",
+        "/var/log/nginx/access.log",
+    ];
+    let first = wait::until("the first probe", LIMIT, || {
+        let log = platform.ok(&log)?;
+        Ok(log.lines().next().map(str::to_owned).ok_or_else(|| "no request yet".to_owned()))
+    })
+    .unwrap();
+    assert!(first.contains("\"GET / HTTP/1.1\" 200") && first.contains("kube-probe/"), "{first}");
+    let pod = platform.get("dev", "pod", "pod-liveness-httpget").unwrap().unwrap();
+    assert_eq!(restarts(&pod), 0, "{pod}");
+    // `[23/Nov/2026:15:53:40 +0000]` against `2026-11-23T15:53:10Z`.
+    let probed = first.split(['[', ']']).nth(1).unwrap();
+    let started = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
+        .as_str()
+        .unwrap();
+    let waited_s = (second_of_day(&probed[12..20]) + 86_400 - second_of_day(&started[11..19])) % 86_400;
+    assert!((30..60).contains(&waited_s), "probed {waited_s} s after the start: {first} {pod}");
+}
+
+/// Of `HH:MM:SS`.
+fn second_of_day(time: &str) -> u32 {
+    time.split(':')
+        .map(|part| part.parse::<u32>().unwrap())
+        .fold(0, |sum, part| sum * 60 + part)
+}
+
 /// What does not work yet is refused by name, and nothing is created.
 #[test]
 fn root_what_is_not_done_yet_is_refused_by_name() {
