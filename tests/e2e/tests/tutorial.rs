@@ -235,15 +235,7 @@ fn root_a_liveness_probe_waits_for_its_delay() {
         .create(include_str!("../manifests/pod-liveness-httpget-delayed.yaml"))
         .unwrap();
     platform.wait_status("dev", "pod-liveness-httpget", "Running", LIMIT).unwrap();
-    let log = [
-        "exec",
-        "-n",
-        "dev",
-        "pod-liveness-httpget",
-        "--",
-        "cat",
-        "/var/log/nginx/access.log",
-    ];
+    let log = ["logs", "-n", "dev", "pod-liveness-httpget"];
     let first = wait::until("the first probe", LIMIT, || {
         let log = platform.ok(&log)?;
         Ok(log.lines().next().map(str::to_owned).ok_or_else(|| "no request yet".to_owned()))
