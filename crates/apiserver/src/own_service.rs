@@ -38,8 +38,17 @@ async fn keep(core: Weak<Core>, reached: SocketAddr, closing: CancellationToken)
             return;
         };
         let key = row.key("default", NAME);
-        let news = strong.hub(&row).subscribe(&key, &From::Now, false);
+        // What was just written is there only once the hub has read it.
+        let (hub, written) = (Arc::clone(strong.hub(&row)), strong.store.revision().0);
         drop(strong);
+        let seen = tokio::select! {
+            () = closing.cancelled() => return,
+            seen = hub.reach(written, RETRY) => seen,
+        };
+        if !seen {
+            continue;
+        }
+        let news = hub.subscribe(&key, &From::Now, false);
         let is_there = |news: &crate::hub::Subscription| news.objects.iter().any(|entry| entry.key == key);
         let deleted = async {
             let Ok(mut news) = news else {
