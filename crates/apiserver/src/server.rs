@@ -30,7 +30,7 @@ use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
 use crate::tokens::{self, Tokens};
 use crate::wish::Wish;
-use crate::{audit, authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, usage, verbs};
+use crate::{allow, audit, authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, usage, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
 /// handed a [`Time`].
@@ -434,6 +434,11 @@ impl ApiServer {
             seen.answered(&answer);
         }
         let mut response = wish.fulfil(answer.unwrap_or_else(|status| respond::status(&status))).await;
+        if response.status() == http::StatusCode::METHOD_NOT_ALLOWED
+            && let Some(allowed) = allow::methods(&core.registry, &path)
+        {
+            response.headers_mut().entry(header::ALLOW).or_insert(allowed);
+        }
         core.metrics.observe(notes.labels, response.status(), started.elapsed());
         if let (Some(log), Some(seen)) = (&core.audit, notes.seen) {
             response = audit::finish(log, seen, &path, response, &core.clock);
@@ -555,6 +560,9 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         };
     }
     if call.asked.subresource.is_empty() {
+        if !discovery::row_verbs(&call.row).contains(&call.asked.verb.name()) {
+            return Err(call.wrong_method());
+        }
         return match (call.asked.verb, call.asked.name.is_empty()) {
             (Verb::Get, false) => verbs::get::get(call).await,
             (Verb::List, true) => verbs::list::list(call).await,

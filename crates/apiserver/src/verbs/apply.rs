@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use api::schema::{ParseError, parse_strict};
 use api::{Object, Status};
 use http::{Response, StatusCode};
 use serde_json::{Map, Value};
@@ -135,21 +134,10 @@ impl Applying<'_> {
 
 /// Reads a configuration: YAML, and so also JSON.
 fn read(bytes: &[u8], max_depth: usize) -> Result<(Map<String, Value>, Vec<String>), Status> {
-    let refused = |why: &dyn std::fmt::Display| Status::bad_request(format!("error decoding YAML: {why}"));
-    let parsed = match parse_strict(bytes, max_depth) {
-        Ok(parsed) => parsed,
-        Err(error @ ParseError::TooDeep { .. }) => return Err(refused(&error)),
-        Err(ParseError::Syntax(_)) => {
-            let text = std::str::from_utf8(bytes).map_err(|error| refused(&error))?;
-            let options = serde_saphyr::options! { legacy_octal_numbers: true };
-            let value: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| refused(&error))?;
-            let json = serde_json::to_vec(&value).map_err(|error| refused(&error))?;
-            parse_strict(&json, max_depth).map_err(|error| refused(&error))?
-        }
-    };
-    match parsed {
+    let refused = |why: &str| Status::bad_request(format!("error decoding YAML: {why}"));
+    match codec::from_yaml(bytes, max_depth).map_err(|error| refused(&error))? {
         (Value::Object(object), duplicates) => Ok((object, duplicates)),
-        _ => Err(refused(&"the configuration is not an object")),
+        _ => Err(refused("the configuration is not an object")),
     }
 }
 

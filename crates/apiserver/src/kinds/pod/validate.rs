@@ -274,7 +274,12 @@ fn classes(spec: &PodSpec) -> Vec<Violation> {
         broken.extend(values::one_of("spec.preemptionPolicy", policy, &["PreemptLowerPriority", "Never"]));
     }
     if let Some(os) = &spec.os {
-        broken.extend(values::one_of("spec.os.name", &os.name, &["linux", "windows"]));
+        match os.name.as_str() {
+            "linux" | "windows" => {}
+            "" => broken.push(Violation::required("spec.os.name", "cannot be empty")),
+            // Upstream names the parent here.
+            other => broken.push(Violation::not_supported("spec.os", other, &["linux", "windows"])),
+        }
     }
     broken
 }

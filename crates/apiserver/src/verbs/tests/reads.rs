@@ -197,7 +197,7 @@ async fn tables_and_metadata_are_other_forms_of_the_same() {
         (&partial["kind"], names(&partial), partial["items"][0].get("spec")),
         (&json!("PartialObjectMetadataList"), vec!["a"], None)
     );
-    assert_eq!(rig.get_as(PODS, "application/yaml").await.code, 406);
+    assert_eq!(rig.get_as(PODS, "text/html").await.code, 406);
     assert_eq!(rig.get_as(&format!("{PODS}?includeObject=All"), "application/json").await.code, 400);
 }
 

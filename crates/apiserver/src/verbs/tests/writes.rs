@@ -440,7 +440,7 @@ async fn bodies_have_limits() {
     let answer = rig.post(MAPS, &json!({"metadata": {"name": "a"}, "x": deep})).await;
     assert_eq!(answer.code, 400);
     assert!(answer.message().contains("deeper than"), "{}", answer.message());
-    assert_eq!(rig.patch(&format!("{MAPS}/a"), "yaml", &json!({})).await.code, 415);
+    assert_eq!(rig.patch(&format!("{MAPS}/a"), "octet-stream", &json!({})).await.code, 415);
 }
 
 #[tokio::test]
