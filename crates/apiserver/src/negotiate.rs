@@ -49,6 +49,8 @@ pub struct Offer {
     pub protobuf: bool,
     /// The answer is a stream of events.
     pub watch: bool,
+    /// The kind has columns.
+    pub table: bool,
 }
 
 impl Offer {
@@ -172,7 +174,7 @@ pub fn objects(accept: Option<&str>, offer: Offer) -> Result<Accepted, Status> {
         let form = match range.parameter("as") {
             None => Form::Whole,
             // A table has no protobuf form, upstream's neither.
-            Some("Table") if meta && encoding == Encoding::Json => Form::Table,
+            Some("Table") if meta && offer.table && encoding == Encoding::Json => Form::Table,
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") if meta => Form::Metadata,
             Some(_) => return None,
         };
@@ -278,13 +280,14 @@ mod tests {
             let offer = Offer {
                 protobuf: true,
                 watch: false,
+            table: true,
             };
             let got = objects(accept.as_deref(), offer)
                 .ok()
                 .map(|accepted| (accepted.form, accepted.encoding));
             assert_eq!(got, wanted, "{accept:?}");
         }
-        let refusal = |protobuf, watch| objects(Some("text/html"), Offer { protobuf, watch }).unwrap_err().message;
+        let refusal = |protobuf, watch| objects(Some("text/html"), Offer { protobuf, watch, table: true }).unwrap_err().message;
         assert_eq!(
             refusal(true, false),
             "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"
@@ -321,7 +324,8 @@ mod tests {
                 Some(YAML),
                 Offer {
                     protobuf: true,
-                    watch: true
+                    watch: true,
+                table: true,
                 }
             )
             .is_err(),

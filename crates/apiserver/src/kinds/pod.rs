@@ -34,12 +34,19 @@ pub(super) fn row() -> Resource {
         strategy: &Pod,
         fields: vec![
             text_field!("spec.nodeName"),
+            // As clients from before v1 call it.
+            text_field!("spec.host", "spec.nodeName"),
             text_field!("spec.restartPolicy"),
             text_field!("spec.schedulerName"),
             text_field!("spec.serviceAccountName"),
             flag_field!("spec.hostNetwork"),
             text_field!("status.phase"),
             text_field!("status.podIP"),
+            // Upstream takes the name, and gives it no value.
+            crate::registry::Field {
+                name: "status.podIPs",
+                value: |_| String::new(),
+            },
             text_field!("status.nominatedNodeName"),
         ],
         indexed: Some(|pod| pod.str_at("spec.nodeName")),

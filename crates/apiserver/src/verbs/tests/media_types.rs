@@ -46,6 +46,15 @@ async fn what_cannot_be_answered_is_refused_with_what_can() {
         );
         assert_eq!(status.get("details"), None);
     }
+    // What is not kept has no columns, and no table.
+    let review = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}).to_string();
+    let request = http::Request::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .body(crate::body::full(review))
+        .unwrap();
+    let answer = rig.request(Some(Rig::admin()), request).await;
+    assert_eq!(answer.brief(), format!("406 only the following media types are accepted: {READ}"));
     // The first that can be answered is.
     assert_eq!(rig.get_as(&object, "text/html, application/json;q=0.1").await.code, 200);
     assert_eq!(rig.get_as(&object, "text/html, */*;q=0.1").await.code, 200);

@@ -34,6 +34,23 @@ async fn lists_select_by_label_and_field() {
         rig.get(&format!("{PODS}?fieldSelector=spec.foo%3Dx")).await.brief(),
         "400 field label not supported: spec.foo"
     );
+    for (path, field) in [
+        ("nodes", "metadata.namespace"),
+        ("namespaces", "metadata.namespace"),
+        ("secrets", "data"),
+        ("services", "spec.clusterIPs"),
+        ("events", "count"),
+    ] {
+        let answer = rig.get(&format!("/api/v1/{path}?fieldSelector={field}%3Dx")).await;
+        assert_eq!(answer.brief(), format!("400 field label not supported: {field}"));
+    }
+    for path in ["/api/v1/configmaps", "/apis/storage.k8s.io/v1/storageclasses", "/apis/coordination.k8s.io/v1/leases"] {
+        assert_eq!(rig.get(&format!("{path}?fieldSelector=metadata.namespace%3Dnone")).await.code, 200);
+        assert_eq!(
+            rig.get(&format!("{path}?fieldSelector=spec.x%3Dx")).await.brief(),
+            r#"400 "spec.x" is not a known field selector: only "metadata.name", "metadata.namespace""#
+        );
+    }
     assert_eq!(rig.get(&format!("{PODS}?fieldSelector=spec.foo")).await.code, 400);
     assert_eq!(rig.get(&format!("{PODS}?labelSelector=a+b")).await.code, 400);
 }
