@@ -280,14 +280,25 @@ mod tests {
             let offer = Offer {
                 protobuf: true,
                 watch: false,
-            table: true,
+                table: true,
             };
             let got = objects(accept.as_deref(), offer)
                 .ok()
                 .map(|accepted| (accepted.form, accepted.encoding));
             assert_eq!(got, wanted, "{accept:?}");
         }
-        let refusal = |protobuf, watch| objects(Some("text/html"), Offer { protobuf, watch, table: true }).unwrap_err().message;
+        let refusal = |protobuf, watch| {
+            objects(
+                Some("text/html"),
+                Offer {
+                    protobuf,
+                    watch,
+                    table: true,
+                },
+            )
+            .unwrap_err()
+            .message
+        };
         assert_eq!(
             refusal(true, false),
             "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"
@@ -325,7 +336,7 @@ mod tests {
                 Offer {
                     protobuf: true,
                     watch: true,
-                table: true,
+                    table: true,
                 }
             )
             .is_err(),

@@ -176,7 +176,10 @@ fn root_commands_run_over_the_base64_subprotocols() {
     assert_eq!(stdout, b"got \xff\x00something");
     assert_eq!(stderr, b"wrong\n");
     let status: serde_json::Value = serde_json::from_slice(&end).unwrap();
-    assert_eq!((&status["status"], &status["reason"]), (&"Failure".into(), &"NonZeroExitCode".into()));
+    assert_eq!(
+        (&status["status"], &status["reason"]),
+        (&"Failure".into(), &"NonZeroExitCode".into())
+    );
     assert_eq!(status["details"]["causes"][0]["message"], "7");
 
     // The oldest form tells a failure as text, and a success with nothing.

@@ -16,7 +16,7 @@ mod validate;
 
 pub(super) use self::prepare::comparable;
 pub(super) use self::supported::not_yet;
-pub(super) use self::validate::{amount_rules, any_name, parsed, taint_effect, tolerations};
+pub(super) use self::validate::{amount_rules, any_name, node_selector, parsed, taint_effect, tolerations};
 
 use api::status::Violation;
 use api::typed::Pod as Typed;

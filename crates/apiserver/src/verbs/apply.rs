@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::body::Body;
 use crate::call::Call;
 use crate::codec::{self, FieldValidation, Parsed};
+use crate::hub::Entry;
 use crate::managed_fields::{self, Config, Forms, Writer, manager_name};
 use crate::registry::Registry;
 use crate::registry::Resource;
@@ -25,9 +26,16 @@ const ATTEMPTS: u32 = 5;
 
 /// Applies the configuration and answers with what is stored then.
 pub(crate) async fn apply(mut call: Call) -> Result<Response<Body>, Status> {
-    let manager = manager_name(&call, true)?;
-    let force = call.query.boolean("force").unwrap_or(false);
-    let validation = FieldValidation::of(&call)?;
+    let stated = stated(&mut call).await?;
+    let (code, entry) = store(&mut call, stated).await?;
+    Ok(call.entry(code, &entry))
+}
+
+/// The configuration in the body of a call.
+pub(crate) async fn stated(call: &mut Call) -> Result<Map<String, Value>, Status> {
+    // Who applies has to say who they are, before anything else is looked at.
+    manager_name(call, true)?;
+    let validation = FieldValidation::of(call)?;
     let bytes = call.read_body().await?;
     let (object, duplicates) = read(&bytes, call.core.limits.body_depth)?;
     match validation {
@@ -40,12 +48,19 @@ pub(crate) async fn apply(mut call: Call) -> Result<Response<Body>, Status> {
         FieldValidation::Warn => call.warnings.extend(duplicates),
         _ => {}
     }
+    Ok(object)
+}
+
+/// Applies a configuration of the call's object. 201 when that made it.
+pub(crate) async fn store(call: &mut Call, stated: Map<String, Value>) -> Result<(StatusCode, Arc<Entry>), Status> {
+    let manager = manager_name(call, true)?;
+    let force = call.query.boolean("force").unwrap_or(false);
     let (core, row) = (Arc::clone(&call.core), Arc::clone(&call.row));
     let applying = Applying {
         row: &row,
         registry: &core.registry,
-        config: Config { object, force },
-        writer: write::writer(&call, &manager),
+        config: Config { object: stated, force },
+        writer: write::writer(call, &manager),
         reset: managed_fields::reset_fields(&row, call.part()),
     };
     for _ in 0..ATTEMPTS {
@@ -61,24 +76,24 @@ pub(crate) async fn apply(mut call: Call) -> Result<Response<Body>, Status> {
                 }
                 Ok(object)
             };
-            match write::change(&mut call, Ownership::Made, make).await {
-                Ok(outcome) => return Ok(call.entry(StatusCode::OK, outcome.entry())),
+            match write::change(call, Ownership::Made, make).await {
+                Ok(outcome) => return Ok((StatusCode::OK, Arc::clone(outcome.entry()))),
                 // Gone meanwhile.
                 Err(status) if exists && status.code == 404 && call.asked.subresource.is_empty() => {}
                 Err(status) => return Err(status),
             }
         } else {
-            match make_new(&mut call, &applying).await {
+            match make_new(call, &applying).await {
                 // There meanwhile.
                 Err(status) if status.code == 409 && status.reason == "AlreadyExists" => {}
-                answer => return answer,
+                made => return made.map(|entry| (StatusCode::CREATED, entry)),
             }
         }
     }
     Err(Status::modified(&call.row.id, &call.asked.name))
 }
 
-async fn make_new(call: &mut Call, applying: &Applying<'_>) -> Result<Response<Body>, Status> {
+async fn make_new(call: &mut Call, applying: &Applying<'_>) -> Result<Arc<Entry>, Status> {
     let mut object = applying.onto(None)?;
     let (name, namespace) = (call.asked.name.clone(), call.namespace().to_owned());
     if !object.uid().is_empty() {
@@ -93,8 +108,7 @@ async fn make_new(call: &mut Call, applying: &Applying<'_>) -> Result<Response<B
     let mut asked = call.asked.clone();
     asked.verb = Verb::Create;
     call.core.authorizer.resource(&call.identity, &asked)?;
-    let entry = create::store(call, object, &Ownership::Made).await?;
-    Ok(call.entry(StatusCode::CREATED, &entry))
+    create::store(call, object, &Ownership::Made).await
 }
 
 struct Applying<'a> {

@@ -15,7 +15,7 @@ mod security;
 mod update;
 mod volume;
 
-pub(in crate::kinds) use self::placement::{taint_effect, tolerations};
+pub(in crate::kinds) use self::placement::{node_selector, taint_effect, tolerations};
 pub(in crate::kinds) use self::resources::{amount_rules, any_name, parsed};
 pub(super) use self::update::{ephemeral, status, update};
 

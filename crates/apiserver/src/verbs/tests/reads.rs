@@ -44,7 +44,11 @@ async fn lists_select_by_label_and_field() {
         let answer = rig.get(&format!("/api/v1/{path}?fieldSelector={field}%3Dx")).await;
         assert_eq!(answer.brief(), format!("400 field label not supported: {field}"));
     }
-    for path in ["/api/v1/configmaps", "/apis/storage.k8s.io/v1/storageclasses", "/apis/coordination.k8s.io/v1/leases"] {
+    for path in [
+        "/api/v1/configmaps",
+        "/apis/storage.k8s.io/v1/storageclasses",
+        "/apis/coordination.k8s.io/v1/leases",
+    ] {
         assert_eq!(rig.get(&format!("{path}?fieldSelector=metadata.namespace%3Dnone")).await.code, 200);
         assert_eq!(
             rig.get(&format!("{path}?fieldSelector=spec.x%3Dx")).await.brief(),

@@ -193,7 +193,8 @@ fn weight(field: &str, weight: i32) -> Option<Violation> {
     (!(1..=100).contains(&weight)).then(|| Violation::invalid(format!("{field}.weight"), &weight.into(), "must be in the range 1-100"))
 }
 
-fn node_selector(field: &str, selector: &NodeSelector) -> Vec<Violation> {
+/// A selector of nodes, at least one term of which must be met.
+pub(in crate::kinds) fn node_selector(field: &str, selector: &NodeSelector) -> Vec<Violation> {
     let list = format!("{field}.nodeSelectorTerms");
     if selector.node_selector_terms.is_empty() {
         return vec![Violation::required(list, "must have at least one node selector term")];

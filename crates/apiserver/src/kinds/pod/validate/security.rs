@@ -33,15 +33,10 @@ pub(super) fn pod(spec: &PodSpec) -> Vec<Violation> {
         broken.push(Violation::invalid(format!("{field}.shareProcessNamespace"), &true.into(), rule));
     }
     broken.extend(sysctls(context, field));
-    if let Some(policy) = &context.fs_group_change_policy {
-        // Upstream has no word of its own for an empty one.
-        if !matches!(policy.as_str(), "Always" | "OnRootMismatch") {
-            broken.push(Violation::not_supported(
-                format!("{field}.fsGroupChangePolicy"),
-                policy,
-                &["Always", "OnRootMismatch"],
-            ));
-        }
+    let known = ["Always", "OnRootMismatch"];
+    // Upstream has no word of its own for an empty one.
+    if let Some(policy) = context.fs_group_change_policy.as_deref().filter(|policy| !known.contains(policy)) {
+        broken.push(Violation::not_supported(format!("{field}.fsGroupChangePolicy"), policy, &known));
     }
     broken.extend(seccomp(&format!("{field}.seccompProfile"), context.seccomp_profile.as_ref()));
     broken.extend(app_armor(&format!("{field}.appArmorProfile"), context.app_armor_profile.as_ref()));
@@ -52,14 +47,13 @@ pub(super) fn pod(spec: &PodSpec) -> Vec<Violation> {
             &["Merge", "Strict"],
         ));
     }
-    if let Some(policy) = &context.se_linux_change_policy {
-        if !matches!(policy.as_str(), "MountOption" | "Recursive") {
-            broken.push(Violation::not_supported(
-                format!("{field}.seLinuxChangePolicy"),
-                policy,
-                &["MountOption", "Recursive"],
-            ));
-        }
+    // `MountOption` comes with the gate SELinuxMount, which is off in v1.33.
+    if let Some(policy) = context.se_linux_change_policy.as_deref().filter(|policy| *policy != "Recursive") {
+        broken.push(Violation::not_supported(
+            format!("{field}.seLinuxChangePolicy"),
+            policy,
+            &["Recursive"],
+        ));
     }
     broken
 }
