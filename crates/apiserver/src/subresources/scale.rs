@@ -38,7 +38,8 @@ pub(crate) async fn update(mut call: Call) -> Result<Response<Body>, Status> {
 pub(crate) async fn patch(mut call: Call) -> Result<Response<Body>, Status> {
     let media_type = call.content_type();
     if media_type == APPLY {
-        let stated = configuration(&call, apply::stated(&mut call).await?)?;
+        let stated = apply::stated(&mut call).await?;
+        let stated = configuration(&call, stated)?;
         let (_, entry) = apply::store(&mut call, stated).await?;
         return answer(&call, &entry.object);
     }
