@@ -238,6 +238,8 @@ impl Core {
 struct Notes {
     labels: Labels,
     seen: Option<Seen>,
+    /// Of the row that is asked for.
+    deprecation: Option<&'static str>,
 }
 
 /// A running API server. Clones share it; it ends with the last of them.
@@ -411,6 +413,7 @@ impl ApiServer {
         let path = request.uri().path().to_owned();
         let mut notes = Notes {
             labels: Labels::default(),
+            deprecation: None,
             seen: core.audit.as_ref().map(|_| Seen::of(&request, (core.clock)())),
         };
         let answer = if core.closing.is_cancelled() {
@@ -438,6 +441,9 @@ impl ApiServer {
             && let Some(allowed) = allow::methods(&core.registry, &path)
         {
             response.headers_mut().entry(header::ALLOW).or_insert(allowed);
+        }
+        if let Some(deprecation) = notes.deprecation {
+            respond::warn(&mut response, &[deprecation.to_owned()]);
         }
         core.metrics.observe(notes.labels, response.status(), started.elapsed());
         if let (Some(log), Some(seen)) = (&core.audit, notes.seen) {
@@ -483,7 +489,11 @@ impl ApiServer {
         };
         match asked? {
             (Target::Path(path), query) => self.path(&identity, &path, &query, &request),
-            (Target::Resource(asked), query) => self.resource(identity, asked, query, request).await,
+            (Target::Resource(asked), query) => {
+                let row = self.core.registry.find(&asked.group, &asked.version, &asked.resource);
+                notes.deprecation = row.and_then(|row| row.deprecation);
+                self.resource(identity, asked, query, request).await
+            }
         }
     }
 

@@ -13,10 +13,12 @@ mod prepare;
 mod supported;
 pub(super) mod template;
 mod validate;
+mod warnings;
 
 pub(super) use self::prepare::comparable;
 pub(super) use self::supported::not_yet;
 pub(super) use self::validate::{amount_rules, any_name, node_selector, parsed, taint_effect, tolerations};
+pub(super) use self::warnings::of_template as template_warnings;
 
 use api::status::Violation;
 use api::typed::Pod as Typed;
@@ -113,6 +115,11 @@ impl Strategy for Pod {
                 Err(broken) => broken,
             },
         }
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        // Those who change Pods are programs.
+        if old.is_none() { warnings::of_new(new) } else { Vec::new() }
     }
 
     /// Nothing to wait for unless the Pod is on a node and not over.

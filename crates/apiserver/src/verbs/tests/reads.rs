@@ -291,3 +291,13 @@ async fn a_long_list_is_whole_though_it_is_written_in_parts() {
     assert!(pretty.text.len() > list.text.len());
     assert_eq!(pretty.json(), list.json());
 }
+
+#[tokio::test]
+async fn who_asks_for_endpoints_is_told_what_to_use() {
+    let rig = Rig::new().await;
+    let warned = ["299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""];
+    for path in ["/api/v1/endpoints", "/api/v1/namespaces/default/endpoints/none"] {
+        assert_eq!(rig.get(path).await.warnings(), warned, "{path}");
+    }
+    assert!(rig.get("/apis/discovery.k8s.io/v1/endpointslices").await.warnings().is_empty());
+}
