@@ -133,8 +133,7 @@ struct Stream {
     revision: u64,
     bookmarks: bool,
     marks_initial: bool,
-    /// What ends the watch, beside the hub, which lets go when the server
-    /// closes. Made once, since a watch waits often.
+    /// What ends the watch from here. Made once, since a watch waits often.
     end: BoxFuture<'static, Next>,
     ended: bool,
 }
@@ -150,10 +149,11 @@ enum Next {
 
 impl Stream {
     fn new(call: Call, selection: Selection, options: &Options, subscription: Subscription) -> Self {
-        let ends = call.ends.clone();
+        let (closing, ends) = (call.core.closing.clone(), call.ends.clone());
         let deadline = Instant::now() + options.timeout;
         let end = async move {
             tokio::select! {
+                () = closing.cancelled() => Next::Ended,
                 () = cancelled(ends.as_ref()) => Next::Ended,
                 () = tokio::time::sleep_until(deadline) => Next::TimedOut,
             }
