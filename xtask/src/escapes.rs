@@ -8,9 +8,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use crate::conformance;
+use crate::{conformance, generated};
 
 const MARK: &str = "Escape:";
 const PAGE: &str = "docs/security.md";
@@ -23,14 +23,7 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let written = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let (text, _) = written.split_once(HEAD).with_context(|| format!("{PAGE} has no table to fill"))?;
     let page = format!("{text}{HEAD}{}", rows(&conformance::claimed(root, MARK)?)?);
-    if !check {
-        return fs::write(&path, page).with_context(|| format!("writing {}", path.display()));
-    }
-    ensure!(
-        written == page,
-        "{PAGE} is not what the tests say; write it anew with `cargo xtask escapes`"
-    );
-    Ok(())
+    generated::keep(root, PAGE, &page, check, "escapes")
 }
 
 fn rows(claimed: &[(String, String)]) -> Result<String> {
