@@ -151,10 +151,19 @@ pub(crate) struct Up {
     /// Pods this node takes; the address range of `--pod-cidr` limits them too
     #[arg(long, default_value_t = kubelet::node_status::MAX_PODS, value_name = "COUNT")]
     pub max_pods: u32,
+    /// Most processes and threads of a pod, as the kubelet's flag; -1 for as many as the node has
+    #[arg(long, default_value_t = -1, value_name = "COUNT", allow_negative_numbers = true)]
+    #[serde(default = "unlimited")]
+    pub pod_max_pids: i64,
     #[command(flatten)]
     pub container_log: ContainerLog,
     #[command(flatten)]
     pub eviction: Eviction,
+}
+
+/// Of settings that were kept before there was such a flag.
+fn unlimited() -> i64 {
+    -1
 }
 
 /// How much of a container's log is kept; as the kubelet's flags of these names.

@@ -217,7 +217,7 @@ impl Platform {
         };
         platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
         platform.start_control(authority, up, clock.now().0.unsigned_abs());
-        platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, log_limits, drain));
+        platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, log_limits, drain), up);
         Ok(platform)
     }
 
@@ -281,6 +281,7 @@ impl Platform {
         flights: FlightRecorder,
         clock: Arc<SystemClock>,
         (thresholds, log_limits, drain): (lifecycle::evict::Settings, runtime::LogLimits, Option<Drain>),
+        up: &Up,
     ) {
         let provisioner = kubelet::local_path::Options {
             client: client_as(&self.api, client::Identity::controller("local-path-provisioner")),
@@ -304,6 +305,7 @@ impl Platform {
             volumes: self.parts.volumes.clone(),
             seccomp_root: self.layout.seccomp(),
             log_limits,
+            pod_processes_max: u64::try_from(up.pod_max_pids).ok().filter(|most| *most > 0),
             node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
             eviction: kubelet::eviction::Config {
                 settings: thresholds,
