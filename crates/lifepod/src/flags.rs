@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +152,10 @@ pub(crate) struct Up {
     /// Pods this node takes; the address range of `--pod-cidr` limits them too
     #[arg(long, default_value_t = kubelet::node_status::MAX_PODS, value_name = "COUNT")]
     pub max_pods: u32,
+    /// Name servers, search domains and options of pods that name none, as the kubelet's flag of this name
+    #[arg(long, default_value = RESOLV_CONF, value_name = "FILE")]
+    #[serde(default = "resolv_conf")]
+    pub resolv_conf: PathBuf,
     #[command(flatten)]
     pub container_log: ContainerLog,
     #[command(flatten)]
@@ -172,6 +177,25 @@ impl ContainerLog {
     /// In the words of those who rotate.
     pub(crate) fn limits(&self) -> Result<runtime::LogLimits, kubelet::logs::InvalidLogLimits> {
         kubelet::logs::limits(&self.container_log_max_size, self.container_log_max_files)
+    }
+}
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+fn resolv_conf() -> PathBuf {
+    PathBuf::from(RESOLV_CONF)
+}
+
+impl Up {
+    /// The node's resolver settings; a node without the usual file has none.
+    pub(crate) fn node_resolv_conf(&self) -> anyhow::Result<String> {
+        match std::fs::read_to_string(&self.resolv_conf) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.resolv_conf == resolv_conf() => Ok(String::new()),
+            read => read.with_context(|| {
+                let path = self.resolv_conf.display();
+                format!("cannot read the resolver settings {path}; choose another file with --resolv-conf")
+            }),
+        }
     }
 }
 

@@ -123,6 +123,7 @@ impl Platform {
         preflight::check()?;
         let thresholds = up.eviction.settings()?;
         let log_limits = up.container_log.limits()?;
+        let resolv_conf = up.node_resolv_conf()?;
         let clock = Arc::new(SystemClock::new());
         let layout = Layout::new(&up.data.data_dir)?;
         let settings = Settings::from(up);
@@ -217,7 +218,13 @@ impl Platform {
         };
         platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
         platform.start_control(authority, up, clock.now().0.unsigned_abs());
-        platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, log_limits, drain));
+        platform.start_kubelet(
+            (identity, machine),
+            pods,
+            flights,
+            clock,
+            (thresholds, log_limits, resolv_conf, drain),
+        );
         Ok(platform)
     }
 
@@ -280,7 +287,7 @@ impl Platform {
         pods: Arc<Pods>,
         flights: FlightRecorder,
         clock: Arc<SystemClock>,
-        (thresholds, log_limits, drain): (lifecycle::evict::Settings, runtime::LogLimits, Option<Drain>),
+        (thresholds, log_limits, node_resolv_conf, drain): (lifecycle::evict::Settings, runtime::LogLimits, String, Option<Drain>),
     ) {
         let provisioner = kubelet::local_path::Options {
             client: client_as(&self.api, client::Identity::controller("local-path-provisioner")),
@@ -304,7 +311,7 @@ impl Platform {
             volumes: self.parts.volumes.clone(),
             seccomp_root: self.layout.seccomp(),
             log_limits,
-            node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            node_resolv_conf,
             eviction: kubelet::eviction::Config {
                 settings: thresholds,
                 node_fs: self.layout.root().to_owned(),
