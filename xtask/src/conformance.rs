@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::generated;
+
 const ROWS: &str = include_str!("conformance/rows.txt");
 const EVENTS: &str = include_str!("conformance/events.md");
 const MARK: &str = "Shows:";
@@ -44,16 +46,7 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let rows = rows(ROWS)?;
     let claims = claims(root, &rows)?;
     let page = page(&rows, &claims);
-    let path = root.join(PAGE);
-    if !check {
-        return fs::write(&path, page).with_context(|| format!("writing {}", path.display()));
-    }
-    let written = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    ensure!(
-        written == page,
-        "{PAGE} is not what the tests say; write it anew with `cargo xtask conformance`"
-    );
-    Ok(())
+    generated::keep(root, PAGE, &page, check, "conformance")
 }
 
 /// `14.2.3 | text`; a line with `#` is a heading.

@@ -6,6 +6,7 @@
 mod bench;
 mod conformance;
 mod demo;
+mod generated;
 mod images;
 mod pod_fields;
 mod protobuf;
@@ -96,7 +97,7 @@ fn main() -> Result<()> {
         Task::Tidy => tidy::run(&root),
         Task::Conformance { check } => conformance::run(&root, check),
         Task::PodFields { check } => pod_fields::run(&root, check),
-        Task::Schema { check } => schema::run(check),
+        Task::Schema { check } => schema::run(&root, check),
     }
 }
 
@@ -142,7 +143,7 @@ fn test(root: &Path, rest: &[String]) -> Result<()> {
         "clippy",
         cargo(root).args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
     )?;
-    step("build", cargo(root).args(["build", "--package", "lifepod"]))?;
+    step("build", cargo(root).args(["build", "--workspace", "--bin", "lifepod"]))?;
     eprintln!("==> pod fields");
     pod_fields::run(root, true)?;
     let mut tests = cargo(root);
@@ -160,8 +161,7 @@ const LAWS_SECONDS: u64 = 10;
 fn laws(root: &Path, how_much: &str, number: u64) -> Result<()> {
     let fresh = [
         "test",
-        "--package",
-        "sim",
+        "--workspace",
         "--test",
         "laws",
         "--",

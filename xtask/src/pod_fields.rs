@@ -9,13 +9,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{cargo, conformance};
+use crate::{cargo, conformance, generated, step, target_dir};
 
 const MARK: &str = "Fields:";
 const PAGE: &str = "docs/pod-fields.md";
@@ -34,31 +34,15 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let fields = fields(root)?;
     let claims = conformance::claimed(root, MARK)?;
     let page = page(&fields, &claims)?;
-    let path = root.join(PAGE);
-    if !check {
-        return fs::write(&path, page).with_context(|| format!("writing {}", path.display()));
-    }
-    let written = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    ensure!(
-        written == page,
-        "{PAGE} is not what the schema and the tests say; write it anew with `cargo xtask pod-fields`"
-    );
-    Ok(())
+    generated::keep(root, PAGE, &page, check, "pod-fields")
 }
 
 fn fields(root: &Path) -> Result<Vec<Field>> {
-    let mut ask = cargo(root);
-    ask.args([
-        "run",
-        "--quiet",
-        "--package",
-        "lifepod",
-        "--",
-        "check",
-        "--all-fields",
-        "--output",
-        "json",
-    ]);
+    // As the tests build it: other packages would have other features, and be
+    // built once more.
+    step("build", cargo(root).args(["build", "--quiet", "--workspace", "--bin", "lifepod"]))?;
+    let mut ask = Command::new(target_dir(root).join("debug/lifepod"));
+    ask.args(["check", "--all-fields", "--output", "json"]);
     let answer = ask.output().with_context(|| format!("cannot run {ask:?}"))?;
     ensure!(
         answer.status.success(),

@@ -22,7 +22,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::protobuf;
+use crate::{generated, protobuf};
 
 mod describe;
 
@@ -83,22 +83,13 @@ const SCALARS: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// When a source cannot be had or read, and when `check` finds a difference.
-pub(crate) fn run(check: bool) -> Result<()> {
+pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let Generated { table, descriptions } = generate(&fetch()?, METRICS, describe::ENUMS)?;
     let numbers = protobuf::generate(&table).context("generating the field numbers")?;
     for (output, text) in [(OUTPUT, table), (NUMBERS, numbers), (DESCRIPTIONS, descriptions)] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(output);
-        if check {
-            let committed = std::fs::read_to_string(&path).with_context(|| format!("reading {output}"))?;
-            ensure!(
-                committed == text,
-                "{output} is not what its source generates; run `cargo xtask schema` and commit the result"
-            );
-            println!("{output} is up to date ({} definitions)", text.lines().count());
-        } else {
-            std::fs::write(&path, &text).with_context(|| format!("writing {output}"))?;
-            println!("wrote {output}: {} definitions, {} bytes", text.lines().count(), text.len());
-        }
+        generated::keep(root, output, &text, check, "schema")?;
+        let done = if check { "is up to date" } else { "is written" };
+        println!("{output} {done}: {} definitions, {} bytes", text.lines().count(), text.len());
     }
     Ok(())
 }

@@ -16,10 +16,10 @@ use futures::future::Either;
 use kube::api::{DynamicObject, ListParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{Config, Event};
 use tokio_util::sync::CancellationToken;
 
+use crate::watch::watch;
 use crate::work::{Work, code, now};
 
 /// Budgets looked at at a time.
@@ -34,13 +34,8 @@ type Key = (String, String);
 
 /// Keeps budgets' statuses until `shutdown`.
 pub async fn run(client: Client, shutdown: CancellationToken) {
-    let mut budgets =
-        std::pin::pin!(watcher(Api::<PodDisruptionBudget>::all(client.clone()), watcher::Config::default()).default_backoff());
-    let pods_of = || {
-        watcher(Api::<Pod>::all(client.clone()), watcher::Config::default())
-            .default_backoff()
-            .boxed()
-    };
+    let mut budgets = std::pin::pin!(watch(Api::<PodDisruptionBudget>::all(client.clone()), Config::default()));
+    let pods_of = || watch(Api::<Pod>::all(client.clone()), Config::default()).boxed();
     let mut pods: Option<futures::stream::BoxStream<'static, _>> = None;
     let mut known: BTreeSet<Key> = BTreeSet::new();
     let mut work = Work::new("disruption", MOST);
@@ -58,24 +53,22 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             () = work.turn() => {}
             Some(event) = budgets.next() => match event {
-                Ok(Event::Apply(budget) | Event::InitApply(budget)) => {
+                Event::Apply(budget) | Event::InitApply(budget) => {
                     known.insert(key(&budget));
                     work.ask(key(&budget));
                 }
-                Ok(Event::Delete(budget)) => drop(known.remove(&key(&budget))),
-                Ok(Event::Init) => known.clear(),
-                Ok(Event::InitDone) => {}
-                Err(error) => tracing::warn!(resource = "poddisruptionbudgets", %error, "watch failed; it is tried again"),
+                Event::Delete(budget) => drop(known.remove(&key(&budget))),
+                Event::Init => known.clear(),
+                Event::InitDone => {}
             },
             Some(event) = next_pod => match event {
-                Ok(Event::Apply(pod) | Event::InitApply(pod) | Event::Delete(pod)) => {
+                Event::Apply(pod) | Event::InitApply(pod) | Event::Delete(pod) => {
                     let namespace = pod.namespace().unwrap_or_default();
                     for budget in known.iter().filter(|(of, _)| *of == namespace) {
                         work.ask(budget.clone());
                     }
                 }
-                Ok(Event::Init | Event::InitDone) => {}
-                Err(error) => tracing::warn!(resource = "pods", %error, "watch failed; it is tried again"),
+                Event::Init | Event::InitDone => {}
             },
         }
     }

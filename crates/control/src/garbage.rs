@@ -25,20 +25,19 @@ use futures::StreamExt;
 use futures::stream::SelectAll;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::PartialObjectMeta;
-use kube::discovery::{Discovery, Scope, verbs};
+use kube::discovery::{Scope, verbs};
 use kube::{Api, Client};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{Config, Event};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::graph::{Action, Graph, Kind, Seen, Uid};
+use crate::discover;
+use crate::watch::watch;
 use crate::work::{Work, code};
 
 /// Objects worked on at a time.
 const MOST: usize = 16;
-/// Before the resources are asked for again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// The resources of the kinds that are watched.
 type Resources = BTreeMap<Kind, (ApiResource, Scope)>;
@@ -55,8 +54,7 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
     for (kind, (resource, _)) in resources.iter() {
         let all: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), resource);
         let kind = kind.clone();
-        let stream = watcher(all, watcher::Config::default()).default_backoff();
-        events.push(stream.map(move |event| (kind.clone(), event)).boxed());
+        events.push(watch(all, Config::default()).map(move |event| (kind.clone(), event)).boxed());
     }
     let mut work: Work<Uid> = Work::new("garbage", MOST);
     loop {
@@ -67,15 +65,11 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
             Some((kind, event)) = events.next() => {
                 let mut graph = lock(&graph);
                 let asked: Vec<Uid> = match event {
-                    Ok(Event::Apply(object)) => graph.see(seen(&kind, &object.metadata)),
-                    Ok(Event::InitApply(object)) => graph.relist_item(seen(&kind, &object.metadata)),
-                    Ok(Event::Delete(object)) => graph.gone(object.metadata.uid.as_deref().unwrap_or_default()),
-                    Ok(Event::Init) => graph.relist_begins(&kind),
-                    Ok(Event::InitDone) => graph.relist_ends(&kind),
-                    Err(error) => {
-                        tracing::warn!(resource = %kind.name, %error, "watch failed; it is tried again");
-                        Vec::new()
-                    }
+                    Event::Apply(object) => graph.see(seen(&kind, &object.metadata)),
+                    Event::InitApply(object) => graph.relist_item(seen(&kind, &object.metadata)),
+                    Event::Delete(object) => graph.gone(object.metadata.uid.as_deref().unwrap_or_default()),
+                    Event::Init => graph.relist_begins(&kind),
+                    Event::InitDone => graph.relist_ends(&kind),
                 };
                 asked.into_iter().for_each(|uid| work.ask(uid));
             }
@@ -91,24 +85,11 @@ fn lock(graph: &Mutex<Graph>) -> MutexGuard<'_, Graph> {
 /// Every kind whose objects can own or be owned. Events are not: they come and
 /// go by themselves.
 async fn resources(client: &Client) -> Resources {
-    loop {
-        match Discovery::new(client.clone()).run().await {
-            Ok(discovery) => {
-                let all = discovery.groups().flat_map(kube::discovery::ApiGroup::recommended_resources);
-                let fitting = all.filter(|(resource, capabilities)| {
-                    let can = |verb| capabilities.supports_operation(verb);
-                    can(verbs::LIST) && can(verbs::WATCH) && can(verbs::DELETE) && resource.plural != "events"
-                });
-                return fitting
-                    .map(|(resource, capabilities)| (kind_of(&resource.group, &resource.kind), (resource, capabilities.scope)))
-                    .collect();
-            }
-            Err(error) => {
-                tracing::warn!(%error, "discovering resources failed; it is tried again");
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
+    let all = discover::watchable(client).await.into_iter();
+    let fitting = all.filter(|(resource, capabilities)| capabilities.supports_operation(verbs::DELETE) && resource.plural != "events");
+    fitting
+        .map(|(resource, capabilities)| (kind_of(&resource.group, &resource.kind), (resource, capabilities.scope)))
+        .collect()
 }
 
 /// Versions of a kind are the same objects.

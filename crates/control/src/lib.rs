@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub mod backend;
 pub mod cluster_role_aggregation;
 pub mod csr;
+mod discover;
 pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoints;

@@ -21,13 +21,13 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{Config, Event};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::decide::{Step, Told, decide};
 use crate::storage::{self, ClaimKey, Listing, Listings, Storage, key};
+use crate::watch::watch;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a write that failed, what is seen is looked at again.
@@ -70,32 +70,27 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
 impl Binder {
     async fn follow(&mut self, client: Client, shutdown: &CancellationToken) {
         let mut changes = storage::follow(client.clone()).boxed();
-        let mut pods = watcher(Api::<Pod>::all(client), watcher::Config::default())
-            .default_backoff()
-            .boxed();
+        let mut pods = watch(Api::<Pod>::all(client), Config::default()).boxed();
         let mut listings = Listings::default();
         let mut of_pods = Listing::default();
         let mut wait = RESYNC;
         loop {
-            let changed = tokio::select! {
+            tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(change) = changes.next() => listings.apply(&mut self.storage, change),
                 Some(event) = pods.next() => {
-                    let event = event.map(|event| map(event, uses));
-                    let applied = of_pods.apply(&mut self.pods, event, "pods", |using| using.uid.clone());
+                    of_pods.apply(&mut self.pods, map(event, uses), |using| using.uid.clone());
                     // Most pods use no claim.
                     self.pods.retain(|_, using| !using.claims.is_empty());
-                    applied
                 }
                 () = tokio::time::sleep(wait) => {
                     if wait == RESYNC {
                         self.told.clear();
                     }
-                    true
                 }
-            };
+            }
             wait = RESYNC;
-            if changed && listings.synced() && of_pods.synced() && !self.work().await {
+            if listings.synced() && of_pods.synced() && !self.work().await {
                 wait = RETRY;
             }
         }

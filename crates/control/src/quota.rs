@@ -19,13 +19,14 @@ use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
 use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
 use kube::core::PartialObjectMeta;
-use kube::discovery::{Discovery, Scope, verbs};
+use kube::discovery::Scope;
 use kube::{Api, Client, ResourceExt};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{Config, Event};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::discover;
+use crate::watch::watch;
 use crate::work::{Work, code, now};
 
 /// Quotas counted at a time.
@@ -34,14 +35,12 @@ const MOST: usize = 4;
 ///
 /// Source: upstream `--resource-quota-sync-period`.
 const RESYNC: Duration = Duration::from_secs(300);
-/// Before the resources are asked for again.
-const RETRY: Duration = Duration::from_secs(1);
 
 type Key = (String, String);
 
 /// Keeps quotas' statuses until `shutdown`.
 pub async fn run(client: Client, shutdown: CancellationToken) {
-    let mut quotas = std::pin::pin!(watcher(Api::<ResourceQuota>::all(client.clone()), watcher::Config::default()).default_backoff());
+    let mut quotas = std::pin::pin!(watch(Api::<ResourceQuota>::all(client.clone()), Config::default()));
     let mut known: BTreeMap<Key, BTreeSet<String>> = BTreeMap::new();
     let mut served: Option<Arc<Vec<ApiResource>>> = None;
     let mut freed: SelectAll<BoxStream<'static, String>> = SelectAll::new();
@@ -78,17 +77,16 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
                 }
             }
             Some(event) = quotas.next() => match event {
-                Ok(Event::Apply(quota) | Event::InitApply(quota)) => {
+                Event::Apply(quota) | Event::InitApply(quota) => {
                     let hard = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
                     known.insert(key(&quota), hard.into_keys().collect());
                     if is_new(&quota) {
                         work.ask(key(&quota));
                     }
                 }
-                Ok(Event::Delete(quota)) => drop(known.remove(&key(&quota))),
-                Ok(Event::Init) => known.clear(),
-                Ok(Event::InitDone) => known.keys().cloned().for_each(|key| work.ask(key)),
-                Err(error) => tracing::warn!(resource = "resourcequotas", %error, "watch failed; it is tried again"),
+                Event::Delete(quota) => drop(known.remove(&key(&quota))),
+                Event::Init => known.clear(),
+                Event::InitDone => known.keys().cloned().for_each(|key| work.ask(key)),
             },
         }
     }
@@ -103,35 +101,23 @@ fn is_new(quota: &ResourceQuota) -> bool {
     quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()) != quota.status.as_ref().and_then(|status| status.hard.as_ref())
 }
 
-/// Every resource of namespaces that can be listed and watched.
+/// Every resource of namespaces that can be listed and watched, and that a
+/// quota may count.
 async fn resources(client: &Client) -> Vec<ApiResource> {
-    loop {
-        match Discovery::new(client.clone()).run().await {
-            Ok(discovery) => {
-                let all = discovery.groups().flat_map(kube::discovery::ApiGroup::recommended_resources);
-                let fitting = all.filter(|(resource, capabilities)| {
-                    let can = |verb| capabilities.supports_operation(verb);
-                    capabilities.scope == Scope::Namespaced && can(verbs::LIST) && can(verbs::WATCH) && counts(&resource.plural)
-                });
-                return fitting.map(|(resource, _)| resource).collect();
-            }
-            Err(error) => {
-                tracing::warn!(%error, "discovering resources failed; it is tried again");
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
+    let all = discover::watchable(client).await.into_iter();
+    let fitting = all.filter(|(resource, capabilities)| capabilities.scope == Scope::Namespaced && counts(&resource.plural));
+    fitting.map(|(resource, _)| resource).collect()
 }
 
 /// The namespaces in which something of a resource was freed.
 fn frees(client: &Client, resource: &ApiResource) -> BoxStream<'static, String> {
     if resource.group.is_empty() && resource.plural == "pods" {
-        let pods = watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).default_backoff();
+        let pods = watch(Api::<Pod>::all(client.clone()), Config::default());
         return pods
             .filter_map(|event| async move {
                 match event {
-                    Ok(Event::Delete(pod)) => pod.namespace(),
-                    Ok(Event::Apply(pod)) if is_terminal(&pod) || is_terminating(&pod) => pod.namespace(),
+                    Event::Delete(pod) => pod.namespace(),
+                    Event::Apply(pod) if is_terminal(&pod) || is_terminating(&pod) => pod.namespace(),
                     _ => None,
                 }
             })
@@ -140,12 +126,11 @@ fn frees(client: &Client, resource: &ApiResource) -> BoxStream<'static, String> 
     // A Service or a claim may also come to use less.
     let shrinks = matches!(resource.plural.as_str(), "services" | "persistentvolumeclaims");
     let all: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), resource);
-    watcher(all, watcher::Config::default())
-        .default_backoff()
+    watch(all, Config::default())
         .filter_map(move |event| async move {
             match event {
-                Ok(Event::Delete(object)) => object.metadata.namespace,
-                Ok(Event::Apply(object)) if shrinks => object.metadata.namespace,
+                Event::Delete(object) => object.metadata.namespace,
+                Event::Apply(object) if shrinks => object.metadata.namespace,
                 _ => None,
             }
         })

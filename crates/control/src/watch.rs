@@ -13,11 +13,12 @@ use serde::de::DeserializeOwned;
 /// tells of that.
 pub(crate) fn watch<K>(objects: Api<K>, which: Config) -> impl Stream<Item = Event<K>> + Send
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(objects, which).default_backoff().filter_map(|event| {
+    let path = objects.resource_url().to_owned();
+    watcher(objects, which).default_backoff().filter_map(move |event| {
         let news = event.inspect_err(|error| {
-            tracing::warn!(resource = %K::plural(&()), error = %error, "watch failed; it is tried again");
+            tracing::warn!(resource = path, error = %error, "watch failed; it is tried again");
         });
         std::future::ready(news.ok())
     })

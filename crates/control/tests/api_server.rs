@@ -130,6 +130,26 @@ impl Cluster {
         cluster
     }
 
+    /// Objects of a kind in `default`, as an administrator sees them.
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.admin.clone(), "default")
+    }
+
+    async fn create<K>(&self, object: Value) -> K
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + serde::Serialize
+            + Debug,
+    {
+        let object = serde_json::from_value(object).unwrap();
+        self.api::<K>().create(&PostParams::default(), &object).await.unwrap()
+    }
+
     /// Starts scheduler and controllers again, which know nothing.
     fn resume(&mut self) {
         self.shutdown = CancellationToken::new();

@@ -295,6 +295,16 @@ impl Platform {
         }
     }
 
+    /// What happened to an object, `type reason message` a line.
+    ///
+    /// # Errors
+    /// When `kubectl` fails.
+    pub fn events(&self, namespace: &str, name: &str) -> Result<String> {
+        let selector = format!("involvedObject.name={name}");
+        let columns = "jsonpath={range .items[*]}{.type} {.reason} {.message}{\"\\n\"}{end}";
+        self.ok(&["get", "events", "-n", namespace, "--field-selector", &selector, "-o", columns])
+    }
+
     /// Waits until a pod satisfies `check`, which says what it sees otherwise.
     ///
     /// # Errors
@@ -396,6 +406,13 @@ fn cgroups(dir: &Path, name: &str, depth: u32, found: &mut Vec<String>) {
             cgroups(&entry.path(), name, depth - 1, found);
         }
     }
+}
+
+/// How often the first container of a pod was restarted; -1 while no status
+/// says so.
+#[must_use]
+pub fn restarts(pod: &Value) -> i64 {
+    pod["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap_or(-1)
 }
 
 /// The last `lines` lines of a text.

@@ -23,18 +23,9 @@ fn pod(name: &str, claim: &str, script: &str) -> String {
     )
 }
 
-/// `reason message` of every event about an object.
-fn events(platform: &Platform, name: &str) -> String {
-    let selector = format!("involvedObject.name={name}");
-    let columns = "jsonpath={range .items[*]}{.reason} {.message}{\"\\n\"}{end}";
-    platform
-        .ok(&["get", "events", "--field-selector", &selector, "-o", columns])
-        .unwrap()
-}
-
 fn told(platform: &Platform, name: &str, text: &str) {
     wait::until(&format!("{text:?} of {name}"), LIMIT, || {
-        let seen = events(platform, name);
+        let seen = platform.events("default", name).unwrap();
         Ok(if seen.contains(text) { Ok(()) } else { Err(seen) })
     })
     .unwrap();

@@ -4,9 +4,8 @@
 use std::time::{Duration, Instant};
 
 use e2e::Platform;
-use e2e::platform::Build;
+use e2e::platform::{Build, restarts};
 use e2e::wait;
-use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -55,21 +54,9 @@ fn sleeper(name: &str, grace_s: u32, script: &str, handlers: &str) -> String {
     )
 }
 
-fn restarts(pod: &Value) -> i64 {
-    pod["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap_or(-1)
-}
-
-fn events(platform: &Platform, pod: &str) -> String {
-    let selector = format!("involvedObject.name={pod}");
-    let columns = "jsonpath={range .items[*]}{.type} {.reason} {.message}{\"\\n\"}{end}";
-    platform
-        .ok(&["get", "events", "--field-selector", &selector, "-o", columns])
-        .unwrap()
-}
-
 fn await_event(platform: &Platform, pod: &str, wanted: &str) {
     wait::until(&format!("the event {wanted:?} of {pod}"), LIMIT, || {
-        let seen = events(platform, pod);
+        let seen = platform.events("default", pod).unwrap();
         Ok(if seen.contains(wanted) { Ok(()) } else { Err(seen) })
     })
     .unwrap();
@@ -152,7 +139,10 @@ fn root_probes_ask_in_every_way() {
         "never-up",
         "Normal Killing Container c failed startup probe, will be restarted",
     );
-    assert!(!events(&platform, "never-up").contains("Liveness"), "it never got so far");
+    assert!(
+        !platform.events("default", "never-up").unwrap().contains("Liveness"),
+        "it never got so far"
+    );
     await_restart(&platform, "graced");
     let away = platform.get("default", "pod", "sent-away").unwrap().unwrap();
     assert_eq!(restarts(&away), 0, "{away}");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use e2e::Platform;
-use e2e::platform::Build;
+use e2e::platform::{Build, restarts};
 use e2e::wait;
 use serde_json::Value;
 
@@ -17,10 +17,6 @@ fn manifest(name: &str, policy: &str, script: &str) -> String {
 
 fn terminated<'a>(pod: &'a Value, which: &str) -> &'a Value {
     &pod["status"]["containerStatuses"][0][which]["terminated"]
-}
-
-fn restarts(pod: &Value) -> i64 {
-    pod["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap_or(-1)
 }
 
 /// Shows: 14.1.25

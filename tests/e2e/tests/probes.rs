@@ -4,23 +4,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use e2e::Platform;
-use e2e::platform::Build;
+use e2e::platform::{Build, restarts};
 use e2e::wait;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-fn restarts(pod: &Value) -> i64 {
-    pod["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap_or(-1)
-}
-
-fn events(platform: &Platform, pod: &str) -> String {
-    let selector = format!("involvedObject.name={pod}");
-    let columns = "jsonpath={range .items[*]}{.type} {.reason} {.message}{\"\\n\"}{end}";
-    platform
-        .ok(&["get", "events", "--field-selector", &selector, "-o", columns])
-        .unwrap()
-}
 
 /// A command that exceeds its time has failed: a liveness probe restarts, a
 /// readiness probe keeps the pod from being ready and restarts nothing.
@@ -44,10 +32,14 @@ fn root_a_probe_that_exceeds_its_time_has_failed() {
         .wait_pod("default", "liveness", "a restart", LIMIT, |pod| (restarts(pod) >= 1).then_some(()))
         .unwrap();
     let text = "Warning Unhealthy Liveness probe failed: command \"sleep 30\" timed out";
-    assert!(events(&platform, "liveness").contains(text), "{}", events(&platform, "liveness"));
+    assert!(
+        platform.events("default", "liveness").unwrap().contains(text),
+        "{}",
+        platform.events("default", "liveness").unwrap()
+    );
     let text = "Warning Unhealthy Readiness probe failed: command \"sleep 30\" timed out";
     wait::until("the readiness probe to fail", LIMIT, || {
-        let seen = events(&platform, "readiness");
+        let seen = platform.events("default", "readiness").unwrap();
         Ok(if seen.contains(text) { Ok(()) } else { Err(seen) })
     })
     .unwrap();

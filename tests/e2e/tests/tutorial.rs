@@ -9,7 +9,7 @@ use std::time::Duration;
 use e2e::Platform;
 use e2e::host::run;
 use e2e::page;
-use e2e::platform::Build;
+use e2e::platform::{Build, restarts};
 use e2e::wait;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -55,7 +55,7 @@ fn root_an_init_container_pod_waits_for_its_addresses() {
     .unwrap();
 
     printed(&platform, "pod-initcontainer", "pod-initcontainer-waits");
-    let events = events(&platform, "pod-initcontainer");
+    let events = platform.events("dev", "pod-initcontainer").unwrap();
     assert!(!events.contains("Started container test-redis"), "{events}");
 
     platform.host.add_address("ens33", "192.168.90.14/24").unwrap();
@@ -131,7 +131,7 @@ fn root_hooks_run_after_the_start_and_before_the_stop() {
     watch.kill().unwrap();
     watch.wait().unwrap();
     assert_eq!(code.as_deref(), Some("0"));
-    let events = events(&platform, "pod-hook-exec");
+    let events = platform.events("dev", "pod-hook-exec").unwrap();
     assert!(!events.contains("FailedPreStopHook") && events.contains("Killing"), "{events}");
 }
 
@@ -143,19 +143,6 @@ fn printed(platform: &Platform, pod: &str, name: &str) {
     let events = platform.ok(&["events", "--for", &format!("pod/{pod}"), "-n", "dev"]).unwrap();
     page::compare(&format!("{name}.describe"), &description, &object).unwrap();
     page::compare(&format!("{name}.events"), &events, &object).unwrap();
-}
-
-/// Events of a pod in namespace `dev`, one a line: reason and message.
-fn events(platform: &Platform, pod: &str) -> String {
-    let selector = format!("involvedObject.name={pod}");
-    let columns = "jsonpath={range .items[*]}{.type} {.reason} {.message}{\"\\n\"}{end}";
-    platform
-        .ok(&["get", "events", "-n", "dev", "--field-selector", &selector, "-o", columns])
-        .unwrap()
-}
-
-fn restarts(pod: &serde_json::Value) -> u64 {
-    pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0)
 }
 
 /// Section 4: a container whose liveness probe fails three times is restarted,

@@ -189,9 +189,16 @@ fn ratio_rule(kind: &str, name: &str, most: Quantity, request: Option<&Quantity>
     let Some(limit) = set(limit) else {
         return Some(format!("{begin}, but no limit is specified or limit is 0"));
     };
-    #[allow(clippy::cast_precision_loss)] // upstream's own arithmetic
-    let (ratio, most) = (limit.milli() as f64 / request.milli() as f64, most.milli() as f64 / 1_000.0);
-    (ratio > most).then(|| format!("{begin}, but provided ratio is {ratio:.6}"))
+    // Thousandths over thousandths: the ratio in millionths, and none is lost.
+    let (limit, request, most) = (i128::from(limit.milli()), i128::from(request.milli()), i128::from(most.milli()));
+    (limit * 1_000 > most * request).then(|| {
+        let millionths = (limit * 1_000_000 + request / 2) / request;
+        format!(
+            "{begin}, but provided ratio is {}.{:06}",
+            millionths / 1_000_000,
+            millionths % 1_000_000
+        )
+    })
 }
 
 /// What a claim asks for has no limits.

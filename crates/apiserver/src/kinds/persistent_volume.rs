@@ -121,13 +121,7 @@ impl Strategy for PersistentVolume {
     }
 
     fn prepare(&self, change: Change<'_>, _now: Time) {
-        match change {
-            Change::Create { new } => {
-                new.body.insert("status".to_owned(), json!({ "phase": "Pending" }));
-                protect(new, PROTECTION);
-            }
-            other => keep_status_apart(other),
-        }
+        prepare_protected(change, PROTECTION);
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, rules: Rules) -> Vec<Violation> {
@@ -148,10 +142,22 @@ impl Strategy for PersistentVolume {
     }
 }
 
+/// `prepare` of a volume or a claim: its status is the binder's, and it stays
+/// while it is in use.
+pub(super) fn prepare_protected(change: Change<'_>, finalizer: &str) {
+    match change {
+        Change::Create { new } => {
+            new.body.insert("status".to_owned(), json!({ "phase": "Pending" }));
+            protect(new, finalizer);
+        }
+        other => keep_status_apart(other),
+    }
+}
+
 /// Adds a finalizer.
 ///
 /// Source: upstream admission plugin `StorageObjectInUseProtection`.
-pub(super) fn protect(object: &mut Object, finalizer: &str) {
+fn protect(object: &mut Object, finalizer: &str) {
     let finalizers = object.meta.finalizers.get_or_insert_default();
     if !finalizers.iter().any(|known| known == finalizer) {
         finalizers.push(finalizer.to_owned());

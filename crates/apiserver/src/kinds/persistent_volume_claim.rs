@@ -8,11 +8,11 @@
 use api::status::Violation;
 use api::typed::{PersistentVolumeClaim as Typed, PersistentVolumeClaimSpec};
 use api::{Object, Quantity, Time};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::persistent_volume::{attributes_class, mode_rules, modes, phase, protect};
+use super::persistent_volume::{attributes_class, mode_rules, modes, phase, prepare_protected};
 use super::pod::{comparable, not_yet};
-use super::{keep_status_apart, plain, short, values, view};
+use super::{plain, short, values, view};
 use crate::registry::{Cell, Change, Column, Resource, Rules, Strategy, Subresource};
 use crate::table;
 use crate::validate::{invalid_each, names, selector, values as formats};
@@ -67,13 +67,7 @@ impl Strategy for PersistentVolumeClaim {
     }
 
     fn prepare(&self, change: Change<'_>, _now: Time) {
-        match change {
-            Change::Create { new } => {
-                new.body.insert("status".to_owned(), json!({ "phase": "Pending" }));
-                protect(new, PROTECTION);
-            }
-            other => keep_status_apart(other),
-        }
+        prepare_protected(change, PROTECTION);
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, rules: Rules) -> Vec<Violation> {

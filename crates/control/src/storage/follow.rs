@@ -6,29 +6,28 @@ use api::typed::storage::StorageClass;
 use api::typed::{PersistentVolume, PersistentVolumeClaim};
 use futures::{Stream, StreamExt};
 use kube::{Api, Client};
-use kube_runtime::WatchStreamExt;
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::watcher::{Config, Event};
 
 use super::{ClaimKey, Storage, key};
+use crate::watch::watch;
 
 /// Something a watch says.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one is there at a time, and is taken apart at once")]
 pub enum Change {
     /// Of claims.
-    Claim(watcher::Result<Event<PersistentVolumeClaim>>),
+    Claim(Event<PersistentVolumeClaim>),
     /// Of volumes.
-    Volume(watcher::Result<Event<PersistentVolume>>),
+    Volume(Event<PersistentVolume>),
     /// Of classes.
-    Class(watcher::Result<Event<StorageClass>>),
+    Class(Event<StorageClass>),
 }
 
 /// Everything that happens to claims, volumes and classes.
 pub fn follow(client: Client) -> impl Stream<Item = Change> + Send {
-    let config = watcher::Config::default;
-    let claims = watcher(Api::<PersistentVolumeClaim>::all(client.clone()), config()).default_backoff();
-    let volumes = watcher(Api::<PersistentVolume>::all(client.clone()), config()).default_backoff();
-    let classes = watcher(Api::<StorageClass>::all(client), config()).default_backoff();
+    let claims = watch(Api::<PersistentVolumeClaim>::all(client.clone()), Config::default());
+    let volumes = watch(Api::<PersistentVolume>::all(client.clone()), Config::default());
+    let classes = watch(Api::<StorageClass>::all(client), Config::default());
     let changes = [
         claims.map(Change::Claim).boxed(),
         volumes.map(Change::Volume).boxed(),
@@ -51,33 +50,22 @@ impl<K: Ord + Clone> Listing<K> {
         self.synced
     }
 
-    /// Applies an event to what is known; false when it was an error.
-    pub fn apply<T>(
-        &mut self,
-        known: &mut BTreeMap<K, T>,
-        event: watcher::Result<Event<T>>,
-        resource: &'static str,
-        key: fn(&T) -> K,
-    ) -> bool {
+    /// Applies an event to what is known.
+    pub fn apply<T>(&mut self, known: &mut BTreeMap<K, T>, event: Event<T>, key: fn(&T) -> K) {
         match event {
-            Ok(Event::Apply(object)) => drop(known.insert(key(&object), object)),
-            Ok(Event::Delete(object)) => drop(known.remove(&key(&object))),
-            Ok(Event::Init) => self.seen = Some(BTreeSet::new()),
-            Ok(Event::InitApply(object)) => {
+            Event::Apply(object) => drop(known.insert(key(&object), object)),
+            Event::Delete(object) => drop(known.remove(&key(&object))),
+            Event::Init => self.seen = Some(BTreeSet::new()),
+            Event::InitApply(object) => {
                 self.seen.get_or_insert_default().insert(key(&object));
                 known.insert(key(&object), object);
             }
-            Ok(Event::InitDone) => {
+            Event::InitDone => {
                 let seen = self.seen.take().unwrap_or_default();
                 known.retain(|key, _| seen.contains(key));
                 self.synced = true;
             }
-            Err(error) => {
-                tracing::warn!(resource, error = %error, "watch failed; it is tried again");
-                return false;
-            }
         }
-        true
     }
 }
 
@@ -90,18 +78,12 @@ pub struct Listings {
 }
 
 impl Listings {
-    /// Applies what a watch says; false when it was an error.
-    pub fn apply(&mut self, storage: &mut Storage, change: Change) -> bool {
+    /// Applies what a watch says.
+    pub fn apply(&mut self, storage: &mut Storage, change: Change) {
         match change {
-            Change::Claim(event) => self
-                .claims
-                .apply(&mut storage.claims, event, "persistentvolumeclaims", |claim| key(&claim.metadata)),
-            Change::Volume(event) => self
-                .volumes
-                .apply(&mut storage.volumes, event, "persistentvolumes", |volume| key(&volume.metadata).1),
-            Change::Class(event) => self
-                .classes
-                .apply(&mut storage.classes, event, "storageclasses", |class| key(&class.metadata).1),
+            Change::Claim(event) => self.claims.apply(&mut storage.claims, event, |claim| key(&claim.metadata)),
+            Change::Volume(event) => self.volumes.apply(&mut storage.volumes, event, |volume| key(&volume.metadata).1),
+            Change::Class(event) => self.classes.apply(&mut storage.classes, event, |class| key(&class.metadata).1),
         }
     }
 

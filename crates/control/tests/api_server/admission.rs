@@ -9,27 +9,9 @@ use kube::api::PropagationPolicy;
 use super::*;
 
 impl Cluster {
-    fn of<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
-    {
-        Api::namespaced(self.admin.clone(), "default")
-    }
-
-    async fn make<K>(&self, object: Value) -> K
-    where
-        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + DeserializeOwned
-            + serde::Serialize
-            + Debug,
-    {
-        let object = serde_json::from_value(object).unwrap();
-        self.of::<K>().create(&PostParams::default(), &object).await.unwrap()
-    }
-
     async fn secret(&self, name: &str, owners: &[OwnerReference]) -> Secret {
-        self.make(json!({ "metadata": { "name": name, "ownerReferences": owners } })).await
+        self.create(json!({ "metadata": { "name": name, "ownerReferences": owners } }))
+            .await
     }
 
     /// A pod with a label, on a node, ready.
@@ -38,9 +20,9 @@ impl Cluster {
             "metadata": { "name": name, "labels": { "app": "web" } },
             "spec": { "nodeName": "n1", "containers": [{ "name": "c", "image": "busybox", "resources": { "requests": { "cpu": "1" } } }] },
         });
-        self.make::<Pod>(pod).await;
+        self.create::<Pod>(pod).await;
         let status = json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
-        self.of::<Pod>()
+        self.api::<Pod>()
             .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
             .await
             .unwrap();
@@ -73,9 +55,9 @@ async fn a_budget_counts_its_pods_and_evictions_stop_where_it_ends() {
     }
     let spec = json!({ "minAvailable": 1, "selector": { "matchLabels": { "app": "web" } } });
     cluster
-        .make::<PodDisruptionBudget>(json!({ "metadata": { "name": "pdb" }, "spec": spec }))
+        .create::<PodDisruptionBudget>(json!({ "metadata": { "name": "pdb" }, "spec": spec }))
         .await;
-    let budgets = cluster.of::<PodDisruptionBudget>();
+    let budgets = cluster.api::<PodDisruptionBudget>();
     let allowed = |count: i32| {
         move |budget: &PodDisruptionBudget| {
             budget
@@ -85,7 +67,7 @@ async fn a_budget_counts_its_pods_and_evictions_stop_where_it_ends() {
         }
     };
     cluster.until(budgets.clone(), "pdb", allowed(1)).await;
-    let pods = cluster.of::<Pod>();
+    let pods = cluster.api::<Pod>();
     pods.evict("a", &kube::api::EvictParams::default()).await.unwrap();
     let refused = pods.evict("b", &kube::api::EvictParams::default()).await.unwrap_err();
     assert!(
@@ -114,9 +96,9 @@ async fn a_quota_is_counted_charged_and_freed() {
     cluster.ready_pod("before").await;
     let hard = json!({ "pods": "2", "requests.cpu": "2", "count/configmaps": "5" });
     cluster
-        .make::<ResourceQuota>(json!({ "metadata": { "name": "q" }, "spec": { "hard": hard } }))
+        .create::<ResourceQuota>(json!({ "metadata": { "name": "q" }, "spec": { "hard": hard } }))
         .await;
-    let quotas = cluster.of::<ResourceQuota>();
+    let quotas = cluster.api::<ResourceQuota>();
     let used = |name: &'static str, amount: &'static str| {
         move |quota: &ResourceQuota| {
             let used = quota.status.as_ref().and_then(|status| status.used.as_ref());
@@ -130,7 +112,7 @@ async fn a_quota_is_counted_charged_and_freed() {
         "spec": { "containers": [{ "name": "c", "image": "i", "resources": { "requests": { "cpu": "1" } } }] },
     });
     let third: Pod = serde_json::from_value(third).unwrap();
-    let refused = cluster.of::<Pod>().create(&PostParams::default(), &third).await.unwrap_err();
+    let refused = cluster.api::<Pod>().create(&PostParams::default(), &third).await.unwrap_err();
     assert!(
         matches!(&refused, kube::Error::Api(status) if status.code == 403
             && status.message == "pods \"third\" is forbidden: exceeded quota: q, requested: pods=1,requests.cpu=1, used: pods=2,requests.cpu=2, limited: pods=2,requests.cpu=2"),
@@ -139,14 +121,14 @@ async fn a_quota_is_counted_charged_and_freed() {
     // What has ended uses nothing, and so does what was deleted.
     let ended = json!({ "status": { "phase": "Succeeded" } });
     cluster
-        .of::<Pod>()
+        .api::<Pod>()
         .patch_status("before", &PatchParams::default(), &Patch::Merge(ended))
         .await
         .unwrap();
     cluster.until(quotas.clone(), "q", used("pods", "1")).await;
-    cluster.of::<Pod>().create(&PostParams::default(), &third).await.unwrap();
+    cluster.api::<Pod>().create(&PostParams::default(), &third).await.unwrap();
     cluster
-        .of::<Pod>()
+        .api::<Pod>()
         .delete("third", &DeleteParams::default().grace_period(0))
         .await
         .unwrap();
@@ -157,15 +139,15 @@ async fn a_quota_is_counted_charged_and_freed() {
 #[tokio::test]
 async fn what_belongs_to_nobody_goes() {
     let cluster = Cluster::start().await;
-    let maps = cluster.of::<ConfigMap>();
-    let one = cluster.make::<ConfigMap>(json!({ "metadata": { "name": "one" } })).await;
-    let other = cluster.make::<ConfigMap>(json!({ "metadata": { "name": "other" } })).await;
+    let maps = cluster.api::<ConfigMap>();
+    let one = cluster.create::<ConfigMap>(json!({ "metadata": { "name": "one" } })).await;
+    let other = cluster.create::<ConfigMap>(json!({ "metadata": { "name": "other" } })).await;
     cluster.secret("both", &[owner(&one, false), owner(&other, false)]).await;
     cluster.secret("alone", &[owner(&one, false)]).await;
     let mut wrong = owner(&other, false);
     wrong.uid = "another of that name".to_owned();
     cluster.secret("wrong", &[wrong]).await;
-    let secrets = cluster.of::<Secret>();
+    let secrets = cluster.api::<Secret>();
     cluster.until_gone(secrets.clone(), "wrong").await;
     maps.delete("one", &policy(PropagationPolicy::Background)).await.unwrap();
     cluster.until_gone(secrets.clone(), "alone").await;
@@ -185,13 +167,13 @@ async fn what_belongs_to_nobody_goes() {
 #[tokio::test]
 async fn an_owner_deleted_in_the_foreground_goes_last() {
     let cluster = Cluster::start().await;
-    let maps = cluster.of::<ConfigMap>();
-    let one = cluster.make::<ConfigMap>(json!({ "metadata": { "name": "one" } })).await;
+    let maps = cluster.api::<ConfigMap>();
+    let one = cluster.create::<ConfigMap>(json!({ "metadata": { "name": "one" } })).await;
     let held: Secret = serde_json::from_value(json!({
         "metadata": { "name": "held", "ownerReferences": [owner(&one, true)], "finalizers": ["example.com/hold"] },
     }))
     .unwrap();
-    let secrets = cluster.of::<Secret>();
+    let secrets = cluster.api::<Secret>();
     secrets.create(&PostParams::default(), &held).await.unwrap();
     cluster.secret("free", &[owner(&one, true)]).await;
     maps.delete("one", &policy(PropagationPolicy::Foreground)).await.unwrap();
@@ -212,12 +194,12 @@ async fn an_owner_deleted_in_the_foreground_goes_last() {
 #[tokio::test]
 async fn many_deletes_at_once_leave_nothing_behind() {
     let mut cluster = Cluster::start().await;
-    let maps = cluster.of::<ConfigMap>();
+    let maps = cluster.api::<ConfigMap>();
     let mut policies = [PropagationPolicy::Background, PropagationPolicy::Foreground].into_iter().cycle();
     let mut all = Vec::new();
     for index in 0..20 {
         let name = format!("owner-{index}");
-        let made = cluster.make::<ConfigMap>(json!({ "metadata": { "name": name } })).await;
+        let made = cluster.create::<ConfigMap>(json!({ "metadata": { "name": name } })).await;
         for dependent in 0..3 {
             cluster
                 .secret(&format!("{name}-{dependent}"), &[owner(&made, dependent % 2 == 0)])
@@ -235,7 +217,7 @@ async fn many_deletes_at_once_leave_nothing_behind() {
     });
     assert!(outcomes.iter().all(Result::is_ok));
     cluster.resume();
-    let secrets = cluster.of::<Secret>();
+    let secrets = cluster.api::<Secret>();
     for (name, _) in &all {
         cluster.until_gone(maps.clone(), name).await;
         for dependent in 0..3 {

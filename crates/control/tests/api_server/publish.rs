@@ -12,25 +12,6 @@ use super::*;
 const SLICE_OF: &str = "kubernetes.io/service-name=web";
 
 impl Cluster {
-    fn api<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
-    {
-        Api::namespaced(self.admin.clone(), "default")
-    }
-
-    async fn create<K>(&self, object: Value) -> K
-    where
-        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + DeserializeOwned
-            + serde::Serialize
-            + Debug,
-    {
-        let object = serde_json::from_value(object).unwrap();
-        self.api::<K>().create(&PostParams::default(), &object).await.unwrap()
-    }
-
     async fn web(&self) -> Service {
         let spec = json!({ "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": 8080 }] });
         self.create(json!({ "metadata": { "name": "web" }, "spec": spec })).await
