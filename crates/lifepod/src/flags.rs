@@ -186,9 +186,25 @@ fn resolv_conf() -> PathBuf {
     PathBuf::from(RESOLV_CONF)
 }
 
+/// What the node agent is told by flags, read and checked.
+#[derive(Debug)]
+pub(crate) struct KubeletSettings {
+    pub(crate) thresholds: lifecycle::evict::Settings,
+    pub(crate) log_limits: runtime::LogLimits,
+    pub(crate) resolv_conf: String,
+}
+
 impl Up {
+    pub(crate) fn kubelet_settings(&self) -> anyhow::Result<KubeletSettings> {
+        Ok(KubeletSettings {
+            thresholds: self.eviction.settings()?,
+            log_limits: self.container_log.limits()?,
+            resolv_conf: self.node_resolv_conf()?,
+        })
+    }
+
     /// The node's resolver settings; a node without the usual file has none.
-    pub(crate) fn node_resolv_conf(&self) -> anyhow::Result<String> {
+    fn node_resolv_conf(&self) -> anyhow::Result<String> {
         match std::fs::read_to_string(&self.resolv_conf) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.resolv_conf == resolv_conf() => Ok(String::new()),
             read => read.with_context(|| {

@@ -17,10 +17,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 
 /// Waits for an event, given as the beginning of `TYPE REASON MESSAGE`, about an object.
 fn await_event(platform: &Platform, object: &str, wanted: &str) {
-    let selector = format!("involvedObject.name={object}");
-    let columns = "jsonpath={range .items[*]}{.type} {.reason} {.message}{\"\\n\"}{end}";
     wait::until(&format!("the event {wanted:?}"), LIMIT, || {
-        let seen = platform.ok(&["get", "events", "--field-selector", &selector, "-o", columns])?;
+        let seen = platform.events("default", object)?;
         let told = seen.lines().any(|line| line.starts_with(wanted));
         Ok(if told { Ok(()) } else { Err(seen) })
     })
