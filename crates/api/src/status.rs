@@ -127,6 +127,21 @@ impl Violation {
         }
     }
 
+    /// The same for a list of values, as upstream prints it: as Go writes it.
+    #[must_use]
+    pub fn not_supported_list(field: impl Into<String>, values: &[&str], supported: &[&str]) -> Self {
+        let quoted = |list: &[&str]| list.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+        Self {
+            field: field.into(),
+            reason: "FieldValueNotSupported",
+            message: format!(
+                "Unsupported value: []string{{{}}}: supported values: {}",
+                quoted(values),
+                quoted(supported)
+            ),
+        }
+    }
+
     /// `Forbidden: <detail>`.
     #[must_use]
     pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
@@ -391,6 +406,18 @@ impl Status {
     #[must_use]
     pub fn internal(message: &str) -> Self {
         Self::failure(500, "InternalError", format!("Internal error occurred: {message}"), None)
+    }
+
+    /// 500 `StoreReadError`: objects of a collection that cannot be read from
+    /// the store, one cause each.
+    #[must_use]
+    pub fn store_read_error(id: &ResourceId, causes: Vec<Cause>) -> Self {
+        let message = format!("failed to read one or more {} from the storage", id.qualified());
+        let details = Details {
+            causes,
+            ..Self::about(id, "list")
+        };
+        Self::failure(500, "StoreReadError", message, Some(details))
     }
 
     /// 500 without a reason, for what upstream did not think of classifying.

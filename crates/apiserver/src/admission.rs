@@ -29,7 +29,7 @@ use async_trait::async_trait;
 
 use crate::authn::Identity;
 use crate::call::{Call, served};
-use crate::hub::Entry;
+use crate::hub::{Damage, Entry};
 use crate::registry::Resource;
 use crate::server::Core;
 use crate::write::store_failed;
@@ -156,19 +156,16 @@ impl Core {
     /// The newest version of every object of a row, or of one namespace of it.
     pub(crate) async fn current_all(&self, row: &Resource, namespace: Option<&str>) -> Result<Vec<Arc<Entry>>, Status> {
         let (hub, prefix) = (self.hub(row), row.prefix(namespace));
-        if let Some(entries) = hub.all(&prefix, self.store.revision().0) {
-            return Ok(entries);
-        }
-        let range = self
-            .store
-            .range(&prefix, None, store::Page::default())
-            .await
-            .map_err(|error| store_failed(&error))?;
-        Ok(range
-            .entries
-            .iter()
-            .filter_map(|(key, versioned)| hub.resolve(key, versioned))
-            .collect())
+        let entries = match hub.all(&prefix, self.store.revision().0) {
+            Some(snapshot) => snapshot.whole(),
+            None => {
+                let range = self.store.range(&prefix, None, store::Page::default()).await;
+                let range = range.map_err(|error| store_failed(&error))?;
+                let entries = range.entries.iter().map(|(key, versioned)| hub.resolve(key, versioned));
+                entries.collect::<Result<_, _>>().map_err(|damage| vec![damage])
+            }
+        };
+        entries.map_err(|damaged| Damage::of_list(&row.id, &damaged))
     }
 }
 

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use store::{Compare, Key, Op, Revision};
 use tokio::sync::SemaphorePermit;
 
+use crate::hub::Damage;
 use crate::registry::{Resource, Unallocated};
 use crate::server::Core;
 use crate::write::store_failed;
@@ -69,12 +70,10 @@ impl Core {
                 row.id.plural
             )));
         }
-        let existing: Vec<Arc<Object>> = hub
-            .page(&row.prefix(None), None, None, |_| true)
-            .entries
-            .iter()
-            .map(|entry| Arc::clone(&entry.object))
-            .collect();
+        // What a damaged object has taken nobody knows.
+        let existing = hub.page(&row.prefix(None), None, None, |_| true).whole();
+        let existing = existing.map_err(|damaged| Damage::of_list(&row.id, &damaged))?;
+        let existing: Vec<Arc<Object>> = existing.iter().map(|entry| Arc::clone(&entry.object)).collect();
         let mut object = new.clone();
         row.strategy
             .allocate(&mut object, &existing, &self.ranges)

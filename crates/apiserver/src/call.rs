@@ -177,14 +177,11 @@ impl Call {
 
     /// Whether nothing is to be stored.
     pub(crate) fn dry_run(&self) -> Result<bool, Status> {
-        let mut dry = false;
-        for value in self.query.all("dryRun").filter(|value| !value.is_empty()) {
-            if value != "All" {
-                return Err(self.invalid_option(Violation::not_supported("dryRun", value, &["All"])));
-            }
-            dry = true;
+        let asked: Vec<&str> = self.query.all("dryRun").filter(|value| !value.is_empty()).collect();
+        if asked.iter().any(|value| *value != "All") {
+            return Err(self.invalid_option(Violation::not_supported_list("dryRun", &asked, &["All"])));
         }
-        Ok(dry)
+        Ok(!asked.is_empty())
     }
 
     /// Reads the request body.

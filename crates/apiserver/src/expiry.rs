@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use store::{Compare, Op, Revision, StoreError, Txn};
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::Entry;
 use crate::registry::Resource;
 use crate::server::Core;
 
@@ -165,11 +164,16 @@ impl Core {
             let batch = self
                 .hub(row)
                 .page(&row.prefix(None), after.as_deref(), Some(BATCH), |entry| entry.revision <= through);
+            // One that cannot be decoded has a time as well.
+            for damage in batch.damaged.iter().filter(|damage| damage.revision <= through) {
+                removed += usize::from(self.remove_unchanged(&damage.key, damage.revision).await?);
+            }
             let Some(last) = batch.entries.last() else {
                 return Ok(removed);
             };
             after = Some(last.key.clone());
-            let outcomes = futures::stream::iter(batch.entries).map(|entry| self.remove_unchanged(entry));
+            let outcomes =
+                futures::stream::iter(batch.entries).map(|entry| async move { self.remove_unchanged(&entry.key, entry.revision).await });
             let outcomes: Vec<_> = outcomes.buffer_unordered(CONCURRENT).collect().await;
             for outcome in outcomes {
                 removed += usize::from(outcome?);
@@ -178,10 +182,10 @@ impl Core {
     }
 
     /// Removes an object; false when it has been written since, or is gone.
-    async fn remove_unchanged(&self, entry: Arc<Entry>) -> Result<bool, StoreError> {
+    async fn remove_unchanged(&self, key: &str, revision: u64) -> Result<bool, StoreError> {
         let txn = Txn {
-            compare: vec![Compare::ModifiedAt(entry.key.clone(), Revision(entry.revision))],
-            ops: vec![Op::Delete(entry.key.clone())],
+            compare: vec![Compare::ModifiedAt(key.to_owned(), Revision(revision))],
+            ops: vec![Op::Delete(key.to_owned())],
         };
         match self.store.commit(txn).await {
             Ok(_) => Ok(true),

@@ -9,6 +9,7 @@
 //! [`Hub::get`] (reads), [`Hub::subscribe`] (what a watcher starts from), then
 //! [`state`] (how a change becomes visible to all of them at once).
 
+mod damage;
 mod state;
 
 use std::future::Future;
@@ -23,8 +24,9 @@ use store::{Page, Revision, Store, StoreError, Watch, WatchMessage};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::damage::Damage;
 use self::state::{Bounds, State, decode};
-pub(crate) use self::state::{Change, Delivery, Index, Message, TooOld};
+pub(crate) use self::state::{Change, Delivery, Index, Message, NoStart};
 use crate::server::Limits;
 
 /// Entries read from the store at a time while listing.
@@ -53,6 +55,19 @@ pub(crate) struct Snapshot {
     pub(crate) entries: Vec<Arc<Entry>>,
     /// Entries after the last one that were not looked at.
     pub(crate) remaining: usize,
+    /// What belongs among the entries and cannot be decoded.
+    pub(crate) damaged: Vec<Damage>,
+}
+
+impl Snapshot {
+    /// The entries, or what stands in their place.
+    pub(crate) fn whole(self) -> Result<Vec<Arc<Entry>>, Vec<Damage>> {
+        if self.damaged.is_empty() {
+            Ok(self.entries)
+        } else {
+            Err(self.damaged)
+        }
+    }
 }
 
 /// What a watcher starts from.
@@ -156,16 +171,16 @@ impl Hub {
 
     /// The object of a key, if everything up to `revision` is visible here;
     /// `None` when it is not.
-    pub(crate) fn get(&self, key: &str, revision: u64) -> Option<Option<Arc<Entry>>> {
+    pub(crate) fn get(&self, key: &str, revision: u64) -> Option<Result<Option<Arc<Entry>>, Damage>> {
         let state = self.state();
         (state.revision() >= revision && self.follows()).then(|| state.get(key))
     }
 
     /// All objects whose key starts with `prefix`, if everything up to
     /// `revision` is visible here; `None` when it is not.
-    pub(crate) fn all(&self, prefix: &str, revision: u64) -> Option<Vec<Arc<Entry>>> {
+    pub(crate) fn all(&self, prefix: &str, revision: u64) -> Option<Snapshot> {
         let state = self.state();
-        (state.revision() >= revision && self.follows()).then(|| state.page(prefix, None, None, |_| true).entries)
+        (state.revision() >= revision && self.follows()).then(|| state.page(prefix, None, None, |_| true))
     }
 
     /// Objects whose key starts with `prefix` and comes after `after`, that
@@ -176,14 +191,17 @@ impl Hub {
 
     /// The decoded entry of a value the store returned; taken from here when
     /// it is still the newest.
-    pub(crate) fn resolve(&self, key: &str, versioned: &store::Versioned) -> Option<Arc<Entry>> {
-        let known = self.state().get(key).filter(|entry| entry.revision == versioned.modified.0);
-        known.or_else(|| decode(key, versioned))
+    pub(crate) fn resolve(&self, key: &str, versioned: &store::Versioned) -> Result<Arc<Entry>, Damage> {
+        let known = self.state().get(key).ok().flatten();
+        match known.filter(|entry| entry.revision == versioned.modified.0) {
+            Some(entry) => Ok(entry),
+            None => decode(key, versioned),
+        }
     }
 
     /// Starts a watcher of the keys that start with `prefix`, without a gap
     /// between what it is given now and what it will be sent.
-    pub(crate) fn subscribe(&self, prefix: &str, from: &From, bookmarks: bool) -> Result<Subscription, TooOld> {
+    pub(crate) fn subscribe(&self, prefix: &str, from: &From, bookmarks: bool) -> Result<Subscription, NoStart> {
         self.state_mut().subscribe(prefix, from, bookmarks)
     }
 
@@ -210,10 +228,16 @@ impl Hub {
             .await?;
         let revision = first.revision;
         let mut entries: Vec<Arc<Entry>> = Vec::new();
+        let mut damaged = Vec::new();
         let mut page = first;
         loop {
             let last = page.entries.last().map(|(key, _)| key.clone());
-            entries.extend(page.entries.iter().filter_map(|(key, versioned)| decode(key, versioned)));
+            for (key, versioned) in &page.entries {
+                match decode(key, versioned) {
+                    Ok(entry) => entries.push(entry),
+                    Err(damage) => damaged.push(damage),
+                }
+            }
             if !page.more {
                 break;
             }
@@ -229,7 +253,7 @@ impl Hub {
                 .await?;
         }
         let changes = store.watch(&self.prefix, revision).await?;
-        self.state_mut().reset(revision.0, entries);
+        self.state_mut().reset(revision.0, entries, damaged);
         self.changes.fetch_add(1, Ordering::Release);
         self.reached.send_replace(revision.0);
         Ok(changes)

@@ -48,25 +48,29 @@ impl Sealed {
     }
 
     /// Seals every value that is plain, or sealed with another key than the
-    /// first one. Returns how many there were.
+    /// first one. One that does not open stays as it is.
     ///
     /// # Errors
-    /// When the store fails, or a value was sealed with a key that is gone;
-    /// what was done by then is done.
-    pub async fn reseal(&self) -> Result<usize, ResealError> {
-        let mut count = 0;
+    /// When the store fails; what was done by then is done.
+    pub async fn reseal(&self) -> Result<Resealed, StoreError> {
+        let mut resealed = Resealed::default();
         for prefix in PREFIXES {
             let range = self.inner.range(prefix, None, Page::default()).await?;
             let mut txn = Txn::default();
             for (key, versioned) in &range.entries {
-                let opened = self.keys.open(key, &versioned.value);
-                let opened = opened.map_err(|source| ResealError::Open { key: key.clone(), source })?;
+                let opened = match self.keys.open(key, &versioned.value) {
+                    Ok(opened) => opened,
+                    Err(source) => {
+                        resealed.unreadable.push((key.clone(), source));
+                        continue;
+                    }
+                };
                 if opened.newest {
                     continue;
                 }
                 txn.compare.push(Compare::ModifiedAt(key.clone(), versioned.modified));
                 txn.ops.push(Op::Put(key.clone(), self.keys.seal(key, &opened.plain)));
-                count += 1;
+                resealed.count += 1;
                 if txn.ops.len() >= BATCH {
                     self.inner.commit(std::mem::take(&mut txn)).await?;
                 }
@@ -75,37 +79,29 @@ impl Sealed {
                 self.inner.commit(txn).await?;
             }
         }
-        Ok(count)
+        Ok(resealed)
     }
 
     fn opened(&self, key: &str, mut versioned: Versioned) -> Versioned {
         if is_sealed(key) {
             match self.keys.open(key, &versioned.value) {
                 Ok(opened) => versioned.value = opened.plain,
-                // Left as it is, it decodes to nothing: one value that does
-                // not open must not take the others with it.
-                Err(error) => tracing::error!(key, %error, "a stored value cannot be decrypted; it is not served"),
+                // Left as it is, it does not decode: one value that does not
+                // open must not take the others with it.
+                Err(error) => tracing::error!(key, %error, "a stored value cannot be decrypted"),
             }
         }
         versioned
     }
 }
 
-/// Why not everything could be sealed anew.
-#[derive(Debug, thiserror::Error)]
-pub enum ResealError {
-    /// The store failed.
-    #[error("reading or writing the store")]
-    Store(#[from] StoreError),
-    /// A value does not open.
-    #[error("{key} cannot be decrypted")]
-    Open {
-        /// Where it is.
-        key: String,
-        /// Why.
-        #[source]
-        source: KeysError,
-    },
+/// What came of sealing everything anew.
+#[derive(Debug, Default)]
+pub struct Resealed {
+    /// Values that are sealed with the first key now, and were not.
+    pub count: usize,
+    /// Keys of values that do not open, and why.
+    pub unreadable: Vec<(String, KeysError)>,
 }
 
 #[async_trait]

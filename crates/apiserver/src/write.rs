@@ -52,14 +52,10 @@ impl Core {
             Some(entry) => entry,
             None => {
                 let versioned = self.store.get(key).await.map_err(|error| store_failed(&error))?;
-                match versioned {
-                    None => None,
-                    Some(versioned) => Some(self.hub(row).resolve(key, &versioned).ok_or_else(|| {
-                        Status::internal(&format!("the stored object {key} cannot be decoded; the server's log says why"))
-                    })?),
-                }
+                versioned.map(|versioned| self.hub(row).resolve(key, &versioned)).transpose()
             }
         };
+        let entry = entry.map_err(|damage| damage.status())?;
         Ok(entry.map(|entry| Current {
             object: served(row, &entry.object),
             entry,

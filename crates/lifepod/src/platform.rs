@@ -379,9 +379,13 @@ struct Guard {
 async fn seal(store: Arc<store::embedded::Embedded>, layout: &Layout) -> Result<Arc<dyn store::Store>> {
     let keys = Keys::open_or_create(&layout.encryption_keys())?;
     let sealed = Sealed::new(store, keys);
-    let count = sealed.reseal().await.context("encrypting the stored Secrets")?;
-    if count > 0 {
-        tracing::info!(count, "stored Secrets were encrypted");
+    let resealed = sealed.reseal().await.context("encrypting the stored Secrets")?;
+    if resealed.count > 0 {
+        tracing::info!(count = resealed.count, "stored Secrets were encrypted");
+    }
+    for (key, error) in &resealed.unreadable {
+        // Served as what it is: an object that cannot be read, and can be deleted.
+        tracing::error!(key, %error, "a stored Secret cannot be decrypted");
     }
     Ok(Arc::new(sealed))
 }

@@ -30,11 +30,19 @@ async fn rotate(layout: &Layout) -> Result<()> {
     let store = Arc::new(store);
     let resealed = Sealed::new(store.clone(), keys.clone()).reseal().await;
     let closed = store.close().await;
-    let count = resealed.context("encrypting the stored Secrets; the old keys are kept")?;
+    let resealed = resealed.context("encrypting the stored Secrets; the old keys are kept")?;
     closed.context("closing the store; the old keys are kept")?;
+    if let Some((key, why)) = resealed.unreadable.first() {
+        bail!(
+            "{} of the stored Secrets cannot be decrypted, the first at {key}: {why}; the old keys are kept. Put the lost key back, or delete \
+             them: kubectl delete --raw '/api/v1/namespaces/NAMESPACE/secrets/NAME?ignoreStoreReadErrorWithClusterBreakingPotential=true'",
+            resealed.unreadable.len()
+        );
+    }
     keys.newest_only().write(&path)?;
     println!(
-        "{count} Secrets are encrypted with the new key {}; the old keys are gone",
+        "{} Secrets are encrypted with the new key {}; the old keys are gone",
+        resealed.count,
         keys.newest()
     );
     Ok(())

@@ -77,7 +77,7 @@ pub(super) fn decide(
             ("get", "") => {
                 // The volumes of claims that its pods refer to.
                 let found = volumes
-                    .and_then(|volumes| volumes.get(&format!("/registry/persistentvolumes/{name}"), 0))
+                    .and_then(|volumes| volumes.get(&format!("/registry/persistentvolumes/{name}"), 0)?.ok())
                     .flatten();
                 let claim = found.map(|volume| {
                     let text = |path: &str| volume.object.str_at(path).to_owned();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use store::{Event, Versioned};
 use tokio::sync::mpsc;
 
-use super::{Entry, From, Snapshot, Subscription};
+use super::{Damage, Entry, From, Snapshot, Subscription};
 
 /// One change of one object.
 #[derive(Debug)]
@@ -21,6 +21,9 @@ pub(crate) struct Change {
     pub(crate) old: Option<Arc<Entry>>,
     /// As it is; `None` for a removal.
     pub(crate) new: Option<Arc<Entry>>,
+    /// What is, or was, stored cannot be decoded: whoever watches has to list
+    /// again.
+    pub(crate) damage: Option<Damage>,
 }
 
 impl Change {
@@ -65,13 +68,18 @@ pub(crate) enum Message {
     Progress(u64),
 }
 
-/// A watch asked for changes that are no longer kept.
+/// Why a watch cannot begin.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TooOld {
-    /// What was asked for.
-    pub(crate) asked: u64,
-    /// The oldest revision that can be asked for.
-    pub(crate) oldest: u64,
+pub(crate) enum NoStart {
+    /// It asked for changes that are no longer kept.
+    TooOld {
+        /// What was asked for.
+        asked: u64,
+        /// The oldest revision that can be asked for.
+        oldest: u64,
+    },
+    /// It asked for objects that cannot be decoded.
+    Damaged(Vec<Damage>),
 }
 
 struct Watcher {
@@ -84,6 +92,8 @@ struct Watcher {
 pub(crate) struct State {
     revision: u64,
     objects: BTreeMap<String, Arc<Entry>>,
+    /// By key, what is stored and cannot be decoded.
+    damaged: BTreeMap<String, Damage>,
     /// Changes in order; all changes after `floor` are here.
     ring: VecDeque<Arc<Change>>,
     floor: u64,
@@ -110,14 +120,14 @@ pub(crate) struct Bounds {
     pub(crate) queue_changes: usize,
 }
 
-/// Decodes a stored value. What does not decode is logged and left out: one
-/// damaged object must not take its whole kind down.
-pub(crate) fn decode(key: &str, versioned: &Versioned) -> Option<Arc<Entry>> {
+/// Decodes a stored value. What does not decode is logged, without what it
+/// says: the words of the decoder may hold a part of it.
+pub(crate) fn decode(key: &str, versioned: &Versioned) -> Result<Arc<Entry>, Damage> {
     match serde_json::from_slice::<Object>(&versioned.value) {
         Ok(mut object) => {
             let revision = versioned.modified.0;
             object.meta.resource_version = Some(revision.to_string());
-            Some(Arc::new(Entry {
+            Ok(Arc::new(Entry {
                 key: key.to_owned(),
                 object: Arc::new(object),
                 stored: versioned.value.clone(),
@@ -125,8 +135,15 @@ pub(crate) fn decode(key: &str, versioned: &Versioned) -> Option<Arc<Entry>> {
             }))
         }
         Err(error) => {
-            tracing::error!(key, %error, "a stored object cannot be decoded; it is not served");
-            None
+            tracing::error!(
+                key,
+                revision = versioned.modified.0,
+                error = ?error.classify(),
+                line = error.line(),
+                column = error.column(),
+                "a stored object cannot be decoded; requests that would show it fail until it is deleted with ignoreStoreReadErrorWithClusterBreakingPotential"
+            );
+            Err(Damage::of(key, versioned))
         }
     }
 }
@@ -136,6 +153,7 @@ impl State {
         Self {
             revision: 0,
             objects: BTreeMap::new(),
+            damaged: BTreeMap::new(),
             ring: VecDeque::new(),
             floor: 0,
             ring_bytes: 0,
@@ -147,8 +165,9 @@ impl State {
     }
 
     /// Begins anew from a list.
-    pub(crate) fn reset(&mut self, revision: u64, entries: Vec<Arc<Entry>>) {
+    pub(crate) fn reset(&mut self, revision: u64, entries: Vec<Arc<Entry>>, damaged: Vec<Damage>) {
         self.by_value.clear();
+        self.damaged = damaged.into_iter().map(|damage| (damage.key.clone(), damage)).collect();
         for entry in &entries {
             self.reindex(&entry.key, None, Some(&entry.object));
         }
@@ -195,8 +214,19 @@ impl State {
         self.objects.len()
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<Arc<Entry>> {
-        self.objects.get(key).cloned()
+    pub(crate) fn get(&self, key: &str) -> Result<Option<Arc<Entry>>, Damage> {
+        match self.objects.get(key) {
+            Some(entry) => Ok(Some(Arc::clone(entry))),
+            None => self.damaged.get(key).map_or(Ok(None), |damage| Err(damage.clone())),
+        }
+    }
+
+    /// What cannot be decoded of the keys that start with `prefix`, come after
+    /// `after`, and not after `last`.
+    fn damaged(&self, prefix: &str, after: Option<&str>, last: Option<&str>) -> Vec<Damage> {
+        let within = |key: &str| key.starts_with(prefix) && after.is_none_or(|after| key > after) && last.is_none_or(|last| key <= last);
+        let damaged = self.damaged.iter().filter(|(key, _)| within(key));
+        damaged.map(|(_, damage)| damage.clone()).collect()
     }
 
     pub(crate) fn page(&self, prefix: &str, after: Option<&str>, limit: Option<usize>, matches: impl Fn(&Entry) -> bool) -> Snapshot {
@@ -218,21 +248,30 @@ impl State {
                         revision: self.revision,
                         entries,
                         remaining: 0,
+                        damaged: self.damaged(prefix, after, None),
                     };
                 }
             }
         }
         Snapshot {
             revision: self.revision,
-            entries,
             remaining: rest.count(),
+            damaged: self.damaged(prefix, after, entries.last().map(|last| last.key.as_str())),
+            entries,
         }
     }
 
     /// Applies changes of the store, in order, and hands them to watchers.
     pub(crate) fn apply(&mut self, events: Vec<Event>) {
         for event in events {
-            let new = event.value.as_ref().and_then(|versioned| decode(&event.key, versioned));
+            let decoded = event.value.as_ref().map(|versioned| decode(&event.key, versioned)).transpose();
+            let (new, damage) = match decoded {
+                Ok(new) => (new, self.damaged.remove(&event.key)),
+                Err(damage) => {
+                    self.damaged.insert(event.key.clone(), damage.clone());
+                    (None, Some(damage))
+                }
+            };
             let old = match &new {
                 Some(entry) => self.objects.insert(event.key.clone(), Arc::clone(entry)),
                 None => self.objects.remove(&event.key),
@@ -243,7 +282,7 @@ impl State {
                 new.as_ref().map(|entry| entry.object.as_ref()),
             );
             self.revision = self.revision.max(event.revision.0);
-            if old.is_none() && new.is_none() {
+            if old.is_none() && new.is_none() && damage.is_none() {
                 continue;
             }
             let change = Arc::new(Change {
@@ -251,6 +290,7 @@ impl State {
                 revision: event.revision.0,
                 old,
                 new,
+                damage,
             });
             let delivery = Arc::new(Delivery::new(Arc::clone(&change)));
             self.watchers
@@ -283,14 +323,23 @@ impl State {
         });
     }
 
-    pub(crate) fn subscribe(&mut self, prefix: &str, from: &From, bookmarks: bool) -> Result<Subscription, TooOld> {
+    pub(crate) fn subscribe(&mut self, prefix: &str, from: &From, bookmarks: bool) -> Result<Subscription, NoStart> {
         let mut objects = Vec::new();
         let mut backlog = Vec::new();
         let mut revision = self.revision;
         match *from {
-            From::Now => objects = self.page(prefix, None, None, |_| true).entries,
+            From::Now => {
+                let page = self.page(prefix, None, None, |_| true);
+                // A prefix without a slash at its end is one object's key.
+                let asked = |damage: &Damage| prefix.ends_with('/') || damage.key == prefix;
+                let damaged: Vec<Damage> = page.damaged.into_iter().filter(asked).collect();
+                if !damaged.is_empty() {
+                    return Err(NoStart::Damaged(damaged));
+                }
+                objects = page.entries;
+            }
             From::Later => {}
-            From::After(asked) if asked < self.floor => return Err(TooOld { asked, oldest: self.floor }),
+            From::After(asked) if asked < self.floor => return Err(NoStart::TooOld { asked, oldest: self.floor }),
             From::After(asked) => {
                 // The ring is in order; what was asked for usually is near its end.
                 let start = self.ring.partition_point(|change| change.revision <= asked);

@@ -3,6 +3,8 @@
 //! Source: upstream `apiserver/pkg/registry/rest/delete.go` `BeforeDelete`,
 //! `apiserver/pkg/registry/generic/registry/store.go` `Delete`.
 
+pub(crate) mod unreadable;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) revision: Option<String>,
     pub(crate) dry_run: bool,
     propagation: Option<Propagation>,
+    /// What is stored is known to be unreadable, and is to go.
+    pub(crate) unreadable: bool,
 }
 
 impl Options {
@@ -106,7 +110,7 @@ impl Options {
             (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
             (Some("Foreground"), None) => Some(Propagation::Foreground),
             (Some(policy), None) => {
-                let known = ["Background", "Foreground", "Orphan"];
+                let known = ["Foreground", "Background", "Orphan", "nil"];
                 return refuse(Violation::not_supported("propagationPolicy", policy, &known));
             }
             (None, None) => None,
@@ -119,8 +123,23 @@ impl Options {
             .flatten()
             .filter_map(Value::as_str)
             .collect();
-        if let Some(other) = dry.iter().find(|value| **value != "All") {
-            return Err(Status::invalid(&id, "", &[Violation::not_supported("dryRun", other, &["All"])]));
+        if dry.iter().any(|value| *value != "All") {
+            return Err(Status::invalid(&id, "", &[Violation::not_supported_list("dryRun", &dry, &["All"])]));
+        }
+        let unreadable = match body.get(unreadable::OPTION) {
+            None | Some(Value::Null) => query.boolean(unreadable::OPTION),
+            Some(value) => Some(value.as_bool().ok_or_else(|| malformed(unreadable::OPTION))?),
+        };
+        let unreadable = unreadable.unwrap_or(false);
+        if unreadable {
+            let beside = [
+                (".dryRun", !dry.is_empty() || query.get("dryRun").is_some()),
+                (".propagationPolicy", policy.is_some()),
+                (".orphanDependents", orphans.is_some()),
+                (".gracePeriodSeconds", grace_s.is_some()),
+                (".preconditions", preconditions.is_some_and(|value| !value.is_null())),
+            ];
+            unreadable::alone(&id, &beside)?;
         }
         Ok(Self {
             grace_s,
@@ -131,6 +150,7 @@ impl Options {
             )?,
             dry_run: !dry.is_empty(),
             propagation,
+            unreadable,
         })
     }
 }
@@ -248,6 +268,9 @@ pub(crate) struct Deleted {
 /// Deletes the object and answers with it, or with a status once it is gone.
 pub(crate) async fn delete(mut call: Call) -> Result<Response<Body>, Status> {
     let options = Options::read(&mut call).await?;
+    if options.unreadable {
+        return unreadable::delete(&call).await;
+    }
     let name = call.asked.name.clone();
     let deleted = delete_one(&call, &name, &call.key(), &options).await?;
     if !deleted.removed {

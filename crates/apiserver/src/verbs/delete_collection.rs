@@ -11,7 +11,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::respond;
 use crate::select::Selection;
-use crate::verbs::delete::{Options, delete_one};
+use crate::verbs::delete::{Options, delete_one, unreadable};
 use crate::verbs::list;
 
 /// Deletes at a time: enough for the store to commit them together.
@@ -25,6 +25,9 @@ pub(crate) async fn delete_collection(mut call: Call) -> Result<Response<Body>, 
         return Err(call.wrong_method());
     }
     let options = Options::read(&mut call).await?;
+    if options.unreadable {
+        return Err(unreadable::of_collection());
+    }
     let selection = Selection::of(&call)?;
     let (listing, _) = list::page(&call, &selection, None).await?;
     let (call, options) = (Arc::new(call), Arc::new(options));

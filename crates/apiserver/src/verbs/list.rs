@@ -17,7 +17,7 @@ use store::{Page, Revision, StoreError};
 use self::cursor::Cursor;
 use crate::body::{self, Body};
 use crate::call::{Call, partial, served};
-use crate::hub::Entry;
+use crate::hub::{Damage, Entry};
 use crate::negotiate::{Encoding, Form};
 use crate::registry::Resource;
 use crate::respond;
@@ -100,7 +100,7 @@ pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize
                 .map_err(|failed| failed.of_page(&cursor))?,
             None => {
                 reach_newest(call).await?;
-                present(call, selection, Some(&cursor.after), limit)
+                present(call, selection, Some(&cursor.after), limit)?
             }
         };
         return Ok((listing, true));
@@ -109,45 +109,49 @@ pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize
         Freshness::Exact(at) => past(call, selection, at, None, limit).await.map_err(PastError::of_list)?,
         Freshness::Newest => {
             reach_newest(call).await?;
-            present(call, selection, None, limit)
+            present(call, selection, None, limit)?
         }
         Freshness::NotOlderThan(at) => {
             reach(call, at).await?;
-            present(call, selection, None, limit)
+            present(call, selection, None, limit)?
         }
         // Upstream serves these whole from its cache, without pages.
-        Freshness::Any => present(call, selection, None, None),
+        Freshness::Any => present(call, selection, None, None)?,
     };
     Ok((listing, true))
 }
 
 /// A page of what is stored now, from the hub.
-fn present(call: &Call, selection: &Selection, after: Option<&str>, limit: Option<usize>) -> Listing {
+fn present(call: &Call, selection: &Selection, after: Option<&str>, limit: Option<usize>) -> Result<Listing, Status> {
     let matches = |entry: &Entry| selection.chooses(&call.row, entry);
     let snapshot = call.core.hub(&call.row).page(&call.prefix(), after, limit, matches);
-    Listing {
+    Ok(Listing {
         revision: snapshot.revision,
-        entries: snapshot.entries,
         remaining: snapshot.remaining,
-    }
+        entries: snapshot.whole().map_err(|damaged| Damage::of_list(&call.row.id, &damaged))?,
+    })
 }
 
 /// Why a page of the past could not be read.
-struct PastError(StoreError);
+enum PastError {
+    Store(StoreError),
+    Damaged(Status),
+}
 
 impl PastError {
     fn of_list(self) -> Status {
-        match self.0 {
-            StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
-            other => store_failed(&other),
+        match self {
+            Self::Store(StoreError::Compacted { .. }) => Status::expired("The resourceVersion for the provided list is too old."),
+            Self::Store(other) => store_failed(&other),
+            Self::Damaged(status) => status,
         }
     }
 
     /// The client may go on with what is there now, if it can live with that.
     fn of_page(self, cursor: &Cursor) -> Status {
-        match self.0 {
-            StoreError::Compacted { .. } => cursor.expired(),
-            other => store_failed(&other),
+        match self {
+            Self::Store(StoreError::Compacted { .. }) => cursor.expired(),
+            other => other.of_list(),
         }
     }
 }
@@ -167,12 +171,17 @@ async fn past(call: &Call, selection: &Selection, at: u64, after: Option<String>
             after: after.clone(),
             limit: Some(read.min(SCAN)),
         };
-        let range = call.core.store.range(&prefix, Some(Revision(at)), page).await.map_err(PastError)?;
+        let range = call
+            .core
+            .store
+            .range(&prefix, Some(Revision(at)), page)
+            .await
+            .map_err(PastError::Store)?;
         let count = range.entries.len();
         for (index, (key, versioned)) in range.entries.into_iter().enumerate() {
-            if let Some(entry) = hub.resolve(&key, &versioned)
-                && selection.chooses(&call.row, &entry)
-            {
+            let entry = hub.resolve(&key, &versioned);
+            let entry = entry.map_err(|damage| PastError::Damaged(Damage::of_list(&call.row.id, &[damage])))?;
+            if selection.chooses(&call.row, &entry) {
                 entries.push(entry);
                 if entries.len() == limit {
                     return Ok(Listing {

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use crate::testing::Rig;
 
 mod applies;
+mod damaged;
 mod fuzz;
 mod history;
 mod hostile;

@@ -19,7 +19,7 @@ use self::event::{Chunk, Encoder, Kind, classify};
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::entropy;
-use crate::hub::{Delivery, From, Message, Subscription};
+use crate::hub::{Damage, Delivery, From, Message, NoStart, Subscription};
 use crate::negotiate::Encoding;
 use crate::select::Selection;
 use crate::verbs::list::{reach, reach_newest};
@@ -50,9 +50,10 @@ pub(crate) async fn watch(call: Call) -> Result<Response<Body>, Status> {
     let subscription = call.core.hub(&call.row).subscribe(&prefix, &options.from, options.bookmarks);
     let stream = match subscription {
         Ok(subscription) => Stream::new(call, selection, &options, subscription),
-        Err(too_old) => {
+        Err(NoStart::Damaged(damaged)) => return Err(Damage::of_list(&call.row.id, &damaged)),
+        Err(NoStart::TooOld { asked, oldest }) => {
             // The stream is the answer; what is wrong is its only event.
-            let status = Status::expired(format!("too old resource version: {} ({})", too_old.asked, too_old.oldest));
+            let status = Status::expired(format!("too old resource version: {asked} ({oldest})"));
             return Ok(respond_with(encoding, body::full(event::error(&status, encoding))));
         }
     };
@@ -218,9 +219,22 @@ impl Stream {
         }
     }
 
+    /// Whether this watcher would have been told of an object that nobody can
+    /// read: it may only have listed it, or asked for one other by its name.
+    fn is_about(&self, damage: &Damage) -> bool {
+        let name = damage.key.rsplit('/').next();
+        self.selection.name().is_none_or(|asked| Some(asked) == name)
+    }
+
     fn write(&mut self, message: &Message, out: &mut Chunk) {
         match message {
             Message::Change(delivery) => {
+                if let Some(damage) = delivery.change.damage.as_ref().filter(|damage| self.is_about(damage)) {
+                    out.own()
+                        .extend_from_slice(&event::error(&damage.status(), self.encoder.call.encoding));
+                    self.ended = true;
+                    return;
+                }
                 if let Some(kind) = classify(&delivery.change, &self.selection, &self.encoder.call.row) {
                     self.encoder.change(kind, delivery, out);
                 }

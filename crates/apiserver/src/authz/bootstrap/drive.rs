@@ -68,6 +68,11 @@ async fn plan(core: &Core, rows: &[Arc<Resource>]) -> Result<Txn, Status> {
         };
         let (mut fresh, _) = codec::decode(row, parsed)?;
         let key = row.key(fresh.namespace(), fresh.name());
+        if core.hub(row).get(&key, 0).is_some_and(|found| found.is_err()) {
+            // Logged when it was read. It grants nothing until it is deleted,
+            // and must not keep everything else from being served.
+            continue;
+        }
         let current = core.current(row, &key).await?;
         let (compare, becomes) = match &current {
             None => (Compare::Absent(key.clone()), None),
