@@ -83,14 +83,15 @@ fn root_a_runtime_that_hangs_is_told_of_and_holds_nobody_for_ever() {
     let hung = platform.get("default", "pod", "hung").unwrap().unwrap();
     let uid = hung["metadata"]["uid"].as_str().unwrap().to_owned();
     let _stopped = Stopped::shim(&platform, &uid);
-
-    let critical = "  nodeName: node1\n  priorityClassName: system-node-critical\n";
-    platform.create(&sleeper("critical", critical, 500)).unwrap();
+    // Its worker looks at it from time to time.
     await_event(
         &platform,
         "hung",
         &format!("Warning FailedSync error determining status: shim of pod {uid}: the shim did not answer within 10s"),
     );
+
+    let critical = "  nodeName: node1\n  priorityClassName: system-node-critical\n";
+    platform.create(&sleeper("critical", critical, 500)).unwrap();
     await_event(
         &platform,
         "hung",

@@ -135,7 +135,7 @@ fn present(call: &Call, selection: &Selection, after: Option<&str>, limit: Optio
 /// Why a page of the past could not be read.
 enum PastError {
     Store(StoreError),
-    Damaged(Status),
+    Damaged(Box<Status>),
 }
 
 impl PastError {
@@ -143,7 +143,7 @@ impl PastError {
         match self {
             Self::Store(StoreError::Compacted { .. }) => Status::expired("The resourceVersion for the provided list is too old."),
             Self::Store(other) => store_failed(&other),
-            Self::Damaged(status) => status,
+            Self::Damaged(status) => *status,
         }
     }
 
@@ -180,7 +180,7 @@ async fn past(call: &Call, selection: &Selection, at: u64, after: Option<String>
         let count = range.entries.len();
         for (index, (key, versioned)) in range.entries.into_iter().enumerate() {
             let entry = hub.resolve(&key, &versioned);
-            let entry = entry.map_err(|damage| PastError::Damaged(Damage::of_list(&call.row.id, &[damage])))?;
+            let entry = entry.map_err(|damage| PastError::Damaged(Box::new(Damage::of_list(&call.row.id, &[damage]))))?;
             if selection.chooses(&call.row, &entry) {
                 entries.push(entry);
                 if entries.len() == limit {
