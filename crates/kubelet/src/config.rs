@@ -12,7 +12,8 @@ use runtime::{ContainerConfig, LogLimits, RunAs, SandboxConfig, Seccomp};
 use crate::dns;
 use crate::environment::expand;
 use crate::pods::log_dir;
-use crate::resources;
+use crate::qos;
+use crate::resources::{self, NodeLimits};
 
 /// Domain of the cluster. Source: kubeadm's default.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -49,7 +50,14 @@ pub enum ConfigError {
 ///
 /// # Errors
 /// When the pod lacks its identity or an address in it cannot be parsed.
-pub fn sandbox(pod: &Pod, uid: &Uid, attempt: u32, log_root: &Path, node_resolv_conf: &str) -> Result<SandboxConfig, ConfigError> {
+pub fn sandbox(
+    pod: &Pod,
+    uid: &Uid,
+    attempt: u32,
+    log_root: &Path,
+    node_resolv_conf: &str,
+    limits: &NodeLimits,
+) -> Result<SandboxConfig, ConfigError> {
     let name = pod.metadata.name.clone().ok_or(ConfigError::Missing("metadata.name"))?;
     let namespace = pod.metadata.namespace.clone().ok_or(ConfigError::Missing("metadata.namespace"))?;
     let spec = pod.spec.as_ref().ok_or(ConfigError::Missing("spec"))?;
@@ -80,7 +88,8 @@ pub fn sandbox(pod: &Pod, uid: &Uid, attempt: u32, log_root: &Path, node_resolv_
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
         resolv_conf: dns::form(pod, node_resolv_conf).text,
         host_aliases,
-        resources: resources::of_pod(pod),
+        resources: resources::of_pod(pod, limits),
+        cgroup_parent: qos::parent(pod),
         sysctls: sysctls(spec),
         name,
         namespace,
@@ -139,6 +148,8 @@ pub struct ThisNode<'a> {
     pub log_limits: LogLimits,
     /// Memory of the node.
     pub memory_capacity_bytes: u64,
+    /// What the node sets on cgroups.
+    pub limits: &'a NodeLimits,
 }
 
 /// One container of a pod, with the variables it was found to have.
@@ -214,7 +225,7 @@ pub fn container(
         log_limits: node.log_limits,
         tty: wire.tty.unwrap_or(false),
         oom_score: resources::oom_score(pod, wire, node.memory_capacity_bytes),
-        resources: resources::of_container(wire.resources.as_ref())?,
+        resources: resources::of_container(wire.resources.as_ref(), node.limits)?,
         stop_signal: wire.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         target: ephemeral(spec, name).and_then(|own| own.target_container_name.clone().filter(|target| !target.is_empty())),
     })
@@ -263,8 +274,14 @@ mod tests {
             seccomp_root: Path::new("/profiles"),
             log_limits: LogLimits::default(),
             memory_capacity_bytes: 1 << 30,
+            limits: &NOTHING,
         }
     }
+
+    static NOTHING: NodeLimits = NodeLimits {
+        pod_processes_max: None,
+        huge_pages: Vec::new(),
+    };
 
     fn pod(spec: &serde_json::Value) -> Pod {
         let text = serde_json::json!({ "metadata": { "name": "a", "namespace": "dev" }, "spec": spec });
@@ -316,6 +333,7 @@ mod tests {
             cpu_shares: Some(256),
             cpu_limit_milli: Some(500),
             memory_limit_bytes: Some(64 << 20),
+            ..Resources::default()
         };
         assert_eq!(config.resources, expected);
         assert!(container(&pod, "d", 0, Vec::new(), &node()).is_err());
@@ -325,7 +343,7 @@ mod tests {
     fn a_subdomain_makes_a_full_name() {
         let of = |spec: serde_json::Value| {
             let uid: Uid = "u".parse().unwrap();
-            sandbox(&pod(&spec), &uid, 0, Path::new("/logs"), "").map(|config| (config.hostname, config.domain))
+            sandbox(&pod(&spec), &uid, 0, Path::new("/logs"), "", &NodeLimits::default()).map(|config| (config.hostname, config.domain))
         };
         let spec = |full: bool, subdomain: &str| serde_json::json!({ "subdomain": subdomain, "setHostnameAsFQDN": full, "containers": [] });
         let domain = "s.dev.svc.cluster.local".to_owned();
@@ -344,7 +362,7 @@ mod tests {
         let mut long = pod(&serde_json::json!({ "containers": [] }));
         long.metadata.name = Some(format!("{}-b", "a".repeat(62)));
         let uid: Uid = "u".parse().unwrap();
-        let config = sandbox(&long, &uid, 0, Path::new("/logs"), "").unwrap();
+        let config = sandbox(&long, &uid, 0, Path::new("/logs"), "", &NodeLimits::default()).unwrap();
         assert_eq!(config.hostname, "a".repeat(62));
     }
 }

@@ -27,6 +27,7 @@ pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, a
         seccomp_root: &ports.seccomp_root,
         log_limits: ports.log_limits,
         memory_capacity_bytes: memory_capacity_bytes(&ports.node.borrow()),
+        limits: &ports.limits,
     };
     let config = config::container(pod, name, attempt, variables, &node).map_err(|error| unusable(&error))?;
     let config = ContainerConfig { mounts, ..config };

@@ -25,6 +25,7 @@ use crate::hook;
 use crate::pods::{Pods, log_dir};
 use crate::prober;
 use crate::pull_secret;
+use crate::resources::NodeLimits;
 use crate::sources::Sources;
 use crate::status_writer::StatusWriter;
 use crate::volumes::{Scope, Volumes};
@@ -48,6 +49,8 @@ pub struct Ports {
     pub seccomp_root: PathBuf,
     /// How much of a container's log is kept.
     pub log_limits: LogLimits,
+    /// What the node sets on cgroups.
+    pub limits: Arc<NodeLimits>,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: Arc<str>,
     /// What pods take their content from.
@@ -151,7 +154,7 @@ async fn perform(
         }
         Verb::RunSandbox { attempt } => {
             let pod = wanted(subject)?;
-            let sandbox = config::sandbox(pod, uid, *attempt, &ports.log_root, &ports.node_resolv_conf)
+            let sandbox = config::sandbox(pod, uid, *attempt, &ports.log_root, &ports.node_resolv_conf, &ports.limits)
                 .map_err(|error| Failure::new(FailureClass::Sandbox, error.to_string()))?;
             done(runtime.run_sandbox(&sandbox).await, FailureClass::Sandbox)?;
             let omitted = dns::form(pod, &ports.node_resolv_conf).omitted;

@@ -35,6 +35,8 @@ use crate::node_status::{self, Machine, NodeIdentity, NodeState, Registered};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
 use crate::pull_secret;
+use crate::qos;
+use crate::resources::NodeLimits;
 use crate::sources::{self, Sources};
 use crate::volumes::{self, Volumes};
 
@@ -62,6 +64,8 @@ pub struct Options {
     pub seccomp_root: PathBuf,
     /// How much of a container's log is kept.
     pub log_limits: LogLimits,
+    /// Most processes of a pod; `None` for as many as the node has.
+    pub pod_processes_max: Option<u64>,
     /// The node's `/etc/resolv.conf`.
     pub node_resolv_conf: String,
     /// When the node counts as short of something.
@@ -139,6 +143,7 @@ impl Kubelet {
             volumes,
             seccomp_root,
             log_limits,
+            pod_processes_max,
             node_resolv_conf,
             eviction,
             drain,
@@ -170,6 +175,10 @@ impl Kubelet {
         } = registered;
         let events = NodeEvents::new(recorder.clone(), clock.clone(), node.name.clone());
         events.started(rebooted.then_some(machine.boot_id.as_str()), drain.is_some());
+        let limits = NodeLimits {
+            pod_processes_max,
+            huge_pages: machine.huge_pages.clone(),
+        };
         let (seen, node_object) = watch::channel(registered.clone());
         side.spawn(events.clone().follow_cordons(node_object.clone(), shutdown.clone()));
         side.spawn(node_status::follow(client.clone(), node.name.clone(), seen, shutdown.clone()));
@@ -191,6 +200,7 @@ impl Kubelet {
             log_root,
             seccomp_root,
             log_limits,
+            limits: Arc::new(limits),
             node_resolv_conf: node_resolv_conf.into(),
             sources: Sources::new(client.clone()),
             volumes,
@@ -199,6 +209,7 @@ impl Kubelet {
             client,
         };
         side.spawn(ports.sources.clone().run(shutdown.clone()));
+        side.spawn(qos::follow(ports.clone(), shutdown.clone()));
         let (evictions, to_evict) = mpsc::channel(EVICTIONS_MAX);
         let findings = Findings {
             state,

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use api::Time;
 use api::typed::{
     DaemonEndpoint, Lease, LeaseSpec, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo,
     ObjectMeta, OwnerReference, WireQuantity,
 };
+use api::{Quantity, Time};
 use futures::StreamExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube_runtime::WatchStreamExt;
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::hugepages::{self, HugePages};
 
 /// How often the Lease is renewed.
 const LEASE_RENEW: Duration = Duration::from_secs(10);
@@ -47,6 +48,8 @@ pub struct Machine {
     pub storage_bytes: u64,
     /// Of that, kept from pods.
     pub reserved_storage_bytes: u64,
+    /// Its huge pages, by size.
+    pub huge_pages: Vec<HugePages>,
     /// Pods it takes.
     pub max_pods: u32,
     /// Kernel release.
@@ -95,6 +98,7 @@ impl Machine {
             reserved_memory_bytes: 0,
             storage_bytes: disk.f_blocks * disk.f_frsize,
             reserved_storage_bytes: 0,
+            huge_pages: HugePages::read(std::path::Path::new(hugepages::KERNEL_DIR)),
             max_pods: MAX_PODS,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             os_image,
@@ -150,6 +154,13 @@ pub fn registration(node: &NodeIdentity) -> Node {
 /// Resources of the machine, and what of them pods may request.
 #[must_use]
 pub fn resources(machine: &Machine) -> (BTreeMap<String, WireQuantity>, BTreeMap<String, WireQuantity>) {
+    // Bytes that the kernel has put aside for huge pages are no memory for others.
+    // Source: upstream `nodestatus/setters.go`, `MachineInfo`.
+    let set_aside: u64 = machine.huge_pages.iter().map(|pages| pages.bytes()).sum();
+    let huge_pages = machine.huge_pages.iter().map(|pages| {
+        let quantity = Quantity::from_bytes(i64::try_from(pages.bytes()).unwrap_or(i64::MAX));
+        (pages.resource(), WireQuantity(quantity.to_string()))
+    });
     let of = |memory_bytes: u64, storage_bytes: u64| {
         [
             ("cpu", machine.cpus.to_string()),
@@ -159,12 +170,16 @@ pub fn resources(machine: &Machine) -> (BTreeMap<String, WireQuantity>, BTreeMap
         ]
         .into_iter()
         .map(|(name, quantity)| (name.to_owned(), WireQuantity(quantity)))
+        .chain(huge_pages.clone())
         .collect()
     };
     (
         of(machine.memory_bytes, machine.storage_bytes),
         of(
-            machine.memory_bytes.saturating_sub(machine.reserved_memory_bytes),
+            machine
+                .memory_bytes
+                .saturating_sub(machine.reserved_memory_bytes)
+                .saturating_sub(set_aside),
             machine.storage_bytes.saturating_sub(machine.reserved_storage_bytes),
         ),
     )

@@ -24,6 +24,8 @@ pub struct Pods {
     by_uid: Mutex<BTreeMap<Uid, Known>>,
     /// Grows whenever a pod was observed or forgotten.
     changes: watch::Sender<u64>,
+    /// Grows whenever the API told of a pod, or one was forgotten.
+    wanted_changes: watch::Sender<u64>,
 }
 
 impl Pods {
@@ -41,6 +43,7 @@ impl Pods {
                 pod,
                 observed: Arc::default(),
             });
+        self.wanted_changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Sets what was seen of a pod; older snapshots are dropped.
@@ -56,6 +59,7 @@ impl Pods {
     /// Forgets a pod.
     pub fn remove(&self, uid: &Uid) {
         self.lock().remove(uid);
+        self.wanted_changes.send_modify(|count| *count = count.wrapping_add(1));
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
@@ -63,6 +67,12 @@ impl Pods {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Grows whenever the API told of a pod, or one was forgotten.
+    #[must_use]
+    pub fn wanted_changes(&self) -> watch::Receiver<u64> {
+        self.wanted_changes.subscribe()
     }
 
     /// Every pod, by UID.

@@ -7,10 +7,11 @@ use api::typed::{Container, Pod, ResourceRequirements, WireQuantity};
 use runtime::Resources;
 
 use crate::config::ConfigError;
+use crate::hugepages::HugePages;
 
 /// Fewest and most CPU shares the kernel takes. Source: upstream
 /// `cm/helpers_linux.go`, `MinShares`, `MaxShares`.
-const CPU_SHARES_MIN: u64 = 2;
+pub(crate) const CPU_SHARES_MIN: u64 = 2;
 const CPU_SHARES_MAX: u64 = 262_144;
 
 /// OOM scores. Source: upstream `qos/policy.go`.
@@ -20,12 +21,38 @@ const OOM_SCORE_BEST_EFFORT: i64 = 1000;
 /// `scheduling.SystemCriticalPriority` and `IsNodeCriticalPod`.
 const NODE_CRITICAL: &str = "system-node-critical";
 
+/// What the node sets on every pod's cgroup.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeLimits {
+    /// Most processes of a pod; `None` for as many as the node has. Source:
+    /// kubelet configuration, `podPidsLimit`.
+    pub pod_processes_max: Option<u64>,
+    /// Huge pages it has; what a pod does not ask for it may not use.
+    pub huge_pages: Vec<HugePages>,
+}
+
+impl NodeLimits {
+    /// Of each size what was asked for, else nothing.
+    ///
+    /// Source: upstream `kuberuntime_container_linux.go`,
+    /// `GetHugepageLimitsFromResources`.
+    fn huge_pages(&self, limits: &pods::Resources) -> Vec<(String, u64)> {
+        let of = |pages: &HugePages| limits.get(&pages.resource()).map_or(0, |q| amount(q.bytes().into()));
+        self.huge_pages.iter().map(|pages| (pages.kernel_name(), of(pages))).collect()
+    }
+}
+
+/// The amount of `cpu` in thousandths; none is 0.
+pub(crate) fn cpu_milli(of: &pods::Resources) -> u64 {
+    of.get("cpu").map_or(0, |q| amount(q.milli().into()))
+}
+
 fn amount(value: i128) -> u64 {
     u64::try_from(value.max(0)).unwrap_or(u64::MAX)
 }
 
 /// Source: upstream `cm/helpers_linux.go`, `MilliCPUToShares`.
-fn shares(milli: u64) -> u64 {
+pub(crate) fn shares(milli: u64) -> u64 {
     (milli.saturating_mul(1024) / 1000).clamp(CPU_SHARES_MIN, CPU_SHARES_MAX)
 }
 
@@ -34,7 +61,7 @@ fn shares(milli: u64) -> u64 {
 ///
 /// # Errors
 /// A quantity that is none.
-pub fn of_container(wire: Option<&ResourceRequirements>) -> Result<Resources, ConfigError> {
+pub fn of_container(wire: Option<&ResourceRequirements>, node: &NodeLimits) -> Result<Resources, ConfigError> {
     let empty = ResourceRequirements::default();
     let wire = wire.unwrap_or(&empty);
     let quantity = |list: &Option<BTreeMap<String, WireQuantity>>, name: &str| {
@@ -54,16 +81,17 @@ pub fn of_container(wire: Option<&ResourceRequirements>) -> Result<Resources, Co
         cpu_shares: Some(cpu_request.map_or(CPU_SHARES_MIN, |q| shares(amount(q.milli().into())))),
         cpu_limit_milli: cpu_limit.map(|q| amount(q.milli().into())).filter(|milli| *milli > 0),
         memory_limit_bytes: memory_limit.map(|q| amount(q.bytes().into())).filter(|bytes| *bytes > 0),
+        processes_limit: None, // the pod has one, its containers share it
+        hugepage_limits: node.huge_pages(&pods::amounts(wire.limits.as_ref())),
     })
 }
 
 /// Cgroup settings of a whole pod: a resource is bounded where every container
 /// bounds it. Source: upstream `cm/helpers_linux.go`, `ResourceConfigForPod`.
 #[must_use]
-pub fn of_pod(pod: &Pod) -> Resources {
+pub fn of_pod(pod: &Pod, node: &NodeLimits) -> Resources {
     let class = pods::qos_class(pod);
     let (requests, limits) = (pods::requests(pod), pods::limits(pod));
-    let milli = |of: &pods::Resources| of.get("cpu").map_or(0, |q| amount(q.milli().into()));
     let bytes = |of: &pods::Resources| of.get("memory").map_or(0, |q| amount(q.bytes().into()));
     let bounded = |name: &str| {
         let Some(spec) = &pod.spec else { return false };
@@ -75,10 +103,12 @@ pub fn of_pod(pod: &Pod) -> Resources {
         cpu_shares: Some(if class == QosClass::BestEffort {
             CPU_SHARES_MIN
         } else {
-            shares(milli(&requests))
+            shares(cpu_milli(&requests))
         }),
-        cpu_limit_milli: Some(milli(&limits)).filter(|milli| *milli > 0 && is_bounded("cpu")),
+        cpu_limit_milli: Some(cpu_milli(&limits)).filter(|milli| *milli > 0 && is_bounded("cpu")),
         memory_limit_bytes: Some(bytes(&limits)).filter(|bytes| *bytes > 0 && is_bounded("memory")),
+        processes_limit: node.pod_processes_max,
+        hugepage_limits: node.huge_pages(&limits),
     }
 }
 
@@ -134,28 +164,51 @@ mod tests {
         json!({ "name": "c", "resources": { "requests": requests, "limits": limits } })
     }
 
+    fn bare(pod: &Pod) -> Resources {
+        of_pod(pod, &NodeLimits::default())
+    }
+
+    #[test]
+    fn the_node_bounds_processes_and_huge_pages_nobody_asked_for() {
+        let node = NodeLimits {
+            pod_processes_max: Some(99),
+            huge_pages: [2048, 1 << 20].map(|size_kib| HugePages { size_kib, count: 8 }).to_vec(),
+        };
+        let asked = asking(json!({}), json!({ "cpu": "1", "hugepages-2Mi": "4Mi" }));
+        let (pod, sizes) = (pod(json!({ "containers": [asked, { "name": "d" }] })), |small| {
+            vec![("2MB".to_owned(), small), ("1GB".to_owned(), 0)]
+        });
+        let whole = of_pod(&pod, &node);
+        assert_eq!((whole.processes_limit, whole.hugepage_limits), (Some(99), sizes(4 << 20)));
+        let containers = &pod.spec.as_ref().unwrap().containers;
+        let of = |at: usize| of_container(containers[at].resources.as_ref(), &node).unwrap();
+        assert_eq!((of(0).processes_limit, of(0).hugepage_limits), (None, sizes(4 << 20)));
+        assert_eq!(of(1).hugepage_limits, sizes(0));
+    }
+
     #[test]
     fn a_pod_is_bounded_where_all_of_it_is() {
         let full = || asking(json!({}), json!({ "cpu": "500m", "memory": "64Mi" }));
-        let resources = of_pod(&pod(json!({ "containers": [full(), full()] })));
+        let resources = bare(&pod(json!({ "containers": [full(), full()] })));
         assert_eq!(
             resources,
             Resources {
                 cpu_shares: Some(2), // defaulting has not put the limits in as requests
                 cpu_limit_milli: Some(1000),
                 memory_limit_bytes: Some(128 << 20),
+                ..Resources::default()
             }
         );
         let half = asking(json!({ "cpu": "250m" }), json!({ "memory": "64Mi" }));
-        let resources = of_pod(&pod(json!({ "containers": [full(), half] })));
+        let resources = bare(&pod(json!({ "containers": [full(), half] })));
         assert_eq!(
             (resources.cpu_shares, resources.cpu_limit_milli, resources.memory_limit_bytes),
             (Some(256), None, Some(128 << 20))
         );
         let none = json!({ "name": "d" });
-        assert_eq!(of_pod(&pod(json!({ "containers": [full(), none] }))).memory_limit_bytes, None);
+        assert_eq!(bare(&pod(json!({ "containers": [full(), none] }))).memory_limit_bytes, None);
         assert_eq!(
-            of_pod(&pod(json!({ "containers": [none] }))),
+            bare(&pod(json!({ "containers": [none] }))),
             Resources {
                 cpu_shares: Some(2),
                 ..Resources::default()

@@ -156,10 +156,19 @@ pub(crate) struct Up {
     #[arg(long, default_value = RESOLV_CONF, value_name = "FILE")]
     #[serde(default = "resolv_conf")]
     pub resolv_conf: PathBuf,
+    /// Most processes and threads of a pod, as the kubelet's flag; -1 for as many as the node has
+    #[arg(long, default_value_t = -1, value_name = "COUNT", allow_negative_numbers = true)]
+    #[serde(default = "unlimited")]
+    pub pod_max_pids: i64,
     #[command(flatten)]
     pub container_log: ContainerLog,
     #[command(flatten)]
     pub eviction: Eviction,
+}
+
+/// Of settings that were kept before there was such a flag.
+fn unlimited() -> i64 {
+    -1
 }
 
 /// How much of a container's log is kept; as the kubelet's flags of these names.
@@ -191,6 +200,7 @@ fn resolv_conf() -> PathBuf {
 pub(crate) struct KubeletSettings {
     pub(crate) thresholds: lifecycle::evict::Settings,
     pub(crate) log_limits: runtime::LogLimits,
+    pub(crate) pod_processes_max: Option<u64>,
     pub(crate) resolv_conf: String,
 }
 
@@ -199,6 +209,7 @@ impl Up {
         Ok(KubeletSettings {
             thresholds: self.eviction.settings()?,
             log_limits: self.container_log.limits()?,
+            pod_processes_max: u64::try_from(self.pod_max_pids).ok().filter(|most| *most > 0),
             resolv_conf: self.node_resolv_conf()?,
         })
     }

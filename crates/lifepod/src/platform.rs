@@ -303,6 +303,7 @@ impl Platform {
             volumes: self.parts.volumes.clone(),
             seccomp_root: self.layout.seccomp(),
             log_limits: told.log_limits,
+            pod_processes_max: told.pod_processes_max,
             node_resolv_conf: told.resolv_conf,
             eviction: kubelet::eviction::Config {
                 settings: told.thresholds,

@@ -34,6 +34,7 @@ use std::time::Duration;
 use api::node::{ContainerId, NodeUsage, Observation, Uid};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
+use shim::protocol::Limits;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
@@ -42,8 +43,8 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig, Session,
-    StreamRequest,
+    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig,
+    Session, StreamRequest,
 };
 use files::PodDir;
 use pod::Pod;
@@ -98,10 +99,10 @@ impl Embedded {
     }
 
     fn new_pod(&self, uid: &Uid) -> Pod {
-        let group = self.options.cgroup_root.join(format!("pod{uid}"));
+        let root = self.options.cgroup_root.clone();
         // Numbers of a later agent, or of a pod made anew, are higher.
         let first_sequence = u64::try_from(shim::record::now_ns()).unwrap_or_default();
-        Pod::new(uid.clone(), PodDir::new(&self.options.state_dir, uid), group, first_sequence)
+        Pod::new(uid.clone(), PodDir::new(&self.options.state_dir, uid), root, first_sequence)
     }
 
     fn forget(&self, pod: &Arc<Pod>) {
@@ -178,6 +179,23 @@ impl Runtime for Embedded {
 
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<(), RuntimeError> {
         self.make_sandbox(sandbox).await
+    }
+
+    async fn weigh(&self, parent: CgroupParent, cpu_shares: u64) -> Result<(), RuntimeError> {
+        let Some(name) = parent.name() else { return Ok(()) };
+        let (trees, group) = (self.host.trees.clone(), self.options.cgroup_root.join(name));
+        let limits = Limits {
+            cpu_shares: Some(cpu_shares),
+            ..Limits::default()
+        };
+        let doing = format!("weighing the pods in cgroup {}", group.display());
+        blocking(move || {
+            trees.make(&group, &limits).map_err(|cause| RuntimeError::Io {
+                doing,
+                source: std::io::Error::other(cause),
+            })
+        })
+        .await
     }
 
     async fn create(&self, uid: &Uid, container: &ContainerConfig) -> Result<ContainerId, RuntimeError> {

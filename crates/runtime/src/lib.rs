@@ -70,6 +70,9 @@ pub struct SandboxConfig {
     pub log_dir: PathBuf,
     /// Cgroup limits of the whole pod.
     pub resources: Resources,
+    /// Where its cgroup is.
+    #[serde(default)]
+    pub cgroup_parent: CgroupParent,
 }
 
 /// Cgroup settings; `None` leaves the kernel's default.
@@ -81,6 +84,42 @@ pub struct Resources {
     pub cpu_limit_milli: Option<u64>,
     /// Hard limit in bytes.
     pub memory_limit_bytes: Option<u64>,
+    /// Most processes and threads.
+    #[serde(default)]
+    pub processes_limit: Option<u64>,
+    /// Hard limits in bytes by size of huge pages, in the kernel's words such
+    /// as `2MB`.
+    #[serde(default)]
+    pub hugepage_limits: Vec<(String, u64)>,
+}
+
+/// In which group below the root a pod's group is, by its quality of service.
+///
+/// Source: upstream `cm/qos_container_manager_linux.go`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum CgroupParent {
+    /// The root itself: guaranteed pods, and all of a Lifepod that had no others.
+    #[default]
+    Root,
+    /// `burstable`.
+    Burstable,
+    /// `besteffort`.
+    BestEffort,
+}
+
+impl CgroupParent {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Root, Self::Burstable, Self::BestEffort];
+
+    /// Name of the group in the root; the root has none.
+    #[must_use]
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Root => None,
+            Self::Burstable => Some("burstable"),
+            Self::BestEffort => Some("besteffort"),
+        }
+    }
 }
 
 /// Which later mounts reach the other side of a bind mount.
@@ -294,6 +333,8 @@ pub trait Runtime: Send + Sync {
     async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<Image, RuntimeError>;
     /// Makes the sandbox: shim, namespaces, cgroup, network.
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<(), RuntimeError>;
+    /// Gives the cgroup of a quality of service its share of the CPU; makes it.
+    async fn weigh(&self, parent: CgroupParent, cpu_shares: u64) -> Result<(), RuntimeError>;
     /// Makes one attempt of a container, not started.
     async fn create(&self, pod: &Uid, container: &ContainerConfig) -> Result<ContainerId, RuntimeError>;
     /// Starts its process. A process that cannot be started is an error and

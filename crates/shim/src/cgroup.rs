@@ -1,12 +1,14 @@
 //! Control groups on version 1, hybrid and version 2 hosts.
 //!
-//! A pod's groups are `<root>/pod<uid>` and, inside it, one per container.
+//! A pod's groups are `<root>/pod<uid>`, or `<root>/<parent>/pod<uid>` for those
+//! of one quality of service, and, inside it, one per container.
 //! This file finds the trees, sets limits, kills, counts out-of-memory kills
 //! and removes; `cgroup/enter.rs` puts processes in; `cgroup/device.rs` keeps
 //! them from devices; `cgroup/usage.rs` reads what they use.
 //!
 //! Source: Linux `Documentation/admin-guide/cgroup-v1/` and `cgroup-v2.rst`.
 
+use std::borrow::Cow;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +22,13 @@ mod usage;
 
 /// Below the root, beside the pods' groups: where shims themselves are.
 pub const SHIMS_GROUP: &str = "shims";
+
+/// A pod's group: in the root, or in the group of its quality of service there.
+#[must_use]
+pub fn pod_group(root: &Path, parent: Option<&str>, uid: &str) -> PathBuf {
+    let within = parent.map_or_else(|| root.to_owned(), |parent| root.join(parent));
+    within.join(format!("pod{uid}"))
+}
 
 /// The scheduler's period for hard limits.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -159,7 +168,7 @@ impl Trees {
         if let Some(v2) = &self.v2 {
             make_v2(v2, path, self.is_unified())?;
         }
-        let v1 = ["memory", "cpu", "pids"].into_iter().filter_map(|name| self.v1_of(name));
+        let v1 = ["memory", "cpu", "pids", "hugetlb"].into_iter().filter_map(|name| self.v1_of(name));
         for mount in v1 {
             let dir = below(mount, path);
             fs::create_dir_all(&dir).map_err(CgroupError::group("making cgroup", &dir))?;
@@ -167,7 +176,15 @@ impl Trees {
         self.limit(path, &settings(limits, self.is_unified()))
     }
 
-    fn limit(&self, path: &Path, settings: &[(&str, &str, String)]) -> Result<(), CgroupError> {
+    /// Sets other limits on a group that is there; those that are `None` stay.
+    ///
+    /// # Errors
+    /// A limit that is refused, for example less memory than is in use.
+    pub fn set(&self, path: &Path, limits: &Limits) -> Result<(), CgroupError> {
+        self.limit(path, &settings(limits, self.is_unified()))
+    }
+
+    fn limit(&self, path: &Path, settings: &[Setting]) -> Result<(), CgroupError> {
         for (controller, file, value) in settings {
             let mount = if self.is_unified() {
                 self.v2.as_deref()
@@ -175,8 +192,13 @@ impl Trees {
                 self.v1_of(controller)
             };
             let Some(mount) = mount else { continue };
-            let file = below(mount, path).join(file);
-            put(&file, value).map_err(CgroupError::group("setting a limit in", &file))?;
+            let file = below(mount, path).join(file.as_ref());
+            match put(&file, value) {
+                // A kernel without this controller, or one that does not pass
+                // it on: containers that need huge pages do not come here.
+                Err(error) if *controller == "hugetlb" && error.kind() == io::ErrorKind::NotFound => {}
+                set => set.map_err(CgroupError::group("setting a limit in", &file))?,
+            }
         }
         Ok(())
     }
@@ -304,20 +326,32 @@ fn is_dead(pid: i32) -> bool {
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
+/// A controller, a file of it, and what is written there.
+type Setting = (&'static str, Cow<'static, str>, String);
+
 /// Which file of which controller gets which value.
 /// Source: KEP-2254 for the conversion of shares to weight.
-fn settings(limits: &Limits, unified: bool) -> Vec<(&'static str, &'static str, String)> {
+fn settings(limits: &Limits, unified: bool) -> Vec<Setting> {
     let quota_us = limits.cpu_milli.map(|milli| (milli * CPU_PERIOD_US / 1000).max(1000));
-    let mut list = Vec::new();
+    let mut list: Vec<Setting> = Vec::new();
+    let mut add = |controller, file: &'static str, value: Option<String>| {
+        list.extend(value.map(|value| (controller, Cow::Borrowed(file), value)));
+    };
     if unified {
-        list.extend(limits.cpu_shares.map(|s| ("cpu", "cpu.weight", weight(s).to_string())));
-        list.extend(quota_us.map(|q| ("cpu", "cpu.max", format!("{q} {CPU_PERIOD_US}"))));
-        list.extend(limits.memory_bytes.map(|m| ("memory", "memory.max", m.to_string())));
+        add("cpu", "cpu.weight", limits.cpu_shares.map(|s| weight(s).to_string()));
+        add("cpu", "cpu.max", quota_us.map(|q| format!("{q} {CPU_PERIOD_US}")));
+        add("memory", "memory.max", limits.memory_bytes.map(|m| m.to_string()));
     } else {
-        list.extend(limits.cpu_shares.map(|s| ("cpu", "cpu.shares", s.clamp(2, 262_144).to_string())));
-        list.extend(quota_us.map(|_| ("cpu", "cpu.cfs_period_us", CPU_PERIOD_US.to_string())));
-        list.extend(quota_us.map(|q| ("cpu", "cpu.cfs_quota_us", q.to_string())));
-        list.extend(limits.memory_bytes.map(|m| ("memory", "memory.limit_in_bytes", m.to_string())));
+        add("cpu", "cpu.shares", limits.cpu_shares.map(|s| s.clamp(2, 262_144).to_string()));
+        add("cpu", "cpu.cfs_period_us", quota_us.map(|_| CPU_PERIOD_US.to_string()));
+        add("cpu", "cpu.cfs_quota_us", quota_us.map(|q| q.to_string()));
+        add("memory", "memory.limit_in_bytes", limits.memory_bytes.map(|m| m.to_string()));
+    }
+    // The same file in both.
+    add("pids", "pids.max", limits.processes.map(|n| n.to_string()));
+    for (size, bytes) in &limits.hugepages {
+        let file = if unified { "max" } else { "limit_in_bytes" };
+        list.push(("hugetlb", format!("hugetlb.{size}.{file}").into(), bytes.to_string()));
     }
     list
 }
@@ -336,7 +370,7 @@ fn make_v2(mount: &Path, path: &Path, controllers: bool) -> Result<(), CgroupErr
             let offered = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
             for name in offered
                 .split_whitespace()
-                .filter(|n| matches!(*n, "memory" | "cpu" | "pids" | "cpuset" | "io"))
+                .filter(|n| matches!(*n, "memory" | "cpu" | "pids" | "cpuset" | "io" | "hugetlb"))
             {
                 let control = dir.join("cgroup.subtree_control");
                 put(&control, &format!("+{name}")).map_err(CgroupError::group("passing on a controller in", &control))?;
@@ -407,20 +441,29 @@ mod tests {
             cpu_shares: Some(1024),
             cpu_milli: Some(1500),
             memory_bytes: Some(64 << 20),
+            processes: Some(99),
+            hugepages: vec![("2MB".to_owned(), 4 << 20)],
+        };
+        let has = |list: &[Setting], controller: &str, file: &str, value: &str| {
+            list.iter()
+                .any(|(c, f, v)| (*c, f.as_ref(), v.as_str()) == (controller, file, value))
         };
         let v1 = settings(&limits, false);
-        assert!(v1.contains(&("cpu", "cpu.cfs_quota_us", "150000".into())));
-        assert!(v1.contains(&("memory", "memory.limit_in_bytes", "67108864".into())));
+        assert!(has(&v1, "cpu", "cpu.cfs_quota_us", "150000"));
+        assert!(has(&v1, "memory", "memory.limit_in_bytes", "67108864"));
+        assert!(has(&v1, "hugetlb", "hugetlb.2MB.limit_in_bytes", "4194304"));
         let v2 = settings(&limits, true);
-        assert!(v2.contains(&("cpu", "cpu.weight", "39".into())));
-        assert!(v2.contains(&("cpu", "cpu.max", "150000 100000".into())));
+        assert!(has(&v2, "cpu", "cpu.weight", "39"));
+        assert!(has(&v2, "cpu", "cpu.max", "150000 100000"));
+        assert!(has(&v2, "hugetlb", "hugetlb.2MB.max", "4194304"));
+        assert!([&v1, &v2].iter().all(|list| has(list, "pids", "pids.max", "99")));
         assert!(settings(&Limits::default(), true).is_empty());
         // A limit below the kernel's least quota of one millisecond.
         let tiny = Limits {
             cpu_milli: Some(1),
             ..Limits::default()
         };
-        assert_eq!(settings(&tiny, true), [("cpu", "cpu.max", "1000 100000".into())]);
+        assert!(has(&settings(&tiny, true), "cpu", "cpu.max", "1000 100000"));
     }
 
     #[test]

@@ -172,6 +172,12 @@ pub struct Limits {
     pub cpu_milli: Option<u64>,
     /// Hard limit in bytes.
     pub memory_bytes: Option<u64>,
+    /// Most processes and threads.
+    #[serde(default)]
+    pub processes: Option<u64>,
+    /// Hard limits in bytes by page size, in the kernel's words such as `2MB`.
+    #[serde(default)]
+    pub hugepages: Vec<(String, u64)>,
 }
 
 /// One attempt of a container.

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use clients::Client;
 
-use crate::cgroup::{SHIMS_GROUP, Trees};
+use crate::cgroup::{SHIMS_GROUP, Trees, pod_group};
 use crate::container::{Container, Phase, Step, Watched};
 use crate::exec::Running;
 use crate::process::{exit_code, fork_into};
@@ -76,7 +76,8 @@ pub const ROLE: &str = "shim";
 
 /// Runs the shim; call it before anything else in a process whose first
 /// argument is [`ROLE`]. Standard input is the listening socket; the further
-/// arguments are `--dir`, `--uid` and `--cgroup-root`, each with a value.
+/// arguments are `--dir`, `--uid`, `--cgroup-root` and, if the pod's group is not
+/// directly in that, `--cgroup-parent`, each with a value.
 #[must_use]
 pub fn main() -> ExitCode {
     match Shim::open(std::env::args_os().skip(2)).and_then(|mut shim| shim.serve()) {
@@ -90,13 +91,14 @@ pub fn main() -> ExitCode {
 
 impl Shim {
     fn open(mut args: impl Iterator<Item = OsString>) -> io::Result<Self> {
-        let (mut dir, mut uid, mut root) = (None, None, None);
+        let (mut dir, mut uid, mut root, mut parent) = (None, None, None, None);
         while let Some(flag) = args.next() {
             let value = args.next();
             match flag.to_str() {
                 Some("--dir") => dir = value.map(PathBuf::from),
                 Some("--uid") => uid = value.and_then(|v| v.into_string().ok()),
                 Some("--cgroup-root") => root = value.map(PathBuf::from),
+                Some("--cgroup-parent") => parent = value.and_then(|v| v.into_string().ok()),
                 _ => return Err(io::Error::other(format!("unknown argument {}", flag.display()))),
             }
         }
@@ -132,7 +134,7 @@ impl Shim {
             children,
             dir,
             trees,
-            group: root.join(format!("pod{uid}")),
+            group: pod_group(&root, parent.as_deref(), &uid),
             sandbox: None,
             clients: Vec::new(),
             containers: Vec::new(),

@@ -18,7 +18,7 @@ use super::pod::{Attempt, Pod};
 use super::sandbox::greet;
 use super::spec::Host;
 use super::{Embedded, HINTS_MAX, Options, blocking};
-use crate::{Runtime, RuntimeError};
+use crate::{CgroupParent, Runtime, RuntimeError};
 
 /// Pods adopted or removed at a time.
 const AT_A_TIME: usize = 16;
@@ -129,9 +129,12 @@ impl Embedded {
 
     async fn erase_unrecorded(&self, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
         self.options.network.detach(&pod.uid).await.map_err(RuntimeError::Network)?;
-        let (dir, group, trees) = (pod.dir.clone(), pod.group.clone(), self.host.trees.clone());
+        let (dir, trees) = (pod.dir.clone(), self.host.trees.clone());
+        let groups = CgroupParent::ALL.map(|parent| pod.group_in(parent));
         blocking(move || {
-            destroy(&trees, &group)?;
+            for group in groups {
+                destroy(&trees, &group)?;
+            }
             remove_tree(&dir.0)
         })
         .await?;
@@ -157,16 +160,20 @@ impl Embedded {
         let (trees, root) = (self.host.trees.clone(), self.options.cgroup_root.clone());
         let strays = blocking(move || {
             let mut strays = 0;
-            for name in trees.children(&root) {
-                let is_pod = name.starts_with("pod");
-                // What others have put there is theirs.
-                if is_pod || name == SHIMS_GROUP {
-                    destroy(&trees, &root.join(&name))?;
-                    strays += usize::from(is_pod);
+            let parents = CgroupParent::ALL.map(|parent| parent.name().map_or_else(|| root.clone(), |name| root.join(name)));
+            // The root is first, and goes last.
+            for parent in parents.iter().rev() {
+                for name in trees.children(parent) {
+                    let is_pod = name.starts_with("pod");
+                    // What others have put there is theirs.
+                    if is_pod || (name == SHIMS_GROUP && *parent == root) {
+                        destroy(&trees, &parent.join(&name))?;
+                        strays += usize::from(is_pod);
+                    }
                 }
-            }
-            if trees.children(&root).is_empty() && trees.processes(&root).is_empty() {
-                trees.remove(&root).map_err(removing(&root))?;
+                if trees.children(parent).is_empty() && trees.processes(parent).is_empty() {
+                    trees.remove(parent).map_err(removing(parent))?;
+                }
             }
             Ok(strays)
         })

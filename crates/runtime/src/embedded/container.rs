@@ -109,7 +109,7 @@ impl Embedded {
         stored: &StoredImage,
         (id, target): (&str, Option<String>),
     ) -> Result<Request, String> {
-        let (dir, group) = (pod.dir.attempt_dir(id), pod.group.join(id));
+        let (dir, group) = (pod.dir.attempt_dir(id), pod.group().join(id));
         let parts = Parts {
             sandbox,
             container: config,
@@ -152,7 +152,7 @@ impl Embedded {
                 Err(error) => return Err(pod.trouble(error)),
             }
         }
-        let (dir, group, trees) = (pod.dir.attempt_dir(id), pod.group.join(id), self.host.trees.clone());
+        let (dir, group, trees) = (pod.dir.attempt_dir(id), pod.group().join(id), self.host.trees.clone());
         blocking(move || {
             trees.destroy(&group, KILLED).map_err(|cause| RuntimeError::Io {
                 doing: format!("removing cgroup {}", group.display()),

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use api::Time;
 use api::node::{ContainerId, ContainerView, Exit, ExitCause, Observation, RunState, SandboxView, Uid};
+use shim::cgroup::pod_group;
 use shim::protocol::{Answer, Request, State, Status};
 use shim::record::{self, Cause, EXIT_FILE, ExitRecord, RUN_FILE, RunRecord, now_ns};
 use tokio::time::Instant;
 
 use super::client::{Client, ClientError};
 use super::files::{AttemptRecord, Phase, PodDir, SHIM_LOG_FILE, SandboxRecord};
-use crate::RuntimeError;
+use crate::{CgroupParent, RuntimeError};
 
 /// A shim answers at once: what takes time it leaves to others.
 pub(super) const PROMPT: Duration = Duration::from_secs(10);
@@ -61,8 +62,8 @@ pub(super) struct Known {
 pub(super) struct Pod {
     pub(super) uid: Uid,
     pub(super) dir: PodDir,
-    /// The pod's cgroup.
-    pub(super) group: PathBuf,
+    /// The cgroup of all pods.
+    cgroup_root: PathBuf,
     /// Held by whoever makes or ends the sandbox.
     pub(super) gate: Arc<tokio::sync::Mutex<()>>,
     /// Held while a snapshot is taken, so that their order is that of their numbers.
@@ -71,7 +72,7 @@ pub(super) struct Pod {
 }
 
 impl Pod {
-    pub(super) fn new(uid: Uid, dir: PodDir, group: PathBuf, first_sequence: u64) -> Self {
+    pub(super) fn new(uid: Uid, dir: PodDir, cgroup_root: PathBuf, first_sequence: u64) -> Self {
         let known = Known {
             sequence: first_sequence,
             ..Known::default()
@@ -79,11 +80,22 @@ impl Pod {
         Self {
             uid,
             dir,
-            group,
+            cgroup_root,
             gate: Arc::default(),
             snapshot: tokio::sync::Mutex::default(),
             known: Mutex::new(known),
         }
+    }
+
+    /// The pod's cgroup.
+    pub(super) fn group(&self) -> PathBuf {
+        let parent = self.known().sandbox.as_ref().map(|sandbox| sandbox.config.cgroup_parent);
+        self.group_in(parent.unwrap_or_default())
+    }
+
+    /// Its cgroup, were it there.
+    pub(super) fn group_in(&self, parent: CgroupParent) -> PathBuf {
+        pod_group(&self.cgroup_root, parent.name(), self.uid.as_str())
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {

@@ -3,6 +3,7 @@
 //! Whatever is made is written down first, so an agent that dies at any moment
 //! leaves something its successor can finish or remove.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -43,6 +44,7 @@ impl Embedded {
         };
         let pod = &pod;
         let existing = pod.known().sandbox.clone();
+        let config = &as_made(config, existing.as_ref());
         let alive = pod.client();
         let client = match (existing, alive) {
             (Some(made), Some(_)) if made.config == *config && made.phase == Phase::Ready => return Ok(()),
@@ -122,7 +124,7 @@ impl Embedded {
                     .append(true)
                     .mode(0o600)
                     .open(pod.dir.file(SHIM_LOG_FILE))?;
-                let args = [
+                let mut args: Vec<OsString> = vec![
                     "--dir".into(),
                     pod.dir.0.clone().into(),
                     "--uid".into(),
@@ -130,6 +132,9 @@ impl Embedded {
                     "--cgroup-root".into(),
                     root.into(),
                 ];
+                if let Some(parent) = record.config.cgroup_parent.name() {
+                    args.extend(["--cgroup-parent".into(), parent.into()]);
+                }
                 exe.start(listener, log, args)?;
                 connect(&pod.dir.0, SOCKET_FILE)
             };
@@ -197,8 +202,9 @@ impl Embedded {
             if !orderly {
                 kill_shim(pid, &pod.dir.0);
             }
-            if trees.exists(&pod.group) {
-                trees.destroy(&pod.group, DESTROY).map_err(|cause| RuntimeError::Io {
+            let group = pod.group();
+            if trees.exists(&group) {
+                trees.destroy(&group, DESTROY).map_err(|cause| RuntimeError::Io {
                     doing: format!("ending the processes of pod {}", pod.uid),
                     source: std::io::Error::other(cause),
                 })?;
@@ -224,7 +230,7 @@ impl Embedded {
         if !stopped {
             self.end_sandbox(pod).await?;
         }
-        let (dir, group, trees) = (pod.dir.clone(), pod.group.clone(), self.host.trees.clone());
+        let (dir, group, trees) = (pod.dir.clone(), pod.group(), self.host.trees.clone());
         blocking(move || {
             if trees.exists(&group) {
                 let _ = trees.destroy(&group, DESTROY);
@@ -280,6 +286,17 @@ pub(super) fn kill_shim(pid: Option<i32>, dir: &Path) {
     }
 }
 
+/// What can change of a pod while its sandbox is there stays as it was made:
+/// its resources are changed in other ways, and its group does not move.
+fn as_made(config: &SandboxConfig, made: Option<&SandboxRecord>) -> SandboxConfig {
+    let mut config = config.clone();
+    if let Some(made) = made.filter(|made| made.phase != Phase::Stopped) {
+        config.resources = made.config.resources.clone();
+        config.cgroup_parent = made.config.cgroup_parent;
+    }
+    config
+}
+
 fn sandbox_spec(config: &SandboxConfig) -> SandboxSpec {
     SandboxSpec {
         own_network: !config.host_network,
@@ -296,6 +313,8 @@ pub(super) fn limits(resources: &Resources) -> Limits {
         cpu_shares: resources.cpu_shares,
         cpu_milli: resources.cpu_limit_milli,
         memory_bytes: resources.memory_limit_bytes,
+        processes: resources.processes_limit,
+        hugepages: resources.hugepage_limits.clone(),
     }
 }
 

@@ -34,6 +34,7 @@ impl Embedded {
         let places: Vec<_> = pods
             .iter()
             .map(|pod| {
+                let group = pod.group();
                 let known = pod.known();
                 let logs = known.sandbox.as_ref().map(|sandbox| sandbox.config.log_dir.clone());
                 // The newest of a name comes last and wins.
@@ -41,11 +42,11 @@ impl Embedded {
                     name: attempt.record.name.clone(),
                     id: ContainerId(attempt.record.id.clone()),
                     running: attempt.exit.is_none(),
-                    group: pod.group.join(&attempt.record.id),
+                    group: group.join(&attempt.record.id),
                     writable: pod.dir.attempt_dir(&attempt.record.id).join("upper"),
                     logs: logs.as_ref().map(|dir| dir.join(&attempt.record.name)),
                 });
-                (pod.uid.clone(), pod.group.clone(), places.collect::<Vec<_>>())
+                (pod.uid.clone(), group.clone(), places.collect::<Vec<_>>())
             })
             .collect();
         let (trees, root) = (self.host.trees.clone(), self.options.cgroup_root.clone());

@@ -290,6 +290,7 @@ pub(crate) fn sandbox(root: &Path, n: u32) -> SandboxConfig {
         sysctls: Vec::new(),
         log_dir: root.join("logs").join(n.to_string()),
         resources: Resources::default(),
+        cgroup_parent: Default::default(),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::protocol::Limits;
 const USUAL_PLACE: &str = "/sys/fs/cgroup";
 
 /// Version 1 hierarchies containers get groups in.
-const V1_ENTERED: [&str; 7] = ["memory", "cpu", "cpuacct", "pids", "devices", "freezer", "name=systemd"];
+const V1_ENTERED: [&str; 8] = ["memory", "cpu", "cpuacct", "pids", "hugetlb", "devices", "freezer", "name=systemd"];
 
 /// In version 1's words, what [`device`] lets through. `m` is making a node.
 const V1_DEVICES: [&str; 11] = [

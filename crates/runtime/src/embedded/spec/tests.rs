@@ -32,6 +32,7 @@ fn sandbox() -> SandboxConfig {
         sysctls: Vec::new(),
         log_dir: "/logs".into(),
         resources: Resources::default(),
+        cgroup_parent: crate::CgroupParent::Root,
     }
 }
 
