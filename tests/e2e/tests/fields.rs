@@ -206,9 +206,9 @@ fn root_a_pod_goes_with_its_owner() {
         "name: of-second, ownerReferences: [{}]",
         owned("second", ", blockOwnerDeletion: true")
     );
-    let hook = "    command: [sleep, '3600']\n    lifecycle: {preStop: {sleep: {seconds: 3}}}\n";
+    let hook = "    command: [sleep, '3600']\n    lifecycle: {preStop: {sleep: {seconds: 12}}}\n";
     platform
-        .create(&pod(&of_second, "", hook).replace("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 6"))
+        .create(&pod(&of_second, "", hook).replace("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 20"))
         .unwrap();
     for name in ["of-first", "of-second"] {
         platform.wait_status("default", name, "Running", LIMIT).unwrap();
@@ -238,17 +238,17 @@ fn root_a_pod_goes_with_its_owner() {
     platform
         .ok(&["delete", "configmap", "second", "--cascade=foreground", "--wait=false"])
         .unwrap();
-    platform
-        .wait_pod("default", "of-second", "its deletion", LIMIT, |pod| {
-            pod["metadata"]["deletionTimestamp"].is_string().then_some(())
-        })
-        .unwrap();
     let waits = platform.get("default", "configmap", "second").unwrap().unwrap();
     assert_eq!(
         waits["metadata"]["finalizers"],
         serde_json::json!(["foregroundDeletion"]),
         "{waits}"
     );
+    platform
+        .wait_pod("default", "of-second", "its deletion", LIMIT, |pod| {
+            pod["metadata"]["deletionTimestamp"].is_string().then_some(())
+        })
+        .unwrap();
     wait::until("owner and owned to be gone", LIMIT, || {
         let (owner, owned) = (
             platform.get("default", "configmap", "second")?,
