@@ -138,6 +138,8 @@ async fn perform(
         Verb::Cancel(_) => Ok(Outcome::Done),
         Verb::MountVolumes => {
             let pod = subject.pod.as_ref().ok_or_else(unknown)?;
+            let made = ports.volumes.make_directories(uid).await;
+            made.map_err(|error| Failure::new(FailureClass::PodDirectory, error))?;
             let mounted = ports.volumes.set_up(ports, uid, pod, Scope::All).await;
             mounted.map(|()| Outcome::Done).map_err(|errors| {
                 let first = errors.first().map(ToString::to_string);
@@ -217,6 +219,7 @@ pub(crate) fn failure(error: &RuntimeError, class: FailureClass) -> Failure {
         RuntimeError::Network(gone @ NetError::NotReady { .. }) => return Failure::new(FailureClass::NetworkNotReady, gone.to_string()),
         RuntimeError::Network(_) => FailureClass::Network,
         RuntimeError::PodCgroup(_) => FailureClass::PodCgroup,
+        RuntimeError::PodDirectory(_) => FailureClass::PodDirectory,
         RuntimeError::Shim { .. } => FailureClass::Unavailable,
         _ => class,
     };

@@ -215,6 +215,21 @@ impl Volumes {
         self.disk().join(uid.as_str()).join(&volume.name)
     }
 
+    /// Makes the directories that hold a pod's volumes.
+    ///
+    /// # Errors
+    /// Which could not be made, and why.
+    pub(crate) async fn make_directories(&self, uid: &Uid) -> Result<(), String> {
+        let guard = self.of(uid).gate.clone().lock_owned().await;
+        let places = [self.disk(), self.memory()].map(|root| root.join(uid.as_str()));
+        let work = tokio::task::spawn_blocking(move || {
+            let _guard = guard;
+            let made = |place: &PathBuf| directory::own(place).map_err(|error| format!("mkdir {}: {error}", place.display()));
+            places.iter().try_for_each(made)
+        });
+        work.await.map_err(|ended| format!("internal error: {ended}"))?
+    }
+
     /// Sets volumes up, or brings their content up to date.
     ///
     /// # Errors

@@ -163,6 +163,7 @@ pub(crate) fn no_sandbox(failure: &Failure) -> PodEvent {
             "FailedCreatePodContainer",
             format!("unable to ensure pod container exists: {error}"),
         ),
+        FailureClass::PodDirectory => no_directories(error),
         _ => PodEvent::warning("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}")), // of the sandbox itself
     }
 }
@@ -175,8 +176,17 @@ pub(crate) fn failed_kill(error: &str) -> PodEvent {
     PodEvent::warning("FailedKillPod", format!("error killing pod: {error}"))
 }
 
-pub(crate) fn failed_mount(error: &str) -> PodEvent {
-    PodEvent::warning("FailedMount", error)
+/// Why the volumes are not set up.
+pub(crate) fn not_mounted(failure: &Failure) -> PodEvent {
+    match failure.class {
+        FailureClass::PodDirectory => no_directories(&failure.message),
+        _ => PodEvent::warning("FailedMount", &failure.message), // of the volumes themselves
+    }
+}
+
+/// Source: upstream `kubelet.go`, `SyncPod`, `FailedToMakePodDataDirectories`.
+fn no_directories(error: &str) -> PodEvent {
+    PodEvent::warning("Failed", format!("error making pod data directories: {error}"))
 }
 
 pub(crate) fn deadline_exceeded() -> PodEvent {
@@ -253,6 +263,7 @@ mod tests {
             told(FailureClass::PodCgroup),
             "FailedCreatePodContainer unable to ensure pod container exists: why"
         );
+        assert_eq!(told(FailureClass::PodDirectory), "Failed error making pod data directories: why");
         for class in [FailureClass::Sandbox, FailureClass::Network, FailureClass::Timeout] {
             assert_eq!(told(class), "FailedCreatePodSandBox Failed to create pod sandbox: why");
         }

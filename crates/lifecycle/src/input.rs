@@ -148,6 +148,8 @@ pub enum FailureClass {
     NetworkNotReady,
     /// The cgroup of the pod could not be made.
     PodCgroup,
+    /// The pod's own directories could not be made.
+    PodDirectory,
     /// A volume could not be set up or torn down. The message is the event's:
     /// `MountVolume.SetUp failed for volume "v" : <err>`.
     Mount,

@@ -128,7 +128,7 @@ pub(crate) fn sync(w: World<'_>) -> Plan {
         }
     };
     ephemeral::plan(w, &mut plan, ready && mounted);
-    let mut line = containers::Line::new(ready && mounted && !hooks::any_pending(w));
+    let mut line = containers::Line::new(ready && mounted && !hooks::any_pending(w) && !containers::any_on_its_way(w));
     match init::plan(w, &mut plan, &mut line) {
         init::Init::Done => {
             plan.finished = containers::plan(w, &mut plan, &mut line);

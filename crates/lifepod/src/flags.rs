@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +152,10 @@ pub(crate) struct Up {
     /// Pods this node takes; the address range of `--pod-cidr` limits them too
     #[arg(long, default_value_t = kubelet::node_status::MAX_PODS, value_name = "COUNT")]
     pub max_pods: u32,
+    /// Name servers, search domains and options of pods that name none, as the kubelet's flag of this name
+    #[arg(long, default_value = RESOLV_CONF, value_name = "FILE")]
+    #[serde(default = "resolv_conf")]
+    pub resolv_conf: PathBuf,
     /// Most processes and threads of a pod, as the kubelet's flag; -1 for as many as the node has
     #[arg(long, default_value_t = -1, value_name = "COUNT", allow_negative_numbers = true)]
     #[serde(default = "unlimited")]
@@ -181,6 +186,43 @@ impl ContainerLog {
     /// In the words of those who rotate.
     pub(crate) fn limits(&self) -> Result<runtime::LogLimits, kubelet::logs::InvalidLogLimits> {
         kubelet::logs::limits(&self.container_log_max_size, self.container_log_max_files)
+    }
+}
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+fn resolv_conf() -> PathBuf {
+    PathBuf::from(RESOLV_CONF)
+}
+
+/// What the node agent is told by flags, read and checked.
+#[derive(Debug)]
+pub(crate) struct KubeletSettings {
+    pub(crate) thresholds: lifecycle::evict::Settings,
+    pub(crate) log_limits: runtime::LogLimits,
+    pub(crate) pod_processes_max: Option<u64>,
+    pub(crate) resolv_conf: String,
+}
+
+impl Up {
+    pub(crate) fn kubelet_settings(&self) -> anyhow::Result<KubeletSettings> {
+        Ok(KubeletSettings {
+            thresholds: self.eviction.settings()?,
+            log_limits: self.container_log.limits()?,
+            pod_processes_max: u64::try_from(self.pod_max_pids).ok().filter(|most| *most > 0),
+            resolv_conf: self.node_resolv_conf()?,
+        })
+    }
+
+    /// The node's resolver settings; a node without the usual file has none.
+    fn node_resolv_conf(&self) -> anyhow::Result<String> {
+        match std::fs::read_to_string(&self.resolv_conf) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.resolv_conf == resolv_conf() => Ok(String::new()),
+            read => read.with_context(|| {
+                let path = self.resolv_conf.display();
+                format!("cannot read the resolver settings {path}; choose another file with --resolv-conf")
+            }),
+        }
     }
 }
 

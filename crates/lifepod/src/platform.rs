@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::flags::Up;
+use crate::flags::{KubeletSettings, Up};
 use crate::in_cluster::InCluster;
 use crate::layout::{Layout, Lock};
 use crate::node::Parts;
@@ -121,8 +121,7 @@ impl Platform {
     /// The same; with `drain` to stop its pods, see [`drained`](Self::drained).
     pub(crate) async fn start_with(up: &Up, drain: Option<Drain>) -> Result<Self> {
         preflight::check()?;
-        let thresholds = up.eviction.settings()?;
-        let log_limits = up.container_log.limits()?;
+        let told = up.kubelet_settings()?;
         let clock = Arc::new(SystemClock::new());
         let layout = Layout::new(&up.data.data_dir)?;
         let settings = Settings::from(up);
@@ -190,12 +189,12 @@ impl Platform {
             runtime: parts.runtime.clone() as Arc<dyn Runtime>,
             flights: flights.clone(),
             log_root: layout.pod_logs(),
-            log_limits,
+            log_limits: told.log_limits,
             clock: clock.clone(),
             node: identity.name.clone(),
         };
         let node_api = NodeApi::new(node_parts, shutdown.clone());
-        node::settle(&mut machine, &thresholds, &parts).await?;
+        node::settle(&mut machine, &told.thresholds, &parts).await?;
         let report = Report {
             server: server_url(listen),
             node: identity.name.clone(),
@@ -217,7 +216,7 @@ impl Platform {
         };
         platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
         platform.start_control(authority, up, clock.now().0.unsigned_abs());
-        platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, log_limits, drain), up);
+        platform.start_kubelet((identity, machine), pods, flights, clock, (told, drain));
         Ok(platform)
     }
 
@@ -280,8 +279,7 @@ impl Platform {
         pods: Arc<Pods>,
         flights: FlightRecorder,
         clock: Arc<SystemClock>,
-        (thresholds, log_limits, drain): (lifecycle::evict::Settings, runtime::LogLimits, Option<Drain>),
-        up: &Up,
+        (told, drain): (KubeletSettings, Option<Drain>),
     ) {
         let provisioner = kubelet::local_path::Options {
             client: client_as(&self.api, client::Identity::controller("local-path-provisioner")),
@@ -304,11 +302,11 @@ impl Platform {
             log_root: self.layout.pod_logs(),
             volumes: self.parts.volumes.clone(),
             seccomp_root: self.layout.seccomp(),
-            log_limits,
-            pod_processes_max: u64::try_from(up.pod_max_pids).ok().filter(|most| *most > 0),
-            node_resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            log_limits: told.log_limits,
+            pod_processes_max: told.pod_processes_max,
+            node_resolv_conf: told.resolv_conf,
             eviction: kubelet::eviction::Config {
-                settings: thresholds,
+                settings: told.thresholds,
                 node_fs: self.layout.root().to_owned(),
                 image_fs: self.layout.images(),
             },

@@ -294,6 +294,9 @@ pub enum RuntimeError {
     /// The cgroup of the pod could not be made.
     #[error("{0}")]
     PodCgroup(String),
+    /// The directory of the pod could not be made.
+    #[error("{0}")]
+    PodDirectory(String),
     /// The network of the sandbox could not be made or removed.
     #[error("pod network")]
     Network(#[source] NetError),

@@ -233,6 +233,17 @@ fn pods_converge_after_the_last_fault_for_fixed_seeds() {
     });
 }
 
+/// Seeds of worlds in which a law was broken once: a container was started
+/// while one after it, whose start took its time, was on its way.
+const BROKEN_ONCE: [u64; 1] = [4_654_293_204_058_502_869];
+
+#[test]
+fn laws_that_were_broken_once_hold() {
+    for seed in BROKEN_ONCE {
+        check(seed);
+    }
+}
+
 /// One seed, or as many as make so many `STEPS` or take so many `SECONDS`:
 /// `cargo xtask laws` asks for more, and so does `cargo xtask check`.
 #[test]

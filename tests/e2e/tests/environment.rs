@@ -40,26 +40,33 @@ spec:
     envFrom:
     - { prefix: CM_, configMapRef: { name: settings } }
     - { secretRef: { name: nowhere, optional: true } }
+    - { configMapRef: { name: nowhere, optional: true } }
     env:
     - { name: WHO, valueFrom: { fieldRef: { fieldPath: metadata.name } } }
     - { name: GREETING, value: 'hello $(WHO) $(CM_COLOR) $(NOBODY) $$(WHO)' }
     - { name: TIER, valueFrom: { fieldRef: { fieldPath: "metadata.labels['tier']" } } }
-    - { name: NODE, valueFrom: { fieldRef: { fieldPath: spec.nodeName } } }
+    - { name: NODE, valueFrom: { fieldRef: { apiVersion: v1, fieldPath: spec.nodeName } } }
     - { name: POD_IP, valueFrom: { fieldRef: { fieldPath: status.podIP } } }
     - { name: PASSWORD, valueFrom: { secretKeyRef: { name: keys, key: password } } }
     - { name: COLOR, valueFrom: { configMapKeyRef: { name: settings, key: COLOR } } }
+    - { name: NO_SECRET, valueFrom: { secretKeyRef: { name: nowhere, key: none, optional: true } } }
     - { name: LATER, valueFrom: { configMapKeyRef: { name: settings, key: none, optional: true } } }
     - { name: CPU_MILLI, valueFrom: { resourceFieldRef: { resource: limits.cpu, divisor: 1m } } }
     - { name: MEMORY, valueFrom: { resourceFieldRef: { resource: limits.memory } } }
+    - { name: OTHERS_MEMORY, valueFrom: { resourceFieldRef: { containerName: other, resource: limits.memory } } }
+  - name: other
+    image: busybox:1.30
+    command: ['true']
+    resources: { limits: { memory: 16Mi } }
 "#;
 
 /// Every kind of variable, in one container.
 /// Shows: 14.1.42
 /// Fields: spec.containers[].env spec.containers[].env[].name spec.containers[].env[].value spec.containers[].env[].valueFrom
-/// Fields: spec.containers[].env[].valueFrom.fieldRef spec.containers[].env[].valueFrom.fieldRef.fieldPath
-/// Fields: spec.containers[].env[].valueFrom.configMapKeyRef.* spec.containers[].env[].valueFrom.secretKeyRef spec.containers[].env[].valueFrom.secretKeyRef.name spec.containers[].env[].valueFrom.secretKeyRef.key
-/// Fields: spec.containers[].env[].valueFrom.resourceFieldRef spec.containers[].env[].valueFrom.resourceFieldRef.resource spec.containers[].env[].valueFrom.resourceFieldRef.divisor
-/// Fields: spec.containers[].envFrom spec.containers[].envFrom[].prefix spec.containers[].envFrom[].configMapRef spec.containers[].envFrom[].configMapRef.name spec.containers[].envFrom[].secretRef.*
+/// Fields: spec.containers[].env[].valueFrom.fieldRef.*
+/// Fields: spec.containers[].env[].valueFrom.configMapKeyRef.* spec.containers[].env[].valueFrom.secretKeyRef.*
+/// Fields: spec.containers[].env[].valueFrom.resourceFieldRef.*
+/// Fields: spec.containers[].envFrom spec.containers[].envFrom[].prefix spec.containers[].envFrom[].configMapRef.* spec.containers[].envFrom[].secretRef.*
 /// Fields: spec.enableServiceLinks spec.containers[].command spec.containers[].name status.podIP metadata.labels metadata.namespace
 #[test]
 fn root_a_container_finds_every_kind_of_variable() {
@@ -69,7 +76,7 @@ fn root_a_container_finds_every_kind_of_variable() {
     platform.create(OBJECTS).unwrap();
     platform.create(READER).unwrap();
     platform.wait_status("dev", "reader", "Completed", LIMIT).unwrap();
-    let logs = platform.ok(&["logs", "reader", "-n", "dev"]).unwrap();
+    let logs = platform.ok(&["logs", "reader", "-c", "main", "-n", "dev"]).unwrap();
     let seen: BTreeMap<&str, &str> = logs.lines().filter_map(|line| line.split_once('=')).collect();
     let ip = platform
         .ok(&["get", "pod", "reader", "-n", "dev", "-o", "jsonpath={.status.podIP}"])
@@ -91,6 +98,7 @@ fn root_a_container_finds_every_kind_of_variable() {
         ("CM_SIZE", "large"),
         ("CPU_MILLI", "500"),
         ("MEMORY", "33554432"),
+        ("OTHERS_MEMORY", "16777216"),
         ("MY_DB_SERVICE_HOST", &service),
         ("MY_DB_SERVICE_PORT_SQL", "5432"),
         ("MY_DB_PORT_5432_TCP", &format!("tcp://{service}:5432")),
@@ -100,7 +108,12 @@ fn root_a_container_finds_every_kind_of_variable() {
     ] {
         assert_eq!(seen.get(name).copied(), Some(value), "{name}\n{logs}");
     }
-    assert_eq!(seen.get("LATER"), None, "{logs}");
+    for unset in ["LATER", "NO_SECRET"] {
+        assert_eq!(seen.get(unset), None, "{logs}");
+    }
+    let unknown = READER.replace("apiVersion: v1, fieldPath", "apiVersion: v2, fieldPath");
+    let said = format!("{:#}", platform.create(&unknown).unwrap_err());
+    assert!(said.contains("valueFrom.fieldRef"), "{said}");
 
     // Without links only the API server's own Service is told.
     let unlinked = READER
@@ -108,7 +121,7 @@ fn root_a_container_finds_every_kind_of_variable() {
         .replace("restartPolicy: Never", "restartPolicy: Never\n  enableServiceLinks: false");
     platform.create(&unlinked).unwrap();
     platform.wait_status("dev", "unlinked", "Completed", LIMIT).unwrap();
-    let logs = platform.ok(&["logs", "unlinked", "-n", "dev"]).unwrap();
+    let logs = platform.ok(&["logs", "unlinked", "-c", "main", "-n", "dev"]).unwrap();
     assert!(logs.contains("KUBERNETES_SERVICE_HOST=") && !logs.contains("MY_DB_"), "{logs}");
 }
 

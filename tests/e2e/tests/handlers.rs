@@ -198,3 +198,129 @@ fn root_hooks_ask_in_every_way() {
         assert!(log.contains(path), "{path}\n{log}");
     }
 }
+
+/// Every field of a handler, in every place a handler may stand, asked of a
+/// server that tells what it was asked.
+///
+/// Fields: spec.containers[].livenessProbe.httpGet.* spec.containers[].readinessProbe.httpGet.* spec.containers[].startupProbe.httpGet.*
+/// Fields: spec.containers[].lifecycle.postStart.httpGet.* spec.containers[].lifecycle.preStop.httpGet.*
+#[test]
+fn root_every_handler_asks_over_http_what_its_fields_say() {
+    let platform = platform("http-fields");
+    platform.create(&server("handler", "", "")).unwrap();
+    platform.wait_status("default", "handler", "Running", LIMIT).unwrap();
+    let ip = platform.ok(&["get", "pod", "handler", "-o", "jsonpath={.status.podIP}"]).unwrap();
+    let obeys = r#"trap "exit 0" TERM; while :; do sleep 0.1; done"#;
+    for (scheme, port) in [("HTTP", 8080), ("HTTPS", 8443)] {
+        let ask = |by: &str| {
+            format!(
+                "httpGet: {{host: {ip}, scheme: {scheme}, port: {port}, path: /{by}, httpHeaders: [{{name: Host, value: {by}.example}}, {{name: X-Asked-By, value: the {by}}}]}}"
+            )
+        };
+        let every_second = "periodSeconds: 1, timeoutSeconds: 5";
+        let fields = format!(
+            "    livenessProbe: {{{}, {every_second}}}\n    readinessProbe: {{{}, {every_second}}}\n    startupProbe: {{{}, {every_second}}}\n    lifecycle:\n      postStart: {{{}}}\n      preStop: {{{}}}\n",
+            ask("liveness"),
+            ask("readiness"),
+            ask("startup"),
+            ask("poststart"),
+            ask("prestop")
+        );
+        let name = format!("over-{}", scheme.to_lowercase());
+        platform.create(&sleeper(&name, 20, obeys, &fields)).unwrap();
+        await_ready(&platform, &name);
+        let told = |by: &str| {
+            let agent = if by.ends_with("ness") || by == "startup" {
+                "kube-probe"
+            } else {
+                "kube-lifecycle"
+            };
+            let wanted = format!(
+                "\"GET /{by} HTTP/1.1\" of {by}.example over {} by \"the {by}\" ({agent}/1.33)",
+                scheme.to_lowercase()
+            );
+            wait::until(&format!("{name} to ask {wanted:?}"), LIMIT, || {
+                let log = platform.ok(&["logs", "handler"])?;
+                Ok(if log.contains(&wanted) { Ok(()) } else { Err(log) })
+            })
+            .unwrap();
+        };
+        for by in ["poststart", "startup", "readiness", "liveness"] {
+            told(by);
+        }
+        platform.ok(&["delete", "pod", &name]).unwrap();
+        told("prestop");
+    }
+}
+
+/// The same over TCP, where it is the end of the attempt that tells, and over
+/// gRPC, where what arrived at the port is looked at.
+///
+/// Fields: spec.containers[].livenessProbe.tcpSocket.* spec.containers[].readinessProbe.tcpSocket.* spec.containers[].startupProbe.tcpSocket.*
+/// Fields: spec.containers[].lifecycle.postStart.tcpSocket.* spec.containers[].lifecycle.preStop.tcpSocket.*
+/// Fields: spec.containers[].livenessProbe.grpc.* spec.containers[].readinessProbe.grpc.* spec.containers[].startupProbe.grpc.*
+#[test]
+fn root_every_handler_asks_over_tcp_and_grpc_what_its_fields_say() {
+    let platform = platform("tcp-fields");
+    platform.create(&server("handler", "", "")).unwrap();
+    platform.wait_status("default", "handler", "Running", LIMIT).unwrap();
+    let ip = platform.ok(&["get", "pod", "handler", "-o", "jsonpath={.status.podIP}"]).unwrap();
+    let obeys = r#"trap "exit 0" TERM; while :; do sleep 0.1; done"#;
+    let at = |port: u16| format!("tcpSocket: {{host: {ip}, port: {port}}}");
+    let probe = |kind: &str, port: u16| format!("    {kind}Probe: {{{}, periodSeconds: 1}}\n", at(port));
+    // Nothing of the pod itself listens: it is the other's port that is open.
+    let open = ["liveness", "readiness", "startup"].map(|kind| probe(kind, 8080)).concat();
+    let hooks = |port: u16| {
+        format!(
+            "    lifecycle:\n      postStart: {{{}}}\n      preStop: {{{}}}\n",
+            at(8080),
+            at(port)
+        )
+    };
+    platform.create(&sleeper("open", 20, obeys, &(open + &hooks(8080)))).unwrap();
+    let closed = probe("liveness", 1) + &probe("readiness", 2) + &hooks(4);
+    platform.create(&sleeper("closed", 20, obeys, &closed)).unwrap();
+    platform.create(&sleeper("unstarted", 20, obeys, &probe("startup", 3))).unwrap();
+    for (pod, kind, port) in [("closed", "Liveness", 1), ("closed", "Readiness", 2), ("unstarted", "Startup", 3)] {
+        await_event(
+            &platform,
+            pod,
+            &format!("Warning Unhealthy {kind} probe failed: dial tcp {ip}:{port}: connect: connection refused"),
+        );
+    }
+    await_ready(&platform, "open");
+    platform.ok(&["delete", "pod", "open", "closed"]).unwrap();
+    await_event(&platform, "closed", "Warning FailedPreStopHook PreStopHook failed");
+    let seen = platform.events("default", "open").unwrap();
+    assert!(!seen.contains("Warning"), "{seen}");
+
+    let listen = |port: u16| format!("(sleep 3600 | nc -l -p {port} > /tmp/{port}) & ");
+    let asks = |kind: &str, port: u16| {
+        format!(
+            "    {kind}Probe: {{grpc: {{port: {port}, service: the-{kind}}}, periodSeconds: 1, timeoutSeconds: 2, failureThreshold: 100}}\n"
+        )
+    };
+    let listens = |ports: &[u16]| ports.iter().map(|port| listen(*port)).collect::<String>() + "wait";
+    let live = sleeper(
+        "live",
+        1,
+        &listens(&[5001, 5002]),
+        &(asks("liveness", 5001) + &asks("readiness", 5002)),
+    );
+    platform.create(&live).unwrap();
+    platform
+        .create(&sleeper("starts", 1, &listens(&[5003]), &asks("startup", 5003)))
+        .unwrap();
+    for (pod, kind, port) in [("live", "liveness", 5001), ("live", "readiness", 5002), ("starts", "startup", 5003)] {
+        wait::until(&format!("{kind} to ask at {port}"), LIMIT, || {
+            let file = format!("/tmp/{port}");
+            let found = platform.kubectl(&["exec", pod, "--", "grep", "-c", &format!("the-{kind}"), &file])?;
+            Ok(if found.status.success() {
+                Ok(())
+            } else {
+                Err(String::from_utf8_lossy(&found.stderr).into_owned())
+            })
+        })
+        .unwrap();
+    }
+}

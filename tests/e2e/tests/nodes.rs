@@ -19,6 +19,7 @@ fn pod(name: &str, seconds: u32) -> String {
     )
 }
 
+/// Fields: spec.tolerations spec.tolerations[].key spec.tolerations[].operator spec.tolerations[].effect spec.tolerations[].tolerationSeconds spec.nodeName
 #[test]
 fn root_a_node_that_never_tells_of_itself_is_tainted_and_its_pods_are_evicted() {
     let build = Build::from_env().unwrap();

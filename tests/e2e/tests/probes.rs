@@ -11,32 +11,33 @@ use serde_json::Value;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A command that exceeds its time has failed: a liveness probe restarts, a
-/// readiness probe keeps the pod from being ready and restarts nothing.
+/// readiness probe keeps the pod from being ready and restarts nothing, a
+/// startup probe restarts.
 ///
 /// Shows: 14.1.9 14.1.10
 /// Fields: spec.containers[].livenessProbe spec.containers[].livenessProbe.exec.* spec.containers[].livenessProbe.timeoutSeconds spec.containers[].livenessProbe.periodSeconds spec.containers[].livenessProbe.failureThreshold
 /// Fields: spec.containers[].readinessProbe spec.containers[].readinessProbe.exec.* spec.containers[].readinessProbe.timeoutSeconds spec.containers[].readinessProbe.periodSeconds spec.containers[].readinessProbe.failureThreshold
+/// Fields: spec.containers[].startupProbe.exec.* spec.containers[].startupProbe.timeoutSeconds
 /// Fields: status.containerStatuses[].ready status.containerStatuses[].restartCount
 #[test]
 fn root_a_probe_that_exceeds_its_time_has_failed() {
     let build = Build::from_env().unwrap();
     let platform = Platform::start("slow", &build).unwrap();
-    for kind in ["liveness", "readiness"] {
+    for kind in ["liveness", "readiness", "startup"] {
         platform
             .create(&format!(
                 "apiVersion: v1\nkind: Pod\nmetadata: {{name: {kind}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: app\n    image: busybox:1.30\n    command: [sleep, '3600']\n    {kind}Probe: {{exec: {{command: [sleep, '30']}}, timeoutSeconds: 1, periodSeconds: 2, failureThreshold: 1}}\n"
             ))
             .unwrap();
     }
-    platform
-        .wait_pod("default", "liveness", "a restart", LIMIT, |pod| (restarts(pod) >= 1).then_some(()))
-        .unwrap();
-    let text = "Warning Unhealthy Liveness probe failed: command \"sleep 30\" timed out";
-    assert!(
-        platform.events("default", "liveness").unwrap().contains(text),
-        "{}",
-        platform.events("default", "liveness").unwrap()
-    );
+    for (name, kind) in [("liveness", "Liveness"), ("startup", "Startup")] {
+        platform
+            .wait_pod("default", name, "a restart", LIMIT, |pod| (restarts(pod) >= 1).then_some(()))
+            .unwrap();
+        let text = format!("Warning Unhealthy {kind} probe failed: command \"sleep 30\" timed out");
+        let seen = platform.events("default", name).unwrap();
+        assert!(seen.contains(&text), "{seen}");
+    }
     let text = "Warning Unhealthy Readiness probe failed: command \"sleep 30\" timed out";
     wait::until("the readiness probe to fail", LIMIT, || {
         let seen = platform.events("default", "readiness").unwrap();

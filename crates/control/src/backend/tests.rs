@@ -57,6 +57,7 @@ fn only_ipv4_addresses_are_taken() {
     assert_eq!(pod("a", Some("10.0.0.1"), READY).address, Some(Ipv4Addr::new(10, 0, 0, 1)));
 }
 
+/// Fields: spec.containers[].ports[].name spec.containers[].ports[].protocol spec.containers[].ports[].containerPort
 #[test]
 fn a_named_port_is_found_by_name_and_protocol_in_containers_then_sidecars() {
     let spec = json!({

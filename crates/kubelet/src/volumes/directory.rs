@@ -33,6 +33,14 @@ pub(crate) fn empty(path: &Path, memory_bytes: Option<u64>, group: Option<u32>) 
     Ok(())
 }
 
+/// Makes a directory of our own; what else is in its place is an error.
+pub(crate) fn own(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::ErrorKind::NotADirectory.into()),
+        made => made,
+    }
+}
+
 /// Makes a directory and those above it, for root alone; true if it was not there.
 pub(crate) fn make(path: &Path) -> io::Result<bool> {
     if let Some(parent) = path.parent() {
@@ -104,8 +112,10 @@ fn unescape(field: &[u8]) -> PathBuf {
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     unmount_all(path)?;
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Nothing of ours, but in the place of it: it would stay for ever.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        removed => removed,
     }
 }
 

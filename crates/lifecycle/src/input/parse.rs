@@ -159,13 +159,19 @@ fn pull_policy(wire: Option<&str>, image: &str, path: &str) -> Result<PullPolicy
     }
 }
 
+/// Source: upstream `kubelet_pods.go`, `convertToAPIContainerStatuses`; every
+/// kernel this runs on can, so that what is possible is so.
 fn mount_status(mount: &typed::VolumeMount) -> VolumeMountStatus {
     let read_only = mount.read_only.unwrap_or(false);
+    let recursively = match mount.recursive_read_only.as_deref() {
+        Some("IfPossible" | "Enabled") => "Enabled",
+        _ => "Disabled", // said, or nothing said
+    };
     VolumeMountStatus {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         read_only: read_only.then_some(true),
-        recursive_read_only: read_only.then(|| "Disabled".to_owned()),
+        recursive_read_only: read_only.then(|| recursively.to_owned()),
     }
 }
 

@@ -160,7 +160,7 @@ impl Machine {
                 return;
             }
             (Verb::RunSandbox { .. }, _) if self.stage == Stage::Sync => events.push(event::no_sandbox(&failure)),
-            (Verb::MountVolumes, _) if self.stage == Stage::Sync => events.push(event::failed_mount(&failure.message)),
+            (Verb::MountVolumes, _) if self.stage == Stage::Sync => events.push(event::not_mounted(&failure)),
             (Verb::Stop { .. } | Verb::StopSandbox, _) => events.push(event::failed_kill(&failure.message)),
             _ => {} // retried; the driver logs it
         }

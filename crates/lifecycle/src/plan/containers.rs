@@ -26,6 +26,17 @@ impl Line {
     }
 }
 
+/// Whether one is being made or started, whatever its place in the order: one
+/// before it whose back-off has ended meanwhile waits. Ephemeral containers
+/// are in no line.
+pub(crate) fn any_on_its_way(w: World<'_>) -> bool {
+    let in_line = |name: &String| w.desired.all().any(|c| c.name == *name && c.role != Role::Ephemeral);
+    w.hands.0.values().any(|f| {
+        let begins = !f.cancelled && matches!(f.verb, Verb::Create { .. } | Verb::Start { .. });
+        begins && matches!(&f.target, Target::Container(name) if in_line(name))
+    })
+}
+
 /// Plans every regular container; true when none is kept and none is started.
 pub(crate) fn plan(w: World<'_>, plan: &mut Plan, line: &mut Line) -> bool {
     let mut over = true;

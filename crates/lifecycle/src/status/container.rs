@@ -239,6 +239,7 @@ pub(crate) fn shown_class(class: FailureClass) -> Option<&'static str> {
         | FailureClass::Network
         | FailureClass::NetworkNotReady
         | FailureClass::PodCgroup
+        | FailureClass::PodDirectory
         | FailureClass::Mount
         | FailureClass::Hook
         | FailureClass::Kill

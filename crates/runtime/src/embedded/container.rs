@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::client::{Client, ClientError};
 use super::files::{ATTEMPT_FILE, AttemptRecord, NOTES_FILE, Phase, doing, remove_tree};
 use super::pod::{Attempt, PROMPT, Pod, Stopping};
-use super::sandbox::limits;
+use super::sandbox::{kill_shim, limits};
 use super::seccomp;
 use super::spec::{self, Parts};
 use super::{Embedded, blocking};
@@ -180,8 +180,27 @@ impl Embedded {
             .map_err(|error| pod.trouble(error))
     }
 
-    /// See [`crate::Runtime::stop`].
+    /// See [`crate::Runtime::stop`]. A shim that says nothing when the grace
+    /// has passed is killed, and its containers with it: no pod waits for ever
+    /// for a process that hangs.
     pub(super) async fn stop_container(&self, pod: &Arc<Pod>, id: &str, signal: Option<i32>, grace: Duration) -> Result<(), RuntimeError> {
+        let deadline = Instant::now() + grace;
+        let stopped = self.ask_to_stop(pod, id, signal, grace).await;
+        if stopped.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep_until(deadline).await;
+        let Some(client) = pod.client() else { return stopped };
+        if !matches!(client.ask(&Request::Status, PROMPT).await, Err(ClientError::Late(_))) {
+            return stopped;
+        }
+        tracing::warn!(uid = %pod.uid, action = "kill", "the pod's shim does not answer; it and the pod's containers are killed");
+        let shim = pod.known().sandbox.as_ref().and_then(|sandbox| sandbox.shim_pid);
+        kill_shim(shim, &pod.dir.0); // seen, and its containers ended, by the next observation
+        Ok(())
+    }
+
+    async fn ask_to_stop(&self, pod: &Arc<Pod>, id: &str, signal: Option<i32>, grace: Duration) -> Result<(), RuntimeError> {
         let attempt = pod.attempt(id)?;
         if attempt.exit.is_some() {
             return Ok(());

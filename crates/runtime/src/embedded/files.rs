@@ -104,7 +104,7 @@ impl PodDir {
             .recursive(true)
             .mode(0o700)
             .create(&containers)
-            .map_err(doing("making directory", &containers))
+            .map_err(|error| RuntimeError::PodDirectory(format!("mkdir {}: {error}", containers.display())))
     }
 
     pub(super) fn read_sandbox(&self) -> Result<Option<SandboxRecord>, RuntimeError> {
@@ -145,8 +145,11 @@ impl PodDir {
 
 /// Removes a directory tree; what is gone is success.
 pub(super) fn remove_tree(path: &Path) -> Result<(), RuntimeError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(doing("removing", path)(error)),
-        _ => Ok(()),
-    }
+    let removed = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Nothing of ours, but in the place of it: it would stay for ever.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        removed => removed,
+    };
+    removed.map_err(doing("removing", path))
 }

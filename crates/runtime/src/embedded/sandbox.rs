@@ -276,7 +276,7 @@ pub(super) async fn greet(client: &Client) -> Result<i32, ClientError> {
 }
 
 /// Kills a shim that does not listen, if the process is still that shim.
-fn kill_shim(pid: Option<i32>, dir: &Path) {
+pub(super) fn kill_shim(pid: Option<i32>, dir: &Path) {
     use std::os::unix::ffi::OsStrExt;
     let Some(pid) = pid else { return };
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

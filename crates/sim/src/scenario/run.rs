@@ -374,6 +374,7 @@ fn class_of(word: &str) -> Option<FailureClass> {
         "Network" => FailureClass::Network,
         "NetworkNotReady" => FailureClass::NetworkNotReady,
         "PodCgroup" => FailureClass::PodCgroup,
+        "PodDirectory" => FailureClass::PodDirectory,
         "Mount" => FailureClass::Mount,
         "Hook" => FailureClass::Hook,
         "Kill" => FailureClass::Kill,

@@ -84,6 +84,7 @@ const KEPT: &[(&str, &str)] = &[("spec.preemptionPolicy", "no pod is preempted y
 /// Parts of the status that nothing here writes, with all below them.
 const NOT_WRITTEN: &[(&str, &str)] = &[
     ("metadata.selfLink", "nor does upstream since v1.20"),
+    ("status.conditions[].lastProbeTime", "upstream's is always null"),
     (
         "status.conditions[].observedGeneration",
         "behind upstream's gate `PodObservedGenerationTracking`",
@@ -93,7 +94,23 @@ const NOT_WRITTEN: &[(&str, &str)] = &[
         "containers are not resized in place",
     ),
     ("status.containerStatuses[].allocatedResourcesStatus", "there are no device plugins"),
+    (
+        "status.containerStatuses[].lastState.running",
+        "what a container was before it is that it ended; nor does upstream",
+    ),
+    (
+        "status.containerStatuses[].lastState.terminated.signal",
+        "the exit code tells the signal; nor does upstream with a CRI runtime",
+    ),
+    (
+        "status.containerStatuses[].lastState.waiting",
+        "what a container was before it is that it ended; nor does upstream",
+    ),
     ("status.containerStatuses[].resources", "containers are not resized in place"),
+    (
+        "status.containerStatuses[].state.terminated.signal",
+        "the exit code tells the signal; nor does upstream with a CRI runtime",
+    ),
     ("status.containerStatuses[].user", "the users of a container are not reported"),
     ("status.nominatedNodeName", "no pod is preempted"),
     (

@@ -92,6 +92,21 @@ fn probes_and_hooks_take_the_api_references_defaults() {
 }
 
 #[test]
+fn a_mount_says_whether_what_is_below_it_is_read_only_too() {
+    for (mode, wanted) in [
+        (json!(null), "Disabled"),
+        (json!("Disabled"), "Disabled"),
+        (json!("IfPossible"), "Enabled"),
+        (json!("Enabled"), "Enabled"),
+    ] {
+        let mount = json!({"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": mode});
+        let desired = parse(json!({"containers": [{"name": "a", "image": "x:1", "volumeMounts": [mount]}]})).unwrap();
+        let told = &desired.containers[0].volume_mounts[0];
+        assert_eq!((told.read_only, told.recursive_read_only.as_deref()), (Some(true), Some(wanted)));
+    }
+}
+
+#[test]
 fn a_port_name_nobody_has_fails_whoever_asks() {
     let probe = json!({"httpGet": {"port": "nope"}});
     let desired = parse(

@@ -262,6 +262,8 @@ fn resources() {
     );
 }
 
+/// Fields: spec.containers[].livenessProbe.successThreshold spec.containers[].startupProbe.successThreshold
+/// Fields: spec.containers[].readinessProbe.terminationGracePeriodSeconds
 #[test]
 fn probes_and_hooks() {
     let exec = json!({ "exec": { "command": ["true"] } });
