@@ -41,6 +41,7 @@ pub mod resources;
 pub mod server;
 mod sources;
 pub mod status_writer;
+mod storage;
 pub mod streams;
 pub mod usage;
 pub mod volumes;

@@ -17,6 +17,7 @@ mod files;
 mod hosts;
 mod images;
 mod pod;
+mod resize;
 mod sandbox;
 mod seccomp;
 mod session;
@@ -31,7 +32,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api::node::{ContainerId, NodeUsage, Observation, Uid};
+use api::node::{ContainerId, NodeUsage, Observation, PodUsage, Uid};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use shim::protocol::Limits;
@@ -43,8 +44,8 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig,
-    Session, StreamRequest,
+    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Resize, Resources, Runtime, RuntimeError,
+    SandboxConfig, Session, StreamRequest,
 };
 use files::PodDir;
 use pod::Pod;
@@ -198,6 +199,10 @@ impl Runtime for Embedded {
         .await
     }
 
+    async fn resize(&self, uid: &Uid, whole: &Resources, one: Option<&Resize>) -> Result<(), RuntimeError> {
+        self.set_limits(&self.pod(uid)?, whole, one).await
+    }
+
     async fn create(&self, uid: &Uid, container: &ContainerConfig) -> Result<ContainerId, RuntimeError> {
         self.make_container(&self.pod(uid)?, container).await
     }
@@ -251,6 +256,10 @@ impl Runtime for Embedded {
 
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {
         self.measure(disk).await
+    }
+
+    async fn usage_of(&self, uid: &Uid) -> Result<PodUsage, RuntimeError> {
+        self.measure_pod(&self.pod(uid)?).await
     }
 
     async fn reclaim(&self) -> Result<u64, RuntimeError> {

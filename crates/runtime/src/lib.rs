@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api::node::{ContainerId, NodeUsage, Observation, Uid};
+use api::node::{ContainerId, NodeUsage, Observation, PodUsage, Requirements, Uid};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
@@ -91,6 +91,17 @@ pub struct Resources {
     /// as `2MB`.
     #[serde(default)]
     pub hugepage_limits: Vec<(String, u64)>,
+}
+
+/// Other limits for an attempt that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resize {
+    /// The attempt.
+    pub id: ContainerId,
+    /// Cgroup limits.
+    pub resources: Resources,
+    /// What they stand for, to be told of the container.
+    pub requirements: Requirements,
 }
 
 /// In which group below the root a pod's group is, by its quality of service.
@@ -214,6 +225,8 @@ pub struct ContainerConfig {
     pub log_limits: LogLimits,
     /// Cgroup limits.
     pub resources: Resources,
+    /// What they stand for, to be told of the container.
+    pub requirements: Requirements,
     /// How soon the kernel kills it when memory runs out, -1000 to 1000. A host
     /// that does not let it be lowered leaves it at the node's own.
     pub oom_score: i32,
@@ -332,6 +345,9 @@ pub trait Runtime: Send + Sync {
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<(), RuntimeError>;
     /// Gives the cgroup of a quality of service its share of the CPU; makes it.
     async fn weigh(&self, parent: CgroupParent, cpu_shares: u64) -> Result<(), RuntimeError>;
+    /// Sets other limits on a pod whose sandbox is there and, with it, on one
+    /// of its attempts that run. No process is restarted.
+    async fn resize(&self, pod: &Uid, whole: &Resources, one: Option<&Resize>) -> Result<(), RuntimeError>;
     /// Makes one attempt of a container, not started.
     async fn create(&self, pod: &Uid, container: &ContainerConfig) -> Result<ContainerId, RuntimeError>;
     /// Starts its process. A process that cannot be started is an error and
@@ -361,6 +377,8 @@ pub trait Runtime: Send + Sync {
     /// What the pods use of the node: the kernel's counters; with `disk`, files
     /// are counted too, which takes its time.
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError>;
+    /// What one pod uses, files included.
+    async fn usage_of(&self, pod: &Uid) -> Result<PodUsage, RuntimeError>;
     /// Frees what ended containers have written; records and logs stay. Gives
     /// the bytes.
     async fn reclaim(&self) -> Result<u64, RuntimeError>;

@@ -51,6 +51,7 @@ pub(super) fn row() -> Resource {
             Subresource::Eviction,
             Subresource::Log,
             Subresource::EphemeralContainers,
+            Subresource::Resize,
             Subresource::Proxy,
             Subresource::Exec,
             Subresource::Attach,
@@ -99,6 +100,10 @@ impl Strategy for Pod {
                         broken
                     }
                 }
+                Err(broken) => broken,
+            },
+            (Rules::UpdateResize, Some(old)) => match view::<Typed>(old) {
+                Ok(before) => validate::resized(&pod, &before),
                 Err(broken) => broken,
             },
             (Rules::UpdateStatus | Rules::UpdateApproval, Some(old)) => match view::<Typed>(old) {

@@ -88,12 +88,7 @@ const NOT_WRITTEN: &[(&str, &str)] = &[
         "status.conditions[].observedGeneration",
         "behind upstream's gate `PodObservedGenerationTracking`",
     ),
-    (
-        "status.containerStatuses[].allocatedResources",
-        "containers are not resized in place",
-    ),
     ("status.containerStatuses[].allocatedResourcesStatus", "there are no device plugins"),
-    ("status.containerStatuses[].resources", "containers are not resized in place"),
     ("status.containerStatuses[].user", "the users of a container are not reported"),
     ("status.nominatedNodeName", "no pod is preempted"),
     (
