@@ -58,7 +58,7 @@ impl Object {
     /// # Errors
     /// Only on a shape the schema would refuse.
     pub fn view<T: DeserializeOwned>(&self) -> Result<T, ViewError> {
-        self.value().and_then(serde_json::from_value).map_err(|source| ViewError {
+        wire::view(self).map_err(|source| ViewError {
             kind: self.types.kind.clone(),
             name: self.name().to_owned(),
             source,
@@ -73,10 +73,26 @@ impl Object {
         serde_json::to_value(wire::Unmanaged(self))
     }
 
+    /// The object as it is stored: what its revision is, the store knows.
+    #[must_use]
+    pub fn unversioned(&self) -> impl Serialize {
+        wire::Unversioned(self)
+    }
+
     /// `metadata` as it goes over the wire, `managedFields` included.
     #[must_use]
     pub fn metadata(&self) -> Metadata<'_> {
         Metadata::new(self)
+    }
+
+    /// An object from its JSON; what is neither `metadata` nor the type is
+    /// taken as it is.
+    ///
+    /// # Errors
+    /// When the value, its `metadata` or its type does not have the shape of
+    /// an API object's.
+    pub fn from_value(value: Value) -> Result<Self, serde_json::Error> {
+        wire::read(value)
     }
 
     /// Encodes a typed object. `T` must serialize as a JSON object, as every
@@ -85,7 +101,7 @@ impl Object {
     /// # Errors
     /// When `T` does not serialize as an API object.
     pub fn from_typed<T: Serialize>(typed: &T) -> Result<Self, serde_json::Error> {
-        serde_json::to_value(typed).and_then(serde_json::from_value)
+        serde_json::to_value(typed).and_then(Self::from_value)
     }
 
     /// `metadata.name`, or the empty string.
@@ -136,6 +152,36 @@ mod tests {
         assert_eq!(object.name(), "a");
         assert_eq!(object.str_at("spec.nodeName"), "n");
         assert_eq!(serde_json::to_value(&object).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn an_object_is_read_from_a_value_as_from_text() {
+        let texts = [
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","managedFields":[{"manager":"m"}]},"spec":{"nodeName":"n"},"later":[1]}"#,
+            r#"{"metadata":{"name":null,"labels":{"a":"b"}}}"#,
+            r#"{"kind":"Pod"}"#,
+            r#"{"kind":7}"#,
+            r#"{"metadata":"none"}"#,
+            r#"{"metadata":{"labels":{"a":1}}}"#,
+            r#"["no","object"]"#,
+        ];
+        for text in texts {
+            let value: Value = serde_json::from_str(text).unwrap();
+            let read = Object::from_value(value.clone()).map_err(|error| error.to_string());
+            assert_eq!(read, serde_json::from_value(value).map_err(|error| error.to_string()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_view_is_what_its_type_reads_from_the_whole() {
+        let text = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","uid":"u","managedFields":[{"manager":"m"}]},"spec":{"containers":[{"name":"c"}],"nodeName":"n"}}"#;
+        let object: Object = serde_json::from_str(text).unwrap();
+        let pod: crate::typed::Pod = object.view().unwrap();
+        assert_eq!(pod, serde_json::from_value(object.value().unwrap()).unwrap());
+        assert_eq!(pod.metadata.managed_fields, None);
+        let wrong: Object = serde_json::from_str(r#"{"kind":"Pod","metadata":{"name":"a"},"spec":{"containers":3}}"#).unwrap();
+        let error = wrong.view::<crate::typed::Pod>().unwrap_err();
+        assert_eq!(error.to_string(), "Pod a does not have the shape of its kind");
     }
 
     #[test]

@@ -99,7 +99,7 @@ pub(crate) fn decode(row: &Resource, parsed: Parsed) -> Result<(Object, Vec<Stri
     prune(row.schema, &mut value);
     normalize(row.schema, &mut value);
     apply_defaults(row.schema, &mut value);
-    let mut object: Object = serde_json::from_value(value).map_err(|error| unhandled(row, &error.to_string()))?;
+    let mut object = Object::from_value(value).map_err(|error| unhandled(row, &error.to_string()))?;
     row.strategy.default(&mut object);
     Ok((object, complaints))
 }

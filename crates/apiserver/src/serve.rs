@@ -1,6 +1,8 @@
 //! The HTTPS front: accept, TLS, HTTP/2 or 1.1, and one call of
 //! [`ApiServer::handle`] per request.
 
+mod cork;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -223,12 +225,10 @@ impl<A: Answer> Front<A> {
         });
         // What TLS agreed on, not what the first bytes look like: nobody waits
         // for those.
-        let http = if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
-            &self.http2
-        } else {
-            &self.http1
-        };
-        let mut connection = pin!(http.serve_connection_with_upgrades(TokioIo::new(tls), service));
+        let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let http = if is_http2 { &self.http2 } else { &self.http1 };
+        let (stream, cork) = cork::cork(tls, is_http2);
+        let mut connection = pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), service));
         let silent = async {
             tokio::time::sleep(self.limits.header_timeout).await;
             if asked.load(Ordering::Relaxed) {
@@ -236,16 +236,17 @@ impl<A: Answer> Front<A> {
             }
         };
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
+            ended = cork.drive(connection.as_mut()) => ended,
             () = silent => {
                 tracing::debug!(%peer, "no request came");
                 return;
             }
             () = self.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                cork.drive(connection.as_mut()).await
             }
         };
+        cork.finish().await;
         if let Err(error) = ended {
             tracing::debug!(%peer, error, "connection ended");
         }

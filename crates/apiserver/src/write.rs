@@ -96,15 +96,13 @@ pub(crate) fn too_large(asked: u64, newest: u64) -> Status {
     status
 }
 
-/// The stored form of an object, and its bytes: without a revision.
-pub(crate) fn encode(row: &Resource, object: &Object) -> Result<(Object, Bytes), Status> {
-    let mut stored = match row.convert {
-        Some(convert) => convert.to_stored(object.clone())?,
-        None => object.clone(),
-    };
-    stored.meta.resource_version = None;
-    let bytes = serde_json::to_vec(&stored).map_err(|error| Status::internal(&format!("the object could not be encoded: {error}")))?;
-    Ok((stored, bytes.into()))
+/// The bytes of an object's stored form, without a revision; and that form
+/// itself where it is another one.
+pub(crate) fn encode(row: &Resource, object: &Object) -> Result<(Option<Object>, Bytes), Status> {
+    let converted = row.convert.map(|convert| convert.to_stored(object.clone())).transpose()?;
+    let bytes = serde_json::to_vec(&converted.as_ref().unwrap_or(object).unversioned())
+        .map_err(|error| Status::internal(&format!("the object could not be encoded: {error}")))?;
+    Ok((converted, bytes.into()))
 }
 
 /// An entry of a stored form that has just been given its revision.
@@ -186,7 +184,7 @@ fn is_unchanged(new: &Object, old: &Object) -> bool {
 pub(crate) async fn change(
     call: &mut Call,
     ownership: Ownership,
-    make: impl Fn(&Object, &mut Vec<String>) -> Result<Object, Status>,
+    mut make: impl FnMut(&Object, &mut Vec<String>) -> Result<Object, Status>,
 ) -> Result<Outcome, Status> {
     let dry_run = call.dry_run()?;
     let key = call.key();
@@ -235,7 +233,7 @@ pub(crate) async fn change(
         let outcome = if is_unchanged(&new, old) {
             Some(Outcome::Stored(current.entry))
         } else {
-            replace(call, &key, &new, &current.entry, part, dry_run).await?
+            replace(call, &key, new, &current.entry, part, dry_run).await?
         };
         match outcome {
             Some(outcome) => {
@@ -250,22 +248,23 @@ pub(crate) async fn change(
 }
 
 /// Commits a new version; `None` when somebody else was faster.
-async fn replace(call: &Call, key: &str, new: &Object, current: &Entry, part: Part, dry_run: bool) -> Result<Option<Outcome>, Status> {
+async fn replace(call: &Call, key: &str, new: Object, current: &Entry, part: Part, dry_run: bool) -> Result<Option<Outcome>, Status> {
     let removes =
-        new.meta.deletion_timestamp.is_some() && !is_held(&call.row, new) && new.meta.deletion_grace_period_seconds.unwrap_or(0) <= 0;
+        new.meta.deletion_timestamp.is_some() && !is_held(&call.row, &new) && new.meta.deletion_grace_period_seconds.unwrap_or(0) <= 0;
     for _ in 0..allocate::ATTEMPTS {
         let claim = match part {
-            Part::Main if !removes => call.core.allocate(&call.row, new, Some(&current.object)).await?,
+            Part::Main if !removes => call.core.allocate(&call.row, &new, Some(&current.object)).await?,
             Part::Main | Part::Status | Part::Approval | Part::Finalize | Part::Ephemeral | Part::Resize | Part::Binding => None,
         };
         let charge = match part {
             Part::Main | Part::Resize if !removes => {
-                resource_quota::charge(&Attributes::update(call, &current.object), new, call.now).await?
+                resource_quota::charge(&Attributes::update(call, &current.object), &new, call.now).await?
             }
             _ => None,
         };
-        let (stored, bytes) = encode(&call.row, claim.as_ref().map_or(new, |claim| &claim.object))?;
+        let (converted, bytes) = encode(&call.row, claim.as_ref().map_or(&new, |claim| &claim.object))?;
         if dry_run {
+            let stored = converted.or(claim.map(|claim| claim.object)).unwrap_or(new);
             return Ok(Some(Outcome::Stored(entry(key, stored, bytes, current.revision))));
         }
         let op = if removes {
@@ -285,6 +284,7 @@ async fn replace(call: &Call, key: &str, new: &Object, current: &Entry, part: Pa
         }
         match call.core.store.commit(txn).await {
             Ok(revision) => {
+                let stored = converted.or(claim.map(|claim| claim.object)).unwrap_or(new);
                 let entry = entry(key, stored, bytes, revision.0);
                 return Ok(Some(if removes { Outcome::Removed(entry) } else { Outcome::Stored(entry) }));
             }
@@ -318,16 +318,20 @@ fn check_revision(call: &Call, new: &Object, old: &Object) -> Result<bool, Statu
         let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {stored}");
         return Err(Status::conflict(&call.row.id, &call.asked.name, &why));
     }
-    match new
-        .meta
-        .resource_version
-        .as_deref()
-        .filter(|revision| !revision.is_empty() && *revision != "0")
-    {
-        None => Ok(false),
-        Some(revision) if old.meta.resource_version.as_deref() == Some(revision) => Ok(true),
-        Some(_) => Err(Status::modified(&call.row.id, &call.asked.name)),
+    if !names_revision(new) {
+        return Ok(false);
     }
+    if new.meta.resource_version == old.meta.resource_version {
+        Ok(true)
+    } else {
+        Err(Status::modified(&call.row.id, &call.asked.name))
+    }
+}
+
+/// Whether a new version says which one it was made from.
+pub(crate) fn names_revision(new: &Object) -> bool {
+    let revision = new.meta.resource_version.as_deref().unwrap_or_default();
+    !revision.is_empty() && revision != "0"
 }
 
 /// Metadata the server owns stays as it was, whatever was sent.

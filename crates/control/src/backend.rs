@@ -237,6 +237,24 @@ impl Backend {
         }
     }
 
+    /// Whether a `targetRef` is [`Self::reference`].
+    #[must_use]
+    pub fn is_referred_to_by(&self, reference: &ObjectReference) -> bool {
+        let ObjectReference {
+            api_version: None,
+            field_path: None,
+            kind: Some(kind),
+            name: Some(name),
+            namespace: Some(namespace),
+            resource_version: None,
+            uid: Some(uid),
+        } = reference
+        else {
+            return false;
+        };
+        kind == "Pod" && *name == self.name && *namespace == self.namespace && *uid == self.uid
+    }
+
     fn port(&self, port: &ServicePort) -> Option<i32> {
         match &port.target {
             IntOrString::Int(number) => Some(*number),

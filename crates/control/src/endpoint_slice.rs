@@ -12,6 +12,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use api::typed::ObjectMeta;
 use api::typed::discovery::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
@@ -54,8 +55,11 @@ impl Plan {
 /// The key of what all endpoints of a slice have in common.
 type Ports = Vec<BackendPort>;
 
-/// An address of a pod: what makes two endpoints the same.
-type Identity = (Vec<String>, String);
+/// An address of a pod, by its name: what makes two endpoints the same.
+type Identity<'a> = (Ipv4Addr, &'a str);
+
+/// The pods that belong into slices with the same ports.
+type Wanted<'a> = BTreeMap<Identity<'a>, &'a Backend>;
 
 /// Plans for a Service. `backends` are the pods of its namespace that it
 /// selects, `existing` the slices that carry its name and [`MANAGED_BY`].
@@ -72,13 +76,12 @@ pub fn plan<'a>(
             .extend(existing.into_iter().filter(|slice| is_orphan(slice, service)).cloned());
         return plan;
     }
-    let mut wanted: BTreeMap<Ports, BTreeMap<Identity, Endpoint>> = BTreeMap::new();
+    let mut wanted: BTreeMap<Ports, Wanted<'_>> = BTreeMap::new();
     for backend in backends {
         let Some(address) = backend.reachable_at() else { continue };
-        let endpoint = endpoint(service, backend, address.to_string());
         let mut ports = service.ports_of(backend);
         ports.sort();
-        wanted.entry(ports).or_default().insert(identity(&endpoint), endpoint);
+        wanted.entry(ports).or_default().insert((address, &backend.name), backend);
     }
     let labels = labels(service);
     let mut plan = Plan::default();
@@ -144,17 +147,21 @@ fn reuse(plan: &mut Plan, service: &Service) {
 
 /// Spreads endpoints with the same ports over slices; gives how many of those
 /// that exist stay.
-fn spread(
+fn spread<'a>(
     plan: &mut Plan,
     service: &Service,
     ports: &[BackendPort],
-    existing: Vec<&EndpointSlice>,
-    mut wanted: BTreeMap<Identity, Endpoint>,
+    existing: Vec<&'a EndpointSlice>,
+    mut wanted: Wanted<'a>,
     labels: &Labels,
 ) -> usize {
-    let mut drafts: Vec<Draft<'_>> = existing.into_iter().map(|slice| Draft::of(slice, &mut wanted, labels)).collect();
-    let mut left: Vec<Endpoint> = wanted.into_values().collect();
-    drafts.sort_by_key(|draft| Reverse(draft.endpoints.len()));
+    let mut drafts: Vec<Draft<'_>> = existing
+        .into_iter()
+        .map(|slice| Draft::of(service, slice, &mut wanted, labels))
+        .collect();
+    let mut left: Vec<&Backend> = wanted.into_values().collect();
+    let endpoints = |backends: &[&Backend]| backends.iter().filter_map(|backend| endpoint(service, backend)).collect();
+    drafts.sort_by_key(|draft| Reverse(draft.backends.len()));
     for draft in drafts.iter_mut().filter(|draft| draft.written) {
         draft.fill(&mut left);
     }
@@ -171,7 +178,7 @@ fn spread(
     }
     let mut kept = 0;
     for draft in drafts {
-        if draft.endpoints.is_empty() {
+        if draft.backends.is_empty() {
             plan.delete.push(draft.slice.clone());
             continue;
         }
@@ -182,13 +189,14 @@ fn spread(
                     labels: Some(labels.clone()),
                     ..draft.slice.metadata.clone()
                 },
-                endpoints: draft.endpoints,
-                ..draft.slice.clone()
+                endpoints: endpoints(&draft.backends),
+                address_type: draft.slice.address_type.clone(),
+                ports: draft.slice.ports.clone(),
             });
         }
     }
-    for endpoints in left.chunks(ENDPOINTS_MAX) {
-        plan.create.push(new_slice(service, ports, endpoints.to_vec(), labels));
+    for backends in left.chunks(ENDPOINTS_MAX) {
+        plan.create.push(new_slice(service, ports, endpoints(backends), labels));
     }
     kept
 }
@@ -196,55 +204,85 @@ fn spread(
 /// A slice as it is going to be.
 struct Draft<'a> {
     slice: &'a EndpointSlice,
-    endpoints: Vec<Endpoint>,
+    backends: Vec<&'a Backend>,
     written: bool,
 }
 
 impl<'a> Draft<'a> {
     /// The slice without what is not wanted any more; what it keeps is taken
     /// from `wanted`.
-    fn of(slice: &'a EndpointSlice, wanted: &mut BTreeMap<Identity, Endpoint>, labels: &Labels) -> Self {
-        let mut endpoints = Vec::with_capacity(slice.endpoints.len());
+    fn of(service: &Service, slice: &'a EndpointSlice, wanted: &mut Wanted<'a>, labels: &Labels) -> Self {
+        let mut backends = Vec::with_capacity(slice.endpoints.len());
+        let mut written = slice.metadata.labels.as_ref() != Some(labels);
         for endpoint in &slice.endpoints {
-            if endpoints.len() < ENDPOINTS_MAX
-                && let Some(kept) = wanted.remove(&identity(endpoint))
-            {
-                endpoints.push(kept);
-            }
+            let kept = identity(endpoint)
+                .filter(|_| backends.len() < ENDPOINTS_MAX)
+                .and_then(|identity| wanted.remove(&identity));
+            written |= kept.is_none_or(|backend| !is_right(endpoint, service, backend));
+            backends.extend(kept);
         }
-        let written = endpoints != slice.endpoints || slice.metadata.labels.as_ref() != Some(labels);
-        Self { slice, endpoints, written }
+        Self { slice, backends, written }
     }
 
     fn room(&self) -> usize {
-        ENDPOINTS_MAX - self.endpoints.len() // never longer
+        ENDPOINTS_MAX - self.backends.len() // never longer
     }
 
-    fn fill(&mut self, left: &mut Vec<Endpoint>) {
+    fn fill(&mut self, left: &mut Vec<&'a Backend>) {
         let count = self.room().min(left.len());
         self.written |= count > 0;
-        self.endpoints.extend(left.drain(..count));
+        self.backends.extend(left.drain(..count));
     }
 }
 
-fn identity(endpoint: &Endpoint) -> Identity {
-    let pod = endpoint.target_ref.as_ref().and_then(|reference| reference.name.clone());
-    (endpoint.addresses.clone(), pod.unwrap_or_default())
+/// Of an endpoint that we may have written: it has one address.
+fn identity(endpoint: &Endpoint) -> Option<Identity<'_>> {
+    let [address] = endpoint.addresses.as_slice() else { return None };
+    let pod = endpoint.target_ref.as_ref().and_then(|reference| reference.name.as_deref());
+    Some((address.parse().ok()?, pod.unwrap_or_default()))
 }
 
-fn endpoint(service: &Service, backend: &Backend, address: String) -> Endpoint {
-    let ready = service.publish_not_ready_addresses || (backend.ready && !backend.terminating);
-    Endpoint {
-        addresses: vec![address],
-        conditions: Some(EndpointConditions {
-            ready: Some(ready),
-            serving: Some(backend.ready),
-            terminating: Some(backend.terminating),
-        }),
+/// The endpoint of a pod, if it can be reached.
+fn endpoint(service: &Service, backend: &Backend) -> Option<Endpoint> {
+    Some(Endpoint {
+        addresses: vec![backend.reachable_at()?.to_string()],
+        conditions: Some(conditions(service, backend)),
         hostname: backend.hostname_in(service),
         node_name: backend.node.clone(),
         target_ref: Some(backend.reference()),
         ..Endpoint::default()
+    })
+}
+
+/// Whether an endpoint is what [`endpoint`] would make of the pod, whose
+/// address and name it has. Most of them are, and making them to find out
+/// costs more than all the rest.
+fn is_right(given: &Endpoint, service: &Service, backend: &Backend) -> bool {
+    let Endpoint {
+        addresses: _, // it has that
+        conditions: given_conditions,
+        deprecated_topology: None,
+        hints: None,
+        hostname,
+        node_name,
+        target_ref: Some(reference),
+        zone: None,
+    } = given
+    else {
+        return false;
+    };
+    *given_conditions == Some(conditions(service, backend))
+        && *hostname == backend.hostname_in(service)
+        && *node_name == backend.node
+        && backend.is_referred_to_by(reference)
+}
+
+fn conditions(service: &Service, backend: &Backend) -> EndpointConditions {
+    let ready = service.publish_not_ready_addresses || (backend.ready && !backend.terminating);
+    EndpointConditions {
+        ready: Some(ready),
+        serving: Some(backend.ready),
+        terminating: Some(backend.terminating),
     }
 }
 

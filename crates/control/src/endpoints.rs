@@ -23,9 +23,6 @@ pub const MANAGED_BY_LABEL: &str = "endpoints.kubernetes.io/managed-by";
 /// We do.
 pub const MANAGED_BY: &str = "endpoint-controller";
 
-/// Address and UID of its pod: the order of addresses.
-type Identity = (String, String);
-
 /// What is to be written for a Service, if anything; with a resource version
 /// it takes the place of `existing`. `backends` are the pods of its namespace
 /// that it selects.
@@ -86,46 +83,45 @@ fn labels(service: &Service) -> Labels {
 /// The canonical form: ports with the same backends are one subset; ports by
 /// name, addresses by address, subsets by ports.
 fn subsets<'a>(service: &Service, backends: impl IntoIterator<Item = &'a Backend>) -> Vec<EndpointSubset> {
-    let mut addresses: BTreeMap<Identity, (EndpointAddress, bool)> = BTreeMap::new();
+    let mut found: Vec<(String, &Backend)> = backends
+        .into_iter()
+        .filter(|backend| !backend.terminating || service.publish_not_ready_addresses)
+        .filter_map(|backend| Some((backend.reachable_at()?.to_string(), backend)))
+        .collect();
+    // By address, then by UID; from here on an index says which.
+    found.sort_by(|(address, backend), (other_address, other)| (address, &backend.uid).cmp(&(other_address, &other.uid)));
     // `None` is the port of a headless Service without ports.
-    let mut by_port: BTreeMap<Option<BackendPort>, Vec<Identity>> = BTreeMap::new();
-    for backend in backends {
-        let Some(address) = backend.reachable_at() else { continue };
-        if backend.terminating && !service.publish_not_ready_addresses {
-            continue;
+    let mut by_port: BTreeMap<Option<BackendPort>, Vec<usize>> = BTreeMap::new();
+    for (index, (_, backend)) in found.iter().enumerate() {
+        if service.ports.is_empty() && service.cluster_ip_none {
+            by_port.entry(None).or_default().push(index);
         }
-        let address = EndpointAddress {
-            ip: address.to_string(),
+        for port in service.ports_of(backend) {
+            by_port.entry(Some(port)).or_default().push(index);
+        }
+    }
+    let mut by_backends: BTreeMap<Vec<usize>, Vec<BackendPort>> = BTreeMap::new();
+    for (port, backends) in by_port {
+        by_backends.entry(backends).or_default().extend(port);
+    }
+    let mut grouped: Vec<(Vec<BackendPort>, Vec<usize>)> = by_backends.into_iter().map(|(backends, ports)| (ports, backends)).collect();
+    grouped.sort();
+    let address = |index: &usize| {
+        let (ip, backend) = &found[*index];
+        EndpointAddress {
+            ip: ip.clone(),
             hostname: backend.hostname_in(service),
             node_name: backend.node.clone(),
             target_ref: Some(backend.reference()),
-        };
-        let identity = (address.ip.clone(), backend.uid.clone());
-        if service.ports.is_empty() && service.cluster_ip_none {
-            by_port.entry(None).or_default().push(identity.clone());
         }
-        for port in service.ports_of(backend) {
-            by_port.entry(Some(port)).or_default().push(identity.clone());
-        }
-        addresses.insert(identity, (address, service.publish_not_ready_addresses || backend.ready));
-    }
-    let mut by_backends: BTreeMap<Vec<Identity>, Vec<BackendPort>> = BTreeMap::new();
-    for (port, mut backends) in by_port {
-        backends.sort();
-        by_backends.entry(backends).or_default().extend(port);
-    }
-    let mut grouped: Vec<(Vec<BackendPort>, Vec<Identity>)> = by_backends.into_iter().map(|(backends, ports)| (ports, backends)).collect();
-    grouped.sort();
-    let subset = |(ports, backends): (Vec<BackendPort>, Vec<Identity>)| {
-        let (ready, not_ready): (Vec<_>, Vec<_>) = backends
-            .iter()
-            .filter_map(|identity| addresses.get(identity))
-            .cloned()
-            .partition(|(_, ready)| *ready);
-        let listed = |list: Vec<(EndpointAddress, bool)>| Some(list.into_iter().map(|(address, _)| address).collect());
+    };
+    let is_ready = |index: &&usize| service.publish_not_ready_addresses || found[**index].1.ready;
+    let subset = |(ports, backends): (Vec<BackendPort>, Vec<usize>)| {
+        let (ready, not_ready): (Vec<_>, Vec<_>) = backends.iter().partition(is_ready);
+        let listed = |list: Vec<&usize>| Some(list.into_iter().map(address).collect::<Vec<_>>()).filter(|list| !list.is_empty());
         EndpointSubset {
-            addresses: listed(ready).filter(|list: &Vec<_>| !list.is_empty()),
-            not_ready_addresses: listed(not_ready).filter(|list: &Vec<_>| !list.is_empty()),
+            addresses: listed(ready),
+            not_ready_addresses: listed(not_ready),
             ports: Some(ports.into_iter().map(port).collect()).filter(|list: &Vec<_>| !list.is_empty()),
         }
     };

@@ -25,7 +25,7 @@ use api::typed::{Endpoints, ObjectMeta, Pod, Service};
 use futures::StreamExt;
 use jiff::Timestamp;
 use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::core::NamespaceResourceScope;
+use kube::core::{NamespaceResourceScope, PartialObjectMeta, Request};
 use kube::{Api, Client, Resource};
 use kube_runtime::watcher::{self, Event};
 use serde::Serialize;
@@ -312,7 +312,7 @@ async fn write(client: Client, item: Item, work: Work) -> Ended {
     let mut answers = Vec::new();
     let outcome = match work {
         Work::Slices(plan) => write_slices(&client, plan, &mut answers).await,
-        Work::WriteEndpoints(endpoints) => put(&client, &*endpoints)
+        Work::WriteEndpoints(endpoints) => put(&client, *endpoints)
             .await
             .map(|written| answers.push(Answer::Endpoints(written.into()))),
         Work::DeleteEndpoints(endpoints) => delete(&client, &*endpoints).await.map(|()| {
@@ -324,7 +324,7 @@ async fn write(client: Client, item: Item, work: Work) -> Ended {
 
 async fn write_slices(client: &Client, plan: endpoint_slice::Plan, answers: &mut Vec<Answer>) -> Result<(), WriteError> {
     for slice in plan.create.into_iter().chain(plan.update) {
-        answers.push(Answer::Slice(put(client, &slice).await?.into()));
+        answers.push(Answer::Slice(put(client, slice).await?.into()));
     }
     for slice in plan.delete {
         delete(client, &slice).await?;
@@ -333,25 +333,33 @@ async fn write_slices(client: &Client, plan: endpoint_slice::Plan, answers: &mut
     Ok(())
 }
 
-/// Creates an object, or replaces the version it has.
-async fn put<K>(client: &Client, object: &K) -> Result<K, WriteError>
+/// Creates an object, or replaces the version it has. Of the answer only the
+/// metadata is read: the rest is what was sent, and may be long.
+async fn put<K>(client: &Client, mut object: K) -> Result<K, WriteError>
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize,
 {
     let (namespace, name) = key_of(object.meta());
-    let objects: Api<K> = Api::namespaced(client.clone(), &namespace);
-    let params = PostParams::default();
     let kind = K::kind(&());
-    if object.meta().resource_version.is_some() {
-        request(
-            format!("replacing {kind} {namespace}/{name}"),
-            objects.replace(&name, &params, object),
-        )
-        .await
+    let replaces = object.meta().resource_version.is_some();
+    let named = object.meta().generate_name.as_ref().filter(|_| !replaces).unwrap_or(&name);
+    let doing = format!("{} {kind} {namespace}/{named}", if replaces { "replacing" } else { "creating" });
+    let unwritable = |source: kube::Error| WriteError::Request {
+        doing: doing.clone(),
+        source: Box::new(source),
+    };
+    let body = serde_json::to_vec(&object).map_err(|error| unwritable(kube::Error::SerdeError(error)))?;
+    let all = Request::new(K::url_path(&(), Some(&namespace)));
+    let params = PostParams::default();
+    let call = if replaces {
+        all.replace(&name, &params, body)
     } else {
-        let name = object.meta().generate_name.clone().unwrap_or(name);
-        request(format!("creating {kind} {namespace}/{name}"), objects.create(&params, object)).await
-    }
+        all.create(&params, body)
+    };
+    let call = call.map_err(|error| unwritable(kube::Error::BuildRequest(error)))?;
+    let written = request(doing, client.request::<PartialObjectMeta<K>>(call)).await?;
+    *object.meta_mut() = written.metadata;
+    Ok(object)
 }
 
 /// Deletes this very object. That it is gone already is an error like others:

@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::value::MapDeserializer;
+use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -133,6 +134,7 @@ impl<'de, S: SerializeMap> DeserializeSeed<'de> for EntryValue<'_, S> {
 pub struct Metadata<'a> {
     meta: &'a ObjectMeta,
     managed_fields: Option<&'a JsonText>,
+    revision: bool,
 }
 
 impl<'a> Metadata<'a> {
@@ -140,6 +142,7 @@ impl<'a> Metadata<'a> {
         Self {
             meta: &object.meta,
             managed_fields: object.managed_fields.as_ref(),
+            revision: true,
         }
     }
 }
@@ -163,7 +166,11 @@ impl Serialize for Metadata<'_> {
         entry(&mut out, "name", meta.name.as_ref())?;
         entry(&mut out, "namespace", meta.namespace.as_ref())?;
         entry(&mut out, "ownerReferences", meta.owner_references.as_ref())?;
-        entry(&mut out, "resourceVersion", meta.resource_version.as_ref())?;
+        entry(
+            &mut out,
+            "resourceVersion",
+            meta.resource_version.as_ref().filter(|_| self.revision),
+        )?;
         entry(&mut out, "selfLink", meta.self_link.as_ref())?;
         entry(&mut out, "uid", meta.uid.as_ref())?;
         out.end()
@@ -178,6 +185,20 @@ impl Serialize for Unmanaged<'_> {
         let metadata = Metadata {
             meta: &self.0.meta,
             managed_fields: None,
+            revision: true,
+        };
+        whole(self.0, &metadata, serializer)
+    }
+}
+
+/// The object without `resourceVersion`.
+pub(super) struct Unversioned<'a>(pub(super) &'a Object);
+
+impl Serialize for Unversioned<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let metadata = Metadata {
+            revision: false,
+            ..self.0.metadata()
         };
         whole(self.0, &metadata, serializer)
     }
@@ -202,6 +223,35 @@ fn whole<S: Serializer>(object: &Object, metadata: &Metadata<'_>, serializer: S)
         out.serialize_entry(key, value)?;
     }
     out.end()
+}
+
+/// A typed object from this one's parts, `managedFields` left out. The body is
+/// read where it is: it may be long, and most of it is not kept.
+pub(super) fn view<T: DeserializeOwned>(object: &Object) -> Result<T, serde_json::Error> {
+    let metadata = serde_json::to_value(Metadata {
+        meta: &object.meta,
+        managed_fields: None,
+        revision: true,
+    })?;
+    let types = [&object.types.api_version, &object.types.kind].map(|text| Value::from(text.as_str()));
+    let head = [("apiVersion", &types[0]), ("kind", &types[1]), ("metadata", &metadata)];
+    let given = head.into_iter().filter(|(_, value)| value.as_str() != Some(""));
+    let body = object.body.iter().map(|(key, value)| (key.as_str(), value));
+    T::deserialize(MapDeserializer::new(given.chain(body)))
+}
+
+/// An object from its JSON. What becomes the body is moved, not read.
+pub(super) fn read(value: Value) -> Result<Object, serde_json::Error> {
+    let Value::Object(mut body) = value else {
+        return serde_json::from_value(value);
+    };
+    let head: Map<String, Value> = ["apiVersion", "kind", "metadata"]
+        .into_iter()
+        .filter_map(|key| body.remove_entry(key))
+        .collect();
+    let mut object: Object = serde_json::from_value(Value::Object(head))?;
+    object.body = body;
+    Ok(object)
 }
 
 impl<'de> Deserialize<'de> for Object {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
 use super::walk::{MAX_STRICT_ERRORS, push_field, push_index};
@@ -149,12 +150,18 @@ impl<'de> Visitor<'de> for Element<'_> {
         let mut seen = BTreeSet::new();
         while let Some(key) = map.next_key::<String>()? {
             push_field(&mut self.reader.path.borrow_mut(), &key);
-            if object.contains_key(&key) && seen.insert(key.clone()) {
+            let entry = object.entry(key);
+            if let Entry::Occupied(known) = &entry
+                && seen.insert(known.key().clone())
+            {
                 self.reader.duplicate();
             }
             let value = map.next_value_seed(element)?;
             self.reader.path.borrow_mut().truncate(length);
-            object.insert(key, value);
+            match entry {
+                Entry::Vacant(place) => drop(place.insert(value)),
+                Entry::Occupied(mut known) => drop(known.insert(value)),
+            }
         }
         Ok(Value::Object(object))
     }

@@ -71,19 +71,24 @@ pub(super) async fn store(call: &mut Call, mut object: Object, ownership: &Owner
     let mut attempts = if generated { NAME_ATTEMPTS } else { 1 };
     loop {
         attempts -= 1;
-        let mut new = object.clone();
+        let mut new = if attempts == 0 {
+            std::mem::take(&mut object)
+        } else {
+            object.clone()
+        };
         if generated {
             new.meta.name = Some(entropy::name(new.meta.generate_name.as_deref().unwrap_or_default()));
         }
         call.row.strategy.prepare(Change::Create { new: &mut new }, call.now);
         let mut warnings = Vec::new();
-        match commit(call, &new, dry_run, &mut warnings).await? {
+        let name = new.name().to_owned();
+        match commit(call, new, dry_run, &mut warnings).await? {
             Some(entry) => {
                 call.warnings.extend(call.row.strategy.warnings(&entry.object, None));
                 call.warnings.append(&mut warnings);
                 return Ok(entry);
             }
-            None if attempts == 0 => return Err(Status::already_exists(&call.row.id, new.name())),
+            None if attempts == 0 => return Err(Status::already_exists(&call.row.id, &name)),
             None => {}
         }
     }
@@ -102,19 +107,20 @@ fn own(object: &mut Object, call: &Call) {
 }
 
 /// Validates and commits; `None` when the name is taken.
-async fn commit(call: &Call, new: &Object, dry_run: bool, warnings: &mut Vec<String>) -> Result<Option<Arc<Entry>>, Status> {
-    Authorizer::object(&call.identity, &call.asked, new)?;
-    call.core.authorizer.change(&call.identity, &call.asked, new, None)?;
+async fn commit(call: &Call, new: Object, dry_run: bool, warnings: &mut Vec<String>) -> Result<Option<Arc<Entry>>, Status> {
+    Authorizer::object(&call.identity, &call.asked, &new)?;
+    call.core.authorizer.change(&call.identity, &call.asked, &new, None)?;
     let key = call.row.key(new.namespace(), new.name());
-    write::validate(&call.row, new, None, Rules::Create)?;
-    admission::validate(&Attributes::create(call), new, warnings).await?;
+    write::validate(&call.row, &new, None, Rules::Create)?;
+    admission::validate(&Attributes::create(call), &new, warnings).await?;
     for _ in 0..allocate::ATTEMPTS {
-        let namespace = namespace(call, new).await?;
-        let claim = call.core.allocate(&call.row, new, None).await?;
-        let charge = resource_quota::charge(&Attributes::create(call), new, call.now).await?;
-        let (object, encoded) = write::encode(&call.row, claim.as_ref().map_or(new, |claim| &claim.object))?;
+        let namespace = namespace(call, &new).await?;
+        let claim = call.core.allocate(&call.row, &new, None).await?;
+        let charge = resource_quota::charge(&Attributes::create(call), &new, call.now).await?;
+        let (converted, encoded) = write::encode(&call.row, claim.as_ref().map_or(&new, |claim| &claim.object))?;
         if dry_run {
             let taken = call.core.current(&call.row, &key).await?.is_some();
+            let object = converted.or(claim.map(|claim| claim.object)).unwrap_or(new);
             return Ok((!taken).then(|| write::entry(&key, object, encoded, 0)));
         }
         let mut txn = Txn {
@@ -132,7 +138,10 @@ async fn commit(call: &Call, new: &Object, dry_run: bool, warnings: &mut Vec<Str
             txn.ops.extend(charge.ops.iter().cloned());
         }
         match call.core.store.commit(txn).await {
-            Ok(revision) => return Ok(Some(write::entry(&key, object, encoded, revision.0))),
+            Ok(revision) => {
+                let object = converted.or(claim.map(|claim| claim.object)).unwrap_or(new);
+                return Ok(Some(write::entry(&key, object, encoded, revision.0)));
+            }
             Err(StoreError::Conflict { key: lost }) if lost == key => return Ok(None),
             // The namespace or a quota changed, or something was given away.
             Err(StoreError::Conflict { .. }) => {}

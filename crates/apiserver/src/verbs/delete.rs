@@ -305,8 +305,11 @@ pub(crate) async fn delete_one(call: &Call, name: &str, key: &str, options: &Opt
                     let annotations = marked.meta.annotations.get_or_insert_default();
                     annotations.insert(DELETED_BY.to_owned(), call.identity.user.clone());
                 }
-                let (stored, bytes) = write::encode(row, &marked)?;
-                (vec![Op::Put(key.to_owned(), bytes.clone())], Some((stored, bytes)))
+                let (converted, bytes) = write::encode(row, &marked)?;
+                (
+                    vec![Op::Put(key.to_owned(), bytes.clone())],
+                    Some((converted.unwrap_or(*marked), bytes)),
+                )
             }
         };
         let removed = entry.is_none();

@@ -14,7 +14,14 @@ pub(crate) async fn update(mut call: Call) -> Result<Response<Body>, Status> {
     let mut object = codec::read(&mut call).await?;
     match_path(&call, &mut object)?;
     let ownership = Ownership::Recorded(manager_name(&call, false)?);
-    let outcome = write::change(&mut call, ownership, |_, _| Ok(object.clone())).await?;
+    // What names its revision is never tried a second time.
+    let once = write::names_revision(&object);
+    let mut given = Some(object);
+    let make = |_: &Object, _: &mut Vec<String>| {
+        let object = if once { given.take() } else { given.clone() };
+        object.ok_or_else(|| Status::internal("an update that names its revision was tried twice"))
+    };
+    let outcome = write::change(&mut call, ownership, make).await?;
     Ok(call.entry(StatusCode::OK, outcome.entry()))
 }
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use api::Status;
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{HeaderValue, Response, StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -59,7 +61,8 @@ pub(crate) async fn watch(call: Call) -> Result<Response<Body>, Status> {
     };
     Ok(respond_with(
         encoding,
-        body::stream(futures::stream::unfold(stream, |mut stream| async move {
+        // In a box: it goes in and comes out with every event.
+        body::stream(futures::stream::unfold(Box::new(stream), |mut stream| async move {
             stream.next().await.map(|bytes| (Ok(bytes), stream))
         })),
     ))
@@ -130,7 +133,8 @@ struct Stream {
     revision: u64,
     bookmarks: bool,
     marks_initial: bool,
-    deadline: Instant,
+    /// What ends the watch from here. Made once, since a watch waits often.
+    end: BoxFuture<'static, Next>,
     ended: bool,
 }
 
@@ -145,6 +149,15 @@ enum Next {
 
 impl Stream {
     fn new(call: Call, selection: Selection, options: &Options, subscription: Subscription) -> Self {
+        let (closing, ends) = (call.core.closing.clone(), call.ends.clone());
+        let deadline = Instant::now() + options.timeout;
+        let end = async move {
+            tokio::select! {
+                () = closing.cancelled() => Next::Ended,
+                () = cancelled(ends.as_ref()) => Next::Ended,
+                () = tokio::time::sleep_until(deadline) => Next::TimedOut,
+            }
+        };
         Self {
             encoder: Encoder::new(call),
             selection,
@@ -158,7 +171,7 @@ impl Stream {
             revision: subscription.revision,
             bookmarks: options.bookmarks,
             marks_initial: options.marks_initial,
-            deadline: Instant::now() + options.timeout,
+            end: end.boxed(),
             ended: false,
         }
     }
@@ -210,12 +223,12 @@ impl Stream {
         if let Some(message) = self.backlog.pop_front() {
             return Next::Message(message);
         }
+        // Changes first: asking for the end takes locks that all watches share.
+        // There is an end to the changes that wait.
         tokio::select! {
             biased;
-            () = self.encoder.call.core.closing.cancelled() => Next::Ended,
-            () = cancelled(self.encoder.call.ends.as_ref()) => Next::Ended,
             message = self.changes.recv() => message.map_or(Next::Ended, Next::Message),
-            () = tokio::time::sleep_until(self.deadline) => Next::TimedOut,
+            end = &mut self.end => end,
         }
     }
 

@@ -179,7 +179,10 @@ fn pods_whose_named_port_differs_are_in_slices_of_their_own() {
     ];
     let mut server = Server::default();
     server.sync(&web, &backends);
-    let found: BTreeSet<(i32, String)> = server.endpoints().map(|(_, port, endpoint)| (port, identity(endpoint).1)).collect();
+    let found: BTreeSet<(i32, String)> = server
+        .endpoints()
+        .map(|(_, port, endpoint)| (port, identity(endpoint).unwrap().1.to_owned()))
+        .collect();
     assert_eq!(found, BTreeSet::from([(0, "c".into()), (8080, "a".into()), (9090, "b".into())]));
     assert_eq!(server.slices.len(), 3);
 }
@@ -236,7 +239,10 @@ fn slices_that_are_wrong_are_set_right() {
     server.slices.get_mut(&names[0]).unwrap().endpoints = all;
     server.slices.get_mut(&names[1]).unwrap().endpoints[0].addresses = vec!["10.9.9.9".to_owned()];
     server.sync(&web, &backends);
-    let found: Vec<String> = server.endpoints().map(|(_, _, endpoint)| identity(endpoint).1).collect();
+    let found: Vec<String> = server
+        .endpoints()
+        .map(|(_, _, endpoint)| identity(endpoint).unwrap().1.to_owned())
+        .collect();
     assert_eq!((found.len(), BTreeSet::from_iter(found).len()), (150, 150));
     assert!(server.sizes().iter().all(|size| *size <= ENDPOINTS_MAX));
     // Labels of the Service are carried over, strangers' go.
@@ -299,6 +305,34 @@ fn backend(n: usize, (ready, terminating, terminal, port): (bool, bool, bool, u8
     }
 }
 
+/// What is not made anew is looked at; both ways must see the same.
+#[test]
+fn an_endpoint_is_right_if_it_would_be_made_so() {
+    let web = service(json!({}));
+    let pod = backend(1, (true, false, false, 0));
+    let made = endpoint(&web, &pod).unwrap();
+    assert!(is_right(&made, &web, &pod));
+    let wrong: [fn(&mut Endpoint); 12] = [
+        |endpoint| endpoint.conditions = None,
+        |endpoint| endpoint.conditions.as_mut().unwrap().ready = Some(false),
+        |endpoint| endpoint.deprecated_topology = Some(Labels::default()),
+        |endpoint| endpoint.hints = Some(api::typed::discovery::EndpointHints::default()),
+        |endpoint| endpoint.hostname = Some("other".to_owned()),
+        |endpoint| endpoint.node_name = Some("other".to_owned()),
+        |endpoint| endpoint.target_ref = None,
+        |endpoint| endpoint.target_ref.as_mut().unwrap().uid = Some("other".to_owned()),
+        |endpoint| endpoint.target_ref.as_mut().unwrap().namespace = None,
+        |endpoint| endpoint.target_ref.as_mut().unwrap().kind = Some("Node".to_owned()),
+        |endpoint| endpoint.target_ref.as_mut().unwrap().field_path = Some(String::new()),
+        |endpoint| endpoint.zone = Some("a".to_owned()),
+    ];
+    for (index, change) in wrong.into_iter().enumerate() {
+        let mut endpoint = made.clone();
+        change(&mut endpoint);
+        assert!(!is_right(&endpoint, &web, &pod), "change {index}: {endpoint:?}");
+    }
+}
+
 /// Mostly all-present or all-absent runs of pods, so that slices fill and empty.
 fn history() -> impl Strategy<Value = Vec<Vec<(usize, usize, State)>>> {
     let state = prop_oneof![
@@ -327,7 +361,7 @@ proptest! {
                 }
             }
             let place = |server: &Server| -> BTreeMap<(String, i32), String> {
-                server.endpoints().map(|(slice, port, endpoint)| ((identity(endpoint).1, port), slice.to_owned())).collect()
+                server.endpoints().map(|(slice, port, endpoint)| ((identity(endpoint).unwrap().1.to_owned(), port), slice.to_owned())).collect()
             };
             let before = place(&server);
             let old_slices: BTreeSet<String> = before.values().cloned().collect();

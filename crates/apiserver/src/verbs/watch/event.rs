@@ -98,14 +98,17 @@ impl Encoder {
             write_stored(kind, entry, revision, out);
             return;
         }
-        let mut object = Object::clone(&served(&self.call.row, &entry.object));
-        object.meta.resource_version = Some(revision.to_string());
+        let mut object = served(&self.call.row, &entry.object);
+        // Only a deletion has another revision than its object.
+        if revision != entry.revision {
+            Arc::make_mut(&mut object).meta.resource_version = Some(revision.to_string());
+        }
         if self.call.encoding == Encoding::Protobuf {
             self.framed(kind.name(), &object, out);
             return;
         }
         let shown = match self.call.form {
-            Form::Whole => serde_json::to_vec(&object),
+            Form::Whole => serde_json::to_vec(object.as_ref()),
             Form::Metadata => serde_json::to_vec(&partial(&object)),
             Form::Table => {
                 let described = std::mem::replace(&mut self.described, true);
