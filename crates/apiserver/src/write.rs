@@ -386,7 +386,7 @@ fn only_resources(new: &mut Object, old: &Object) {
         let Some(stored) = stored else { continue };
         for container in given {
             let same = stored.iter_mut().find(|stored| stored["name"] == container["name"]);
-            let Some(same) = same.and_then(Value::as_object_mut) else {
+            let Some(same) = same.and_then(serde_json::Value::as_object_mut) else {
                 continue;
             };
             for field in ["resources", "resizePolicy"] {

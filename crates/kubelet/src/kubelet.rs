@@ -32,6 +32,7 @@ use crate::clock::Clock;
 use crate::eviction::{self, Findings};
 use crate::execute::Ports;
 use crate::flight::FlightRecorder;
+use crate::image_gc;
 use crate::node_events::NodeEvents;
 use crate::node_status::{self, Machine, NodeIdentity, NodeState, Registered};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
@@ -72,6 +73,8 @@ pub struct Options {
     pub node_resolv_conf: String,
     /// When the node counts as short of something.
     pub eviction: eviction::Config,
+    /// When images nobody uses are removed.
+    pub image_gc: image_gc::Settings,
     /// The node is being shut down: pods are stopped, none is started, and
     /// [`Kubelet::run`] ends once none runs.
     pub drain: Option<Drain>,
@@ -149,6 +152,7 @@ impl Kubelet {
             pod_processes_max,
             node_resolv_conf,
             eviction,
+            image_gc,
             drain,
         } = options;
         // Its own end is not everybody's.
@@ -213,6 +217,8 @@ impl Kubelet {
         };
         side.spawn(ports.sources.clone().run(shutdown.clone()));
         side.spawn(qos::follow(ports.clone(), shutdown.clone()));
+        let image_fs = eviction.image_fs.clone();
+        side.spawn(image_gc::run(ports.clone(), image_gc, image_fs, events.clone(), shutdown.clone()));
         let (evictions, to_evict) = mpsc::channel(EVICTIONS_MAX);
         let findings = Findings {
             state,

@@ -25,6 +25,7 @@ mod grpc;
 mod handler;
 mod hook;
 pub mod hugepages;
+pub mod image_gc;
 pub mod kubelet;
 pub mod local_path;
 pub mod logs;

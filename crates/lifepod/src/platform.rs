@@ -123,6 +123,7 @@ impl Platform {
         preflight::check()?;
         let thresholds = up.eviction.settings()?;
         let log_limits = up.container_log.limits()?;
+        let image_gc = up.image_gc.settings()?;
         let clock = Arc::new(SystemClock::new());
         let layout = Layout::new(&up.data.data_dir)?;
         let settings = Settings::from(up);
@@ -217,7 +218,14 @@ impl Platform {
         };
         platform.start_node_api(node_listener, node_api, &authority, &identity, clock.now())?;
         platform.start_control(authority, up, clock.now().0.unsigned_abs());
-        platform.start_kubelet((identity, machine), pods, flights, clock, (thresholds, log_limits, drain), up);
+        platform.start_kubelet(
+            (identity, machine),
+            pods,
+            flights,
+            clock,
+            (thresholds, image_gc, log_limits, drain),
+            up,
+        );
         Ok(platform)
     }
 
@@ -280,7 +288,12 @@ impl Platform {
         pods: Arc<Pods>,
         flights: FlightRecorder,
         clock: Arc<SystemClock>,
-        (thresholds, log_limits, drain): (lifecycle::evict::Settings, runtime::LogLimits, Option<Drain>),
+        (thresholds, image_gc, log_limits, drain): (
+            lifecycle::evict::Settings,
+            kubelet::image_gc::Settings,
+            runtime::LogLimits,
+            Option<Drain>,
+        ),
         up: &Up,
     ) {
         let provisioner = kubelet::local_path::Options {
@@ -312,6 +325,7 @@ impl Platform {
                 node_fs: self.layout.root().to_owned(),
                 image_fs: self.layout.images(),
             },
+            image_gc,
             drain,
         };
         self.agent = Some(self.spawn("the node agent", Kubelet::run(options, self.shutdown.clone())));

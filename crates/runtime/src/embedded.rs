@@ -44,8 +44,8 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Resize, Resources, Runtime, RuntimeError,
-    SandboxConfig, Session, StreamRequest,
+    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Image, Network, NodeImage, Resize, Resources, Runtime,
+    RuntimeError, SandboxConfig, Session, StreamRequest,
 };
 use files::PodDir;
 use pod::Pod;
@@ -178,6 +178,14 @@ impl Runtime for Embedded {
         self.options.images.pull(reference, auth).await
     }
 
+    async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError> {
+        self.all_images().await
+    }
+
+    async fn remove_image(&self, id: &str) -> Result<u64, RuntimeError> {
+        self.drop_image(id).await
+    }
+
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<(), RuntimeError> {
         self.make_sandbox(sandbox).await
     }
@@ -259,7 +267,8 @@ impl Runtime for Embedded {
     }
 
     async fn usage_of(&self, uid: &Uid) -> Result<PodUsage, RuntimeError> {
-        self.measure_pod(&self.pod(uid)?).await
+        let pod = self.pod(uid)?;
+        self.measure_pod(&pod).await
     }
 
     async fn reclaim(&self) -> Result<u64, RuntimeError> {

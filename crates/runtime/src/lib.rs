@@ -258,6 +258,17 @@ pub struct Image {
     pub size_bytes: u64,
 }
 
+/// An image on this node, and whether anything is made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeImage {
+    /// The image.
+    pub image: Image,
+    /// An attempt was made of it that the runtime still knows.
+    pub in_use: bool,
+    /// It came from a registry, and may be had again.
+    pub fetched: bool,
+}
+
 /// A command to run in a running container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecRequest {
@@ -341,6 +352,12 @@ pub trait Runtime: Send + Sync {
     async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError>;
     /// Fetches an image. Two pulls of one reference share one download.
     async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<Image, RuntimeError>;
+    /// Every image on this node.
+    async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError>;
+    /// Removes an image, under all its names, and the layers no other image
+    /// and no container needs. Gives the bytes that are free for it; an image
+    /// that is not here is success.
+    async fn remove_image(&self, id: &str) -> Result<u64, RuntimeError>;
     /// Makes the sandbox: shim, namespaces, cgroup, network.
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<(), RuntimeError>;
     /// Gives the cgroup of a quality of service its share of the CPU; makes it.
