@@ -6,6 +6,7 @@
 mod bench;
 mod conformance;
 mod demo;
+mod escapes;
 mod generated;
 mod images;
 mod pod_fields;
@@ -73,6 +74,12 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Writes the table of docs/security.md: what was tried to get out of a container.
+    Escapes {
+        /// Compare with the committed page instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Generates the schema table and its protobuf field numbers from published sources.
     Schema {
         /// Compare with the committed table instead of writing it.
@@ -97,6 +104,7 @@ fn main() -> Result<()> {
         Task::Tidy => tidy::run(&root),
         Task::Conformance { check } => conformance::run(&root, check),
         Task::PodFields { check } => pod_fields::run(&root, check),
+        Task::Escapes { check } => escapes::run(&root, check),
         Task::Schema { check } => schema::run(&root, check),
     }
 }
@@ -133,6 +141,7 @@ fn step(name: &str, command: &mut Command) -> Result<()> {
 
 fn test(root: &Path, rest: &[String]) -> Result<()> {
     setup::packages(&setup::ALL)?;
+    setup::kubectl_for_tests()?;
     let python = setup::python_client(&target_dir(root))?;
     eprintln!("==> images");
     images::run(&image_dir(root))?;
@@ -177,6 +186,8 @@ fn check(root: &Path) -> Result<()> {
     conformance::run(root, true)?;
     eprintln!("==> pod fields");
     pod_fields::run(root, true)?;
+    eprintln!("==> escapes");
+    escapes::run(root, true)?;
     step("format", cargo(root).args(["fmt", "--all", "--check"]))?;
     eprintln!("==> tidy");
     tidy::run(root)?;

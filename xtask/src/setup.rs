@@ -16,7 +16,8 @@ pub(crate) enum Tool {
     Busybox,
     /// `docker-registry`, the real registry that tests pull from.
     Registry,
-    /// `kubectl`. Any version will do; Debian's is used where none is.
+    /// `kubectl`. To use Lifepod any version will do, and Debian's is
+    /// installed where none is; the tests want [`KUBECTL_MINOR`].
     Kubectl,
     /// `curl`, to fetch a page as the tutorial does.
     Curl,
@@ -28,6 +29,10 @@ pub(crate) enum Tool {
 
 /// The Python client of the tests: of the API version that is served.
 const PYTHON_CLIENT: &str = "kubernetes==33.1.0";
+
+/// The oldest `kubectl` that has every command the tests use: `events` came in
+/// 1.26, `explain` by OpenAPI v3 in 1.27.
+const KUBECTL_MINOR: u32 = 27;
 
 /// Everything `cargo xtask test` needs.
 pub(crate) const ALL: [Tool; 8] = [
@@ -130,6 +135,30 @@ pub(crate) fn python_client(target: &Path) -> Result<PathBuf> {
         .with_context(|| format!("cannot install the Python package {PYTHON_CLIENT}"))?;
     std::fs::write(&done, PYTHON_CLIENT).with_context(|| format!("cannot write {}", done.display()))?;
     Ok(python)
+}
+
+/// Whether `kubectl` is new enough for the tests. Debian 12's is not.
+///
+/// # Errors
+/// When it is older, or does not say what it is.
+pub(crate) fn kubectl_for_tests() -> Result<()> {
+    let asked = Command::new("kubectl").args(["version", "--client", "--output=json"]).output();
+    let output = asked.context("cannot run kubectl")?;
+    let version: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("kubectl version --client does not say which version it is")?;
+    let number = |field: &str| -> u32 {
+        let text = version["clientVersion"][field].as_str().unwrap_or_default();
+        // Some builds write `20+`.
+        text.trim_end_matches('+').parse().unwrap_or_default()
+    };
+    let (major, minor) = (number("major"), number("minor"));
+    if (major, minor) < (1, KUBECTL_MINOR) {
+        bail!(
+            "kubectl is {major}.{minor}, and the tests use commands of 1.{KUBECTL_MINOR}: \
+             put a newer one first on the PATH (https://kubernetes.io/docs/tasks/tools/), then run this again"
+        );
+    }
+    Ok(())
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -23,7 +23,7 @@ pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, a
     let unusable = |error: &dyn std::error::Error| Failure::new(FailureClass::CreateContainerConfigError, error.to_string());
     let variables = variables(ports, uid, pod, name).await?;
     let wire = config::wire(pod, name).map_err(|error| unusable(&error))?;
-    let mounts = mounts::of(pod, &wire, &variables, |volume| ports.volumes.place(uid, volume))
+    let mounts = mounts::of(pod, &wire, &variables, |volume| ports.volumes.source(uid, volume))
         .map_err(|error| Failure::new(FailureClass::CreateContainerConfigError, error))?;
     let node = ThisNode {
         seccomp_root: &ports.seccomp_root,

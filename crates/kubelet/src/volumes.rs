@@ -98,17 +98,21 @@ impl OfPod {
 #[derive(Debug)]
 pub struct Volumes {
     root: PathBuf,
+    own: Arc<directory::Own>,
     pods: Mutex<BTreeMap<Uid, Arc<OfPod>>>,
 }
 
 impl Volumes {
-    /// Opens the directory of all volumes; makes it where it is missing.
+    /// Opens the directory of all volumes; makes it where it is missing. `data_dir`
+    /// is the platform's own: no pod mounts it but `local`, where it keeps the
+    /// persistent volumes of this node.
     ///
     /// # Errors
     /// When it cannot be made, or its tmpfs cannot be mounted.
-    pub fn open(root: PathBuf) -> io::Result<Self> {
+    pub fn open(root: PathBuf, data_dir: &Path, local: &Path) -> io::Result<Self> {
         let this = Self {
             root,
+            own: Arc::new(directory::Own::new(data_dir, local)?),
             pods: Mutex::default(),
         };
         directory::make(&this.disk())?;
@@ -198,6 +202,14 @@ impl Volumes {
         Some(root.join(uid.as_str()).join(&volume.name))
     }
 
+    /// The same, with what a mount of it must not reach.
+    pub(crate) fn source(&self, uid: &Uid, volume: &Volume) -> Option<mounts::Source> {
+        let path = self.place(uid, volume)?;
+        let foreign = volume.host_path.is_some() || (volume.persistent_volume_claim.is_some() && !self.own.is_local(&path));
+        let outside = foreign.then(|| self.own.data_dir().to_path_buf());
+        Some(mounts::Source { path, outside })
+    }
+
     /// What leads to the volume of a claim.
     fn link(&self, uid: &Uid, volume: &Volume) -> PathBuf {
         self.disk().join(uid.as_str()).join(&volume.name)
@@ -247,15 +259,17 @@ impl Volumes {
                 }
             })
             .collect();
-        let (group, stamp) = (payload::group(pod), stamp(now));
+        let (group, stamp, own) = (payload::group(pod), stamp(now), self.own.clone());
         // The guard goes along: work that is given up still ends before the next begins.
         let work = tokio::task::spawn_blocking(move || {
             let _tokens = tokens;
             let mut errors = Vec::new();
             for (volume, plan) in plans {
                 let done = plan.and_then(|plan| match plan {
-                    Work::Persistent { link, claimed } => claimed.set_up(&link, group),
-                    other => other.carry_out(group, &stamp).map_err(|why| MountError::set_up(&volume, &why)),
+                    Work::Persistent { link, claimed } => claimed.set_up(&link, group, &own),
+                    other => other
+                        .carry_out(group, &stamp, &own)
+                        .map_err(|why| MountError::set_up(&volume, &why)),
                 });
                 errors.extend(done.err());
             }
@@ -415,7 +429,7 @@ enum Work {
 }
 
 impl Work {
-    fn carry_out(self, group: Option<u32>, stamp: &str) -> Result<(), String> {
+    fn carry_out(self, group: Option<u32>, stamp: &str, own: &directory::Own) -> Result<(), String> {
         match self {
             // The latter has its own words for what goes wrong.
             Self::Nothing | Self::Persistent { .. } => Ok(()),
@@ -425,7 +439,7 @@ impl Work {
                 written.map(drop).map_err(|error| error.to_string())
             }
             Self::Empty { place, memory_bytes } => directory::empty(&place, memory_bytes, group).map_err(|error| error.to_string()),
-            Self::Host { place, kind } => directory::host_path(&place, &kind),
+            Self::Host { place, kind } => own.keep_out(&place).and_then(|()| directory::host_path(&place, &kind)),
         }
     }
 }

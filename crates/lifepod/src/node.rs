@@ -118,8 +118,8 @@ pub(crate) async fn open(
     if dropped > 0 {
         tracing::info!(dropped, "network leftovers of pods that are gone were removed");
     }
-    let volumes = layout.volumes();
-    let volumes = tokio::task::spawn_blocking(move || Volumes::open(volumes))
+    let of_volumes = layout.clone();
+    let volumes = tokio::task::spawn_blocking(move || Volumes::open(of_volumes.volumes(), of_volumes.root(), &of_volumes.local_path()))
         .await?
         .context("opening the directory of volumes")?;
     Ok(Parts {

@@ -150,6 +150,9 @@ pub struct Mount {
     pub volume: String,
     /// Path on the node.
     pub source: PathBuf,
+    /// A directory nothing of which is mounted, whatever link of `source` or
+    /// `sub_path` leads there.
+    pub outside: Option<PathBuf>,
     /// A path in it that is mounted instead; made where it is missing. No link
     /// leads it out of `source`.
     pub sub_path: Option<PathBuf>,

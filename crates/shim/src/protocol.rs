@@ -228,6 +228,9 @@ pub struct CreateSpec {
 pub struct Staged {
     /// The volume on the node.
     pub source: PathBuf,
+    /// A directory nothing of which is mounted, whatever leads there.
+    #[serde(default)]
+    pub outside: Option<PathBuf>,
     /// A path in it, made where it is missing; no link leads it out.
     #[serde(default)]
     pub sub_path: Option<PathBuf>,

@@ -151,6 +151,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
+    /// Escape: an image whose `/etc/passwd` is a link to a file of the host | it counts as empty
     #[test]
     fn links_cannot_lead_out() {
         let outer = tempfile::tempdir().unwrap();

@@ -52,8 +52,11 @@ pub(crate) fn stage(list: &[Staged], dir: &Path) -> Result<(), (Refusal, String)
                 let message = format!("opening {} for {}: {error}", staged.source.display(), staged.what);
                 (Refusal::Start, message)
             })?,
-            Some(path) => open_inside(&staged.source, path, &staged.what)?,
+            Some(path) => open_inside(staged, path)?,
         };
+        if lies_in(&opened, staged.outside.as_deref()).unwrap_or(true) {
+            return Err((Refusal::Config, leads_in(staged)));
+        }
         attach(&opened, &place(dir, index), staged.slave).map_err(|error| {
             (
                 Refusal::System,
@@ -81,26 +84,42 @@ fn open_volume(source: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Whether what is open lies in a directory. It stays what it is, so nobody can
+/// exchange it after this.
+fn lies_in(opened: &OwnedFd, outside: Option<&Path>) -> io::Result<bool> {
+    let Some(outside) = outside else { return Ok(false) };
+    Ok(fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))?.starts_with(outside))
+}
+
+fn leads_in(staged: &Staged) -> String {
+    let outside = staged.outside.as_deref().unwrap_or(Path::new("/")).display();
+    format!(
+        "{} leads into Lifepod's own directory {outside}, which no pod may mount",
+        staged.what
+    )
+}
+
 /// Opens a path in a volume; directories that are missing are made like the
 /// volume itself. What exactly failed would tell of the node's files: it goes
 /// to the log only.
-fn open_inside(source: &Path, path: &Path, what: &str) -> Result<OwnedFd, (Refusal, String)> {
+fn open_inside(staged: &Staged, path: &Path) -> Result<OwnedFd, (Refusal, String)> {
+    let what = &staged.what;
     let refuse = |doing: &'static str| {
         move |error: io::Error| {
             eprintln!("{doing} {what}: {error}");
             (Refusal::Config, format!("failed to {doing} for {what}"))
         }
     };
-    let volume = open_volume(source).map_err(refuse("prepare subPath"))?;
+    let volume = open_volume(&staged.source).map_err(refuse("prepare subPath"))?;
     match rustix::fs::openat2(&volume, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), INSIDE) {
         Ok(opened) => return Ok(opened),
         Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(refuse("prepare subPath")(error.into())),
     }
-    make_inside(&volume, path).map_err(refuse("create subPath directory"))
+    make_inside(&volume, path, staged.outside.as_deref()).map_err(refuse("create subPath directory"))
 }
 
-fn make_inside(volume: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+fn make_inside(volume: &OwnedFd, path: &Path, outside: Option<&Path>) -> io::Result<OwnedFd> {
     let like = Mode::from_raw_mode(rustix::fs::fstat(volume)?.st_mode & 0o7777);
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut reached = PathBuf::new();
@@ -108,6 +127,9 @@ fn make_inside(volume: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     for part in path.components() {
         let Component::Normal(name) = part else { continue };
         reached.push(name);
+        if lies_in(&parent, outside)? {
+            return Err(io::Error::other("it leads into the platform's own directory"));
+        }
         let made = match rustix::fs::mkdirat(&parent, name, like) {
             Ok(()) => true,
             Err(rustix::io::Errno::EXIST) => false,
@@ -159,6 +181,78 @@ mod tests {
         fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).unwrap()
     }
 
+    fn staged(volume: &Path) -> Staged {
+        Staged {
+            source: volume.to_path_buf(),
+            outside: None,
+            sub_path: None,
+            slave: false,
+            what: "volumeMount \"v\" of container \"c\"".to_owned(),
+        }
+    }
+
+    /// The swapper's link is there in one moment and a directory in the next.
+    /// Escape: a subPath whose directory is exchanged for a link to the host in a tight loop | opened inside the volume, or `failed to prepare subPath`; never outside
+    #[test]
+    fn a_link_swapped_in_meanwhile_leads_nowhere() {
+        use std::os::unix::fs::MetadataExt;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        const ATTEMPTS_MIN: u32 = 2_000;
+        const ATTEMPTS_MAX: u32 = 2_000_000;
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, host) = (dir.path().canonicalize().unwrap().join("v"), dir.path().join("host"));
+        fs::create_dir_all(volume.join("x")).unwrap();
+        fs::create_dir(&host).unwrap();
+        symlink(&host, volume.join("y")).unwrap();
+        let inside = fs::metadata(volume.join("x")).unwrap().ino();
+        let done = AtomicBool::new(false);
+        let (mut opened, mut refused, mut made) = (0_u32, 0_u32, 0_u32);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let handle = rustix::fs::open(&volume, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    rustix::fs::renameat_with(&handle, "x", &handle, "y", rustix::fs::RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            for attempt in 1..=ATTEMPTS_MAX {
+                match open_inside(&staged(&volume), Path::new("x")) {
+                    Ok(found) => {
+                        assert_eq!(rustix::fs::fstat(&found).unwrap().st_ino, inside);
+                        opened += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+                made += u32::from(open_inside(&staged(&volume), Path::new("x/made/deep")).is_ok());
+                if attempt >= ATTEMPTS_MIN && opened > 0 && refused > 0 && made > 0 {
+                    break;
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert!(opened > 0 && refused > 0 && made > 0, "the race was run: {opened} {refused} {made}");
+        assert_eq!(fs::read_dir(&host).unwrap().count(), 0, "nothing was made outside");
+    }
+
+    #[test]
+    fn no_path_of_a_volume_leads_into_what_it_must_be_outside_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().canonicalize().unwrap();
+        let own = volume.join("lib/own");
+        fs::create_dir_all(own.join("keys")).unwrap();
+        let staged = Staged {
+            outside: Some(own.clone()),
+            ..staged(&volume)
+        };
+        symlink("lib/own", volume.join("door")).unwrap();
+        for path in ["lib/own", "lib/own/keys", "door/keys"] {
+            let opened = open_inside(&staged, Path::new(path)).unwrap();
+            assert!(lies_in(&opened, Some(&own)).unwrap(), "{path}");
+        }
+        assert!(open_inside(&staged, Path::new("door/made")).is_err());
+        assert!(!own.join("made").exists(), "nothing is made before it is refused");
+        assert!(!lies_in(&open_inside(&staged, Path::new("lib")).unwrap(), Some(&own)).unwrap());
+    }
+
     #[test]
     fn no_link_leads_out_of_a_volume() {
         let dir = tempfile::tempdir().unwrap();
@@ -170,14 +264,14 @@ mod tests {
         symlink("real", volume.join("inside")).unwrap();
         symlink("/proc/self/root", volume.join("magic")).unwrap();
         for path in ["up", "absolute", "absolute/passwd", "magic", "magic/etc", "real/../../secret"] {
-            let (kind, message) = open_inside(&volume, Path::new(path), "volumeMount \"v\" of container \"c\"").unwrap_err();
+            let (kind, message) = open_inside(&staged(&volume), Path::new(path)).unwrap_err();
             assert_eq!(kind, Refusal::Config, "{path}");
             assert_eq!(
                 message, "failed to prepare subPath for volumeMount \"v\" of container \"c\"",
                 "{path}"
             );
         }
-        let inside = open_inside(&volume, Path::new("inside"), "").unwrap();
+        let inside = open_inside(&staged(&volume), Path::new("inside")).unwrap();
         assert_eq!(named(&inside), volume.join("real"));
     }
 
@@ -187,14 +281,14 @@ mod tests {
         let volume = dir.path().canonicalize().unwrap().join("v");
         fs::create_dir(&volume).unwrap();
         fs::set_permissions(&volume, fs::Permissions::from_mode(0o2775)).unwrap();
-        let made = open_inside(&volume, Path::new("a/b"), "").unwrap();
+        let made = open_inside(&staged(&volume), Path::new("a/b")).unwrap();
         assert_eq!(named(&made), volume.join("a/b"));
         assert_eq!(fs::metadata(volume.join("a")).unwrap().permissions().mode() & 0o7777, 0o2775);
         symlink("/tmp", volume.join("out")).unwrap();
-        let (_, message) = open_inside(&volume, Path::new("out/made"), "it").unwrap_err();
-        assert_eq!(message, "failed to prepare subPath for it");
+        let (_, message) = open_inside(&staged(&volume), Path::new("out/made")).unwrap_err();
+        assert_eq!(message, "failed to prepare subPath for volumeMount \"v\" of container \"c\"");
         assert!(!Path::new("/tmp/made").exists());
         symlink("/nowhere/at/all", volume.join("dangling")).unwrap();
-        assert!(open_inside(&volume, Path::new("dangling/x"), "it").is_err());
+        assert!(open_inside(&staged(&volume), Path::new("dangling/x")).is_err());
     }
 }

@@ -1,5 +1,5 @@
 //! Many objects and many watchers: long lists, how soon a change reaches a
-//! thousand watchers, what ten thousand pods cost.
+//! thousand watchers, what ten thousand pods take of memory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
 use http_body_util::BodyStream;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
 use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::http2::Connection;
-use crate::{memory_kib, stats};
+use crate::{SETTLING, memory_kib, stats};
 
 /// Objects of the long list, and pods whose memory is told.
 const MANY: usize = 10_000;
@@ -34,13 +34,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 const FILLING: usize = 64;
 const LIST_WINDOW: Duration = Duration::from_secs(5);
 
-/// Long lists, then watchers, then pods.
-pub(crate) async fn measure(client: &Client, kubeconfig: &Path, server: u32) -> Result<Value> {
-    for name in ["bench-many", "bench-watch", "bench-pods"] {
-        let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
-        Api::<Namespace>::all(client.clone())
-            .create(&PostParams::default(), &namespace)
-            .await?;
+/// Long lists, then watchers.
+pub(crate) async fn measure(client: &Client, kubeconfig: &Path) -> Result<Value> {
+    for name in ["bench-many", "bench-watch"] {
+        namespace(client, name).await?;
     }
     let content = "x".repeat(700);
     fill(
@@ -49,23 +46,35 @@ pub(crate) async fn measure(client: &Client, kubeconfig: &Path, server: u32) -> 
         |index| json!({ "metadata": { "name": format!("many-{index}") }, "data": { "content": content } }),
     )
     .await?;
-    let lists = long_lists(client).await?;
-    let delivery = watchers(client, kubeconfig).await?;
+    Ok(json!({ "lists_of_10000": long_lists(client).await?, "watch_delivery": watchers(client, kubeconfig).await? }))
+}
+
+/// What many pods take of the server's memory, and what is left of it when
+/// they are gone.
+pub(crate) async fn memory(client: &Client, server: u32) -> Result<Value> {
+    namespace(client, "bench-pods").await?;
     account(client, "bench-pods").await?;
     let before = memory_kib(server)?;
     fill(client, "/api/v1/namespaces/bench-pods/pods", pending_pod).await?;
-    let after = memory_kib(server)?;
-    let grown = |field: &str| {
-        after[field]
-            .as_u64()
-            .unwrap_or_default()
-            .saturating_sub(before[field].as_u64().unwrap_or_default())
-    };
-    Ok(json!({
-        "lists_of_10000": lists,
-        "watch_delivery": delivery,
-        "memory_of_10000_pods_kib": { "resident": grown("resident"), "private": grown("private") },
-    }))
+    let with = memory_kib(server)?;
+    let pods = Api::<Pod>::namespaced(client.clone(), "bench-pods");
+    pods.delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default())
+        .await?;
+    let begun = Instant::now();
+    while !pods.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty() {
+        ensure!(begun.elapsed() < LIMIT, "the pods were not deleted");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(SETTLING).await;
+    Ok(json!({ "before_kib": before, "with_10000_pods_kib": with, "after_their_deletion_kib": memory_kib(server)? }))
+}
+
+async fn namespace(client: &Client, name: &str) -> Result<()> {
+    let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
+    Api::<Namespace>::all(client.clone())
+        .create(&PostParams::default(), &namespace)
+        .await?;
+    Ok(())
 }
 
 /// A pod no node takes: what is measured is what the server keeps of it.

@@ -109,6 +109,50 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// The platform's own directory. It holds the cluster's keys, and the secrets and
+/// files of every pod, so no pod mounts it or a part of it by its path.
+#[derive(Debug)]
+pub(crate) struct Own {
+    data_dir: PathBuf,
+    /// In it: the persistent volumes it has made for claims.
+    local: PathBuf,
+}
+
+impl Own {
+    pub(crate) fn new(data_dir: &Path, local: &Path) -> io::Result<Self> {
+        Ok(Self {
+            data_dir: fs::canonicalize(data_dir)?,
+            local: local.to_path_buf(),
+        })
+    }
+
+    /// With all links resolved.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Whether a path is one of those made for claims.
+    pub(crate) fn is_local(&self, path: &Path) -> bool {
+        path != self.local && path.starts_with(&self.local)
+    }
+
+    /// Refuses a path that is, or through links leads to, anything in the
+    /// directory. What lies above it is the node's, and whoever mounts that has
+    /// the node; the directory itself is still looked for when a path inside a
+    /// mount is (`shim/src/stage.rs`).
+    pub(crate) fn keep_out(&self, path: &Path) -> Result<(), String> {
+        let known = path
+            .ancestors()
+            .find_map(|above| Some((fs::canonicalize(above).ok()?, path.strip_prefix(above).ok()?)));
+        let real = known.map_or_else(|| path.to_path_buf(), |(above, rest)| above.join(rest));
+        if real.starts_with(&self.data_dir) {
+            let (path, own) = (path.display(), self.data_dir.display());
+            return Err(format!("{path} lies in Lifepod's own directory {own}, which no pod may mount"));
+        }
+        Ok(())
+    }
+}
+
 /// Checks, and for some types makes, a path of the node. A path without a type
 /// that is not there becomes a directory, as containerd does.
 ///
@@ -204,6 +248,31 @@ mod tests {
         host_path(&at("any"), "").unwrap();
         assert!(at("any").is_dir());
         host_path(Path::new("/dev/null"), "CharDevice").unwrap();
+    }
+
+    #[test]
+    fn no_path_leads_into_the_platforms_own_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        fs::create_dir_all(data.join("local-path/one")).unwrap();
+        std::os::unix::fs::symlink(&data, dir.path().join("door")).unwrap();
+        let own = Own::new(&dir.path().join("door"), &data.join("local-path")).unwrap();
+        for path in [
+            "data",
+            "data/",
+            "data/pki",
+            "data/not/there",
+            "door",
+            "door/pki/x",
+            "data/local-path",
+        ] {
+            let said = own.keep_out(&dir.path().join(path)).unwrap_err();
+            assert!(said.contains("lies in Lifepod's own directory"), "{path}: {said}");
+        }
+        for path in ["", "data2", "elsewhere/data"] {
+            own.keep_out(&dir.path().join(path)).unwrap();
+        }
+        assert!(own.is_local(&data.join("local-path/one")) && !own.is_local(&data.join("local-path")));
     }
 
     #[test]

@@ -10,7 +10,15 @@ use runtime::{Mount, Propagation};
 
 use crate::environment::expand;
 
-/// The mounts of a container; `place` tells where a volume is.
+/// Where a volume is on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    /// A directory nothing of which is mounted, whatever leads there.
+    pub(crate) outside: Option<PathBuf>,
+}
+
+/// The mounts of a container; `source` tells where a volume is.
 ///
 /// # Errors
 /// In upstream's words.
@@ -18,7 +26,7 @@ pub(crate) fn of(
     pod: &Pod,
     container: &Container,
     variables: &[(String, String)],
-    place: impl Fn(&Volume) -> Option<PathBuf>,
+    source: impl Fn(&Volume) -> Option<Source>,
 ) -> Result<Vec<Mount>, String> {
     let known: BTreeMap<&str, &str> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let mut mounts = Vec::new();
@@ -26,7 +34,7 @@ pub(crate) fn of(
         let volume = super::volumes(pod).iter().find(|volume| volume.name == mount.name);
         let missing = || format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name);
         let volume = volume.ok_or_else(missing)?;
-        let source = place(volume).ok_or_else(missing)?;
+        let source = source(volume).ok_or_else(missing)?;
         let carries_content =
             volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some();
         let claim = volume.persistent_volume_claim.as_ref();
@@ -37,7 +45,8 @@ pub(crate) fn of(
         };
         mounts.push(Mount {
             volume: mount.name.clone(),
-            source,
+            source: source.path,
+            outside: source.outside,
             sub_path: sub_path(mount, &known)?,
             target: Path::new("/").join(&mount.mount_path),
             read_only: mount.read_only == Some(true) || carries_content || claimed_read_only,
@@ -117,7 +126,11 @@ mod tests {
         .unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let variables = [("POD".to_owned(), "p".to_owned()), ("EMPTY".to_owned(), String::new())];
-        of(&pod, container, &variables, |volume| Some(Path::new("/node").join(&volume.name))).map(|mut list| list.remove(0))
+        of(&pod, container, &variables, |volume| {
+            let path = Path::new("/node").join(&volume.name);
+            Some(Source { path, outside: None })
+        })
+        .map(|mut list| list.remove(0))
     }
 
     #[test]

@@ -137,7 +137,12 @@ fn source(volume: &PersistentVolume, claim_uid: Option<&str>) -> Result<Source, 
 
 impl Claimed {
     /// Makes the volume usable by the pod. Blocking.
-    pub(crate) fn set_up(&self, link: &Path, group: Option<u32>) -> Result<(), MountError> {
+    pub(crate) fn set_up(&self, link: &Path, group: Option<u32>, own: &directory::Own) -> Result<(), MountError> {
+        let (Source::Local(path) | Source::HostPath { path, .. }) = &self.source;
+        let provisioned = matches!(self.source, Source::Local(_)) && own.is_local(path);
+        if !provisioned {
+            own.keep_out(path).map_err(|why| MountError::set_up(&self.volume, &why))?;
+        }
         let path = match &self.source {
             Source::Local(path) if !path.exists() => {
                 let shown = path.display().to_string();
@@ -226,8 +231,17 @@ mod tests {
             source: Source::Local(data.clone()),
             on_root_mismatch: false,
         };
+        let own_dir = dir.path().join("own");
+        fs::create_dir_all(own_dir.join("local-path")).unwrap();
+        let own = directory::Own::new(&own_dir, &own_dir.join("local-path")).unwrap();
+        let keys = Claimed {
+            source: Source::Local(own_dir.join("pki")),
+            ..claimed.clone()
+        };
+        let text = keys.set_up(&pod.join("w"), None, &own).unwrap_err().to_string();
+        assert!(text.contains("lies in Lifepod's own directory"), "{text}");
         let link = pod.join("v");
-        let text = claimed.set_up(&link, None).unwrap_err().to_string();
+        let text = claimed.set_up(&link, None, &own).unwrap_err().to_string();
         let shown = data.display().to_string();
         assert_eq!(
             text,
@@ -235,8 +249,8 @@ mod tests {
         );
         fs::create_dir(&data).unwrap();
         fs::write(data.join("file"), "kept").unwrap();
-        claimed.set_up(&link, None).unwrap();
-        claimed.set_up(&link, None).unwrap();
+        claimed.set_up(&link, None, &own).unwrap();
+        claimed.set_up(&link, None, &own).unwrap();
         assert_eq!(place(&link), Some(data.clone()));
         directory::remove(&pod).unwrap();
         assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "kept");

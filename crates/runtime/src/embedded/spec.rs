@@ -125,6 +125,7 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
 pub(super) fn staged(container: &ContainerConfig) -> Vec<Staged> {
     let staged = container.mounts.iter().map(|mount| Staged {
         source: mount.source.clone(),
+        outside: mount.outside.clone(),
         sub_path: mount.sub_path.clone(),
         slave: mount.propagation == crate::Propagation::HostToContainer,
         what: format!("volumeMount {:?} of container {:?}", mount.volume, container.name),

@@ -1,6 +1,7 @@
 //! What a container finds inside.
 
 use runtime::{ContainerConfig, ExecRequest, Mount, RunAs, Runtime, RuntimeError, SandboxConfig, Seccomp};
+use rustix::fs::{FileType, Mode, makedev};
 use std::time::Duration;
 
 use crate::node::{Node, script};
@@ -230,16 +231,24 @@ async fn root_further_commands_are_filtered_like_the_container() {
     );
 }
 
+/// Escape: device nodes of a disk and of the kernel's memory in an image's layer | they are there, and not opened: the cgroup's device rules
 #[tokio::test(flavor = "multi_thread")]
 async fn root_only_standard_devices_open() {
     let node = Node::new("devices").await;
+    for (name, kind, number) in [
+        ("disk", FileType::BlockDevice, makedev(254, 0)),
+        ("memory", FileType::CharacterDevice, makedev(1, 1)),
+    ] {
+        let path = node.place.root.join("layer").join(name);
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, Mode::from_raw_mode(0o666), number).unwrap();
+    }
     // Any disk: making the node is allowed, opening it is not.
-    let text = "mknod /tmp/disk b 254 0 && cat /tmp/disk | head -c 1 > /tmp/out; cat /dev/zero | head -c 1 > /dev/null && echo zero; [ -s /tmp/out ] || echo closed";
+    let text = "mknod /tmp/disk b 254 0 && cat /tmp/disk /disk /memory | head -c 1 > /tmp/out; [ -b /disk ] && [ -c /memory ] && echo there; cat /dev/zero | head -c 1 > /dev/null && echo zero; [ -s /tmp/out ] || echo closed";
     let layer = node.place.root.join("layer/bin/mknod");
     std::os::unix::fs::symlink("busybox", layer).unwrap();
     let lines = printed(&node, 1, &script("app", text)).await;
     assert!(
-        lines.contains(&"zero".to_owned()) && lines.contains(&"closed".to_owned()),
+        ["zero", "closed", "there"].iter().all(|line| lines.contains(&(*line).to_owned())),
         "{lines:?}"
     );
 }

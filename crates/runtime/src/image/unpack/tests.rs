@@ -104,6 +104,7 @@ fn later_entries_replace_earlier_ones() {
     );
 }
 
+/// Escape: `..` in the paths of an image's layer | the pull fails: the entry leads out of the layer
 #[test]
 fn paths_that_leave_the_layer_are_refused() {
     for path in ["../outside/new", "a/../../outside/new", "..", "./../x"] {
@@ -122,6 +123,7 @@ fn absolute_paths_are_the_layers() {
     assert!(scene.layer().join("b").exists());
 }
 
+/// Escape: files written through absolute and climbing links of a layer | resolved in the layer; the host's files stay as they are
 #[test]
 fn symbolic_links_do_not_lead_out() {
     let scene = Scene::new();
@@ -159,6 +161,7 @@ fn symbolic_links_do_not_lead_out() {
     scene.assert_outside_untouched();
 }
 
+/// Escape: hard links of a layer to files outside of it | the pull fails
 #[test]
 fn hard_links_do_not_lead_out() {
     let scene = Scene::new();
@@ -225,6 +228,25 @@ fn whiteouts_do_not_hide_what_the_layer_itself_has() {
     }
 }
 
+/// Escape: whiteouts of a layer through links that lead out of it | resolved in the layer; the host's files stay as they are
+#[test]
+fn whiteouts_do_not_reach_through_links() {
+    for door in ["../outside", "/../../outside"] {
+        let scene = Scene::new();
+        let _ = scene.unpack(
+            Tar::new()
+                .symlink("door", door)
+                .file("door/.wh.secret", "")
+                .file("door/.wh..wh..opq", ""),
+        );
+        scene.assert_outside_untouched();
+        let scene = Scene::new();
+        let outside = scene.outside();
+        let _ = scene.unpack(Tar::new().symlink("door", &outside).file("door/.wh.secret", ""));
+        scene.assert_outside_untouched();
+    }
+}
+
 #[test]
 fn whiteouts_of_nothing_are_refused() {
     for path in [".wh.", "d/.wh..", ".wh..."] {
@@ -233,6 +255,7 @@ fn whiteouts_of_nothing_are_refused() {
     }
 }
 
+/// Escape: overlayfs' own attributes in a layer, as `redirect` | not taken over
 #[test]
 fn orders_to_overlayfs_are_not_taken_from_archives() {
     let scene = Scene::new();
