@@ -430,3 +430,54 @@ fn root_resources_that_are_not_there_are_waited_for() {
         "spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed",
     );
 }
+
+/// Huge pages are counted like everything else, and may be had where the
+/// machine has some.
+///
+/// Fields: spec.containers[].resources.limits spec.containers[].resources.requests
+#[test]
+fn root_huge_pages_that_are_not_there_are_not_given() {
+    let build = Build::from_env().unwrap();
+    let platform = Platform::start("huge", &build).unwrap();
+    let node: Value = serde_json::from_str(&platform.ok(&["get", "node", "node1", "-o", "json"]).unwrap()).unwrap();
+    for size in fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
+        let kib = size.file_name().to_string_lossy().replace("hugepages-", "").replace("kB", "");
+        let name = match kib.parse::<u64>().unwrap() {
+            kib if kib >= 1 << 20 => format!("hugepages-{}Gi", kib >> 20),
+            kib if kib >= 1 << 10 => format!("hugepages-{}Mi", kib >> 10),
+            kib => format!("hugepages-{kib}Ki"),
+        };
+        assert!(
+            node["status"]["capacity"][&name].is_string(),
+            "{name} of {}",
+            node["status"]["capacity"]
+        );
+    }
+    let pod = |name: &str, resources: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers: [{{name: c, image: 'busybox:1.30', resources: {resources}}}]\n"
+        )
+    };
+    platform
+        .create(&pod("much", "{limits: {hugepages-2Mi: 900Ti, memory: 16Mi}}"))
+        .unwrap();
+    platform
+        .wait_pod("default", "much", "the scheduler's verdict", LIMIT, |pod| {
+            let message = pod["status"]["conditions"][0]["message"].as_str()?;
+            message.contains("1 Insufficient hugepages-2Mi").then_some(())
+        })
+        .unwrap();
+    let refused = platform
+        .create(&pod("alone", "{limits: {hugepages-2Mi: 2Mi}}"))
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("HugePages require cpu or memory"), "{refused}");
+    let refused = platform
+        .create(&pod(
+            "unequal",
+            "{requests: {hugepages-2Mi: 2Mi}, limits: {hugepages-2Mi: 4Mi, memory: 16Mi}}",
+        ))
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("must be equal to hugepages-2Mi limit of 4Mi"), "{refused}");
+}
