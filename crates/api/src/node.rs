@@ -11,7 +11,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Time;
+use crate::typed::{ResourceRequirements, WireQuantity};
+use crate::{Quantity, Time};
 
 /// Identity of a pod: `metadata.uid`. Letters, digits and dashes only, at most
 /// 63 bytes, so it is safe as a directory, cgroup and link-name component.
@@ -119,9 +120,63 @@ pub struct ContainerView {
     pub created_at: Time,
     /// What it is doing.
     pub state: RunState,
+    /// Processes of it, other than the first, that the kernel has killed for
+    /// want of memory.
+    #[serde(default)]
+    pub oom_kills: u64,
+    /// What it may use now. `None` when the runtime does not tell.
+    #[serde(default)]
+    pub resources: Option<Requirements>,
     /// What the agent has noted on this attempt, durable with it: for example
     /// the outcome of a completed `postStart` hook.
     pub notes: BTreeMap<String, String>,
+}
+
+/// Requests and limits of a container, by name of the resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requirements {
+    /// What it is sure to get.
+    #[serde(default)]
+    pub requests: BTreeMap<String, String>,
+    /// What it may have at most.
+    #[serde(default)]
+    pub limits: BTreeMap<String, String>,
+}
+
+impl Requirements {
+    /// Of the wire.
+    #[must_use]
+    pub fn of(wire: Option<&ResourceRequirements>) -> Self {
+        let texts = |list: Option<&BTreeMap<String, WireQuantity>>| {
+            let list = list.into_iter().flatten();
+            list.map(|(name, quantity)| (name.clone(), quantity.0.clone())).collect()
+        };
+        Self {
+            requests: texts(wire.and_then(|wire| wire.requests.as_ref())),
+            limits: texts(wire.and_then(|wire| wire.limits.as_ref())),
+        }
+    }
+
+    /// For the wire.
+    #[must_use]
+    pub fn wire(&self) -> ResourceRequirements {
+        let list = |texts: &BTreeMap<String, String>| {
+            let list = texts.iter().map(|(name, text)| (name.clone(), WireQuantity(text.clone())));
+            Some(list.collect::<BTreeMap<_, _>>()).filter(|list| !list.is_empty())
+        };
+        ResourceRequirements {
+            requests: list(&self.requests),
+            limits: list(&self.limits),
+            ..ResourceRequirements::default()
+        }
+    }
+
+    /// Whether another asks for the same of a resource.
+    #[must_use]
+    pub fn agrees(&self, other: &Self, resource: &str) -> bool {
+        let amount = |list: &BTreeMap<String, String>| list.get(resource).and_then(|text| text.parse::<Quantity>().ok());
+        amount(&self.requests) == amount(&other.requests) && amount(&self.limits) == amount(&other.limits)
+    }
 }
 
 /// What a container attempt is doing.

@@ -32,6 +32,8 @@ pub(crate) enum Part {
     Approval,
     /// `spec.ephemeralContainers` of a pod.
     Ephemeral,
+    /// What a pod's containers may use.
+    Resize,
     /// What a binding sets; the subresource itself sees to that.
     Binding,
 }
@@ -160,6 +162,7 @@ impl Call {
             "finalize" => Part::Finalize,
             "approval" => Part::Approval,
             "ephemeralcontainers" => Part::Ephemeral,
+            "resize" => Part::Resize,
             "binding" => Part::Binding,
             _ => Part::Main,
         }

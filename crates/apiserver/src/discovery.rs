@@ -198,7 +198,9 @@ pub(crate) const fn foreign(subresource: Subresource) -> Option<(&'static str, &
 /// Verbs of a subresource.
 pub(crate) const fn verbs(subresource: Subresource) -> &'static [&'static str] {
     match subresource {
-        Subresource::Status | Subresource::EphemeralContainers | Subresource::Scale | Subresource::Approval => &["get", "patch", "update"],
+        Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize | Subresource::Scale | Subresource::Approval => {
+            &["get", "patch", "update"]
+        }
         Subresource::Binding | Subresource::Token | Subresource::Eviction => &["create"],
         Subresource::Log => &["get"],
         Subresource::Finalize => &["update"],

@@ -135,7 +135,7 @@ pub(crate) fn reset_fields(row: &Resource, part: Part) -> Set {
     match part {
         Part::Main if row.has(Subresource::Status) => status(),
         Part::Main | Part::Binding => Set::default(),
-        Part::Finalize | Part::Ephemeral => status(),
+        Part::Finalize | Part::Ephemeral | Part::Resize => status(),
         Part::Status | Part::Approval => Set::of(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]]),
     }
 }

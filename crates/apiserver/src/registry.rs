@@ -110,6 +110,8 @@ pub enum Subresource {
     /// `ephemeralcontainers` of pods: get, update, patch of
     /// `spec.ephemeralContainers` alone.
     EphemeralContainers,
+    /// `resize` of pods: get, update, patch of what their containers may use.
+    Resize,
     /// `proxy` of nodes and pods: any method, passed on.
     Proxy,
     /// `token` of service accounts: create.
@@ -136,6 +138,12 @@ impl Subresource {
         matches!(self, Self::Exec | Self::Attach | Self::PortForward)
     }
 
+    /// Whether it is a part of the object, read and written like the whole.
+    #[must_use]
+    pub const fn is_part(self) -> bool {
+        matches!(self, Self::Status | Self::EphemeralContainers | Self::Resize | Self::Approval)
+    }
+
     /// The last part of its path.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -145,6 +153,7 @@ impl Subresource {
             Self::Log => "log",
             Self::Finalize => "finalize",
             Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Resize => "resize",
             Self::Proxy => "proxy",
             Self::Token => "token",
             Self::Exec => "exec",
@@ -266,6 +275,8 @@ pub enum Rules {
     UpdateStatus,
     /// A change of a pod's ephemeral containers alone.
     UpdateEphemeral,
+    /// A change of what a pod's containers may use alone.
+    UpdateResize,
     /// A decision about a certificate signing request.
     UpdateApproval,
 }

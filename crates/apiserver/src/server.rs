@@ -592,11 +592,10 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         .copied()
         .find(|subresource| subresource.name() == call.asked.subresource);
     match (subresource.ok_or_else(Status::no_such_path)?, call.asked.verb) {
-        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Approval, Verb::Get) => verbs::get::get(call).await,
-        (Subresource::Status | Subresource::Finalize | Subresource::EphemeralContainers | Subresource::Approval, Verb::Update) => {
-            verbs::update::update(call).await
-        }
-        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Approval, Verb::Patch) => verbs::patch::patch(call).await,
+        (part, Verb::Get) if part.is_part() => verbs::get::get(call).await,
+        (Subresource::Finalize, Verb::Update) => verbs::update::update(call).await,
+        (part, Verb::Update) if part.is_part() => verbs::update::update(call).await,
+        (part, Verb::Patch) if part.is_part() => verbs::patch::patch(call).await,
         (Subresource::Scale, Verb::Get) => subresources::scale::get(call).await,
         (Subresource::Scale, Verb::Update) => subresources::scale::update(call).await,
         (Subresource::Scale, Verb::Patch) => subresources::scale::patch(call).await,

@@ -215,6 +215,10 @@ pub(crate) async fn change(
                 call.row.strategy.prepare(Change::Update { new: &mut new, old }, call.now);
                 validate(&call.row, &new, Some(old), Rules::UpdateEphemeral)?;
             }
+            Part::Resize => {
+                call.row.strategy.prepare(Change::Update { new: &mut new, old }, call.now);
+                validate(&call.row, &new, Some(old), Rules::UpdateResize)?;
+            }
             Part::Finalize => validate(&call.row, &new, Some(old), Rules::Update)?,
             Part::Approval => {
                 call.row.strategy.prepare(Change::UpdateStatus { new: &mut new, old }, call.now);
@@ -250,10 +254,12 @@ async fn replace(call: &Call, key: &str, new: Object, current: &Entry, part: Par
     for _ in 0..allocate::ATTEMPTS {
         let claim = match part {
             Part::Main if !removes => call.core.allocate(&call.row, &new, Some(&current.object)).await?,
-            Part::Main | Part::Status | Part::Approval | Part::Finalize | Part::Ephemeral | Part::Binding => None,
+            Part::Main | Part::Status | Part::Approval | Part::Finalize | Part::Ephemeral | Part::Resize | Part::Binding => None,
         };
         let charge = match part {
-            Part::Main if !removes => resource_quota::charge(&Attributes::update(call, &current.object), &new, call.now).await?,
+            Part::Main | Part::Resize if !removes => {
+                resource_quota::charge(&Attributes::update(call, &current.object), &new, call.now).await?
+            }
             _ => None,
         };
         let (converted, bytes) = encode(&call.row, claim.as_ref().map_or(&new, |claim| &claim.object))?;
@@ -364,6 +370,32 @@ fn restrict(row: &Resource, part: Part, new: &mut Object, old: &Object) {
         }
         Part::Finalize => only(new, old, "finalizers"),
         Part::Ephemeral => only(new, old, "ephemeralContainers"),
+        Part::Resize => only_resources(new, old),
+    }
+}
+
+/// Everything but what containers of the same names may use stays.
+///
+/// Source: upstream `pkg/registry/core/pod/strategy.go`, `dropNonResizeUpdates`.
+fn only_resources(new: &mut Object, old: &Object) {
+    let given = std::mem::replace(&mut new.body, old.body.clone());
+    new.meta.clone_from(&old.meta);
+    for list in ["containers", "initContainers"] {
+        let given = given.get("spec").and_then(|spec| spec[list].as_array()).into_iter().flatten();
+        let stored = new.body.get_mut("spec").and_then(|spec| spec.get_mut(list)?.as_array_mut());
+        let Some(stored) = stored else { continue };
+        for container in given {
+            let same = stored.iter_mut().find(|stored| stored["name"] == container["name"]);
+            let Some(same) = same.and_then(serde_json::Value::as_object_mut) else {
+                continue;
+            };
+            for field in ["resources", "resizePolicy"] {
+                match container.get(field) {
+                    Some(value) => same.insert(field.to_owned(), value.clone()),
+                    None => same.remove(field),
+                };
+            }
+        }
     }
 }
 

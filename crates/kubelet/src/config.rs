@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
+use api::node::Requirements;
 use api::typed::{Container, EphemeralContainer, Pod, PodSpec, SeccompProfile};
 use api::{Uid, pods};
 use runtime::{ContainerConfig, LogLimits, RunAs, SandboxConfig, Seccomp};
@@ -225,6 +226,7 @@ pub fn container(
         log_limits: node.log_limits,
         tty: wire.tty.unwrap_or(false),
         oom_score: resources::oom_score(pod, wire, node.memory_capacity_bytes),
+        requirements: Requirements::of(wire.resources.as_ref()),
         resources: resources::of_container(wire.resources.as_ref(), node.limits)?,
         stop_signal: wire.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         target: ephemeral(spec, name).and_then(|own| own.target_container_name.clone().filter(|target| !target.is_empty())),

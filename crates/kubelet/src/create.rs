@@ -3,14 +3,16 @@
 use std::net::IpAddr;
 
 use api::Uid;
+use api::node::{ContainerId, Requirements};
 use api::pods;
 use api::typed::{Node, Pod};
 use lifecycle::{Failure, FailureClass, Outcome};
-use runtime::{ContainerConfig, RuntimeError};
+use runtime::{ContainerConfig, Resize, RuntimeError};
 
 use crate::config::{self, ThisNode};
 use crate::environment::{self, Surroundings};
 use crate::execute::{Ports, failure};
+use crate::resources;
 use crate::volumes::mounts;
 
 /// Makes an attempt, with its variables resolved now.
@@ -31,6 +33,10 @@ pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, a
     };
     let config = config::container(pod, name, attempt, variables, &node).map_err(|error| unusable(&error))?;
     let config = ContainerConfig { mounts, ..config };
+    // It may have been given other resources since its sandbox was made.
+    let whole = resources::of_pod(pod, &ports.limits);
+    let room = ports.runtime.resize(uid, &whole, None).await;
+    room.map_err(|error| failure(&error, FailureClass::CreateContainerError))?;
     let created = ports.runtime.create(uid, &config).await;
     created.map(|_| Outcome::Done).map_err(|error| {
         let class = match error {
@@ -39,6 +45,30 @@ pub(crate) async fn container(ports: &Ports, uid: &Uid, pod: &Pod, name: &str, a
         };
         failure(&error, class)
     })
+}
+
+/// Gives a running attempt what its container may use by now.
+///
+/// # Errors
+/// What the kernel refused.
+pub(crate) async fn resize(ports: &Ports, uid: &Uid, pod: &Pod, id: &ContainerId) -> Result<Outcome, Failure> {
+    let refused = |error: &dyn std::error::Error| Failure::new(FailureClass::Unavailable, error.to_string());
+    let known = ports.pods.get(uid);
+    let view = known
+        .iter()
+        .flat_map(|known| &known.observed.containers)
+        .find(|view| view.id == *id);
+    let Some(view) = view else { return Ok(Outcome::Done) };
+    let wire = config::wire(pod, &view.name).map_err(|error| refused(&error))?;
+    let one = Resize {
+        id: id.clone(),
+        resources: resources::of_container(wire.resources.as_ref(), &ports.limits).map_err(|error| refused(&error))?,
+        requirements: Requirements::of(wire.resources.as_ref()),
+    };
+    let resized = ports.runtime.resize(uid, &resources::of_pod(pod, &ports.limits), Some(&one)).await;
+    resized
+        .map(|()| Outcome::Done)
+        .map_err(|error| failure(&error, FailureClass::Unavailable))
 }
 
 fn memory_capacity_bytes(node: &Node) -> u64 {

@@ -189,6 +189,7 @@ async fn perform(
             hook::run(ports, subject, name, id, handler, *limit).await
         }
         Verb::Stop { id, signal, grace } => done(runtime.stop(uid, id, *signal, *grace).await, FailureClass::Kill),
+        Verb::Resize { id } => create::resize(ports, uid, wanted(subject)?, id).await,
         Verb::Remove { id } => done(runtime.remove(uid, id).await, FailureClass::Kill),
         Verb::ConfirmDeletion => confirm::deletion(&ports.client, wanted(subject)?, uid, status).await,
     }

@@ -3,6 +3,7 @@
 
 mod drain;
 mod preempt;
+mod resize;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -26,10 +27,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::drain::Drain;
 use self::drain::Draining;
+use self::resize::Resizes;
 use crate::clock::Clock;
 use crate::eviction::{self, Findings};
 use crate::execute::Ports;
 use crate::flight::FlightRecorder;
+use crate::image_gc;
 use crate::node_events::NodeEvents;
 use crate::node_status::{self, Machine, NodeIdentity, NodeState, Registered};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
@@ -70,6 +73,8 @@ pub struct Options {
     pub node_resolv_conf: String,
     /// When the node counts as short of something.
     pub eviction: eviction::Config,
+    /// When images nobody uses are removed.
+    pub image_gc: image_gc::Settings,
     /// The node is being shut down: pods are stopped, none is started, and
     /// [`Kubelet::run`] ends once none runs.
     pub drain: Option<Drain>,
@@ -118,6 +123,7 @@ pub struct Kubelet {
     state: watch::Receiver<NodeState>,
     evictions: mpsc::Receiver<(Uid, Eviction)>,
     draining: Option<Draining>,
+    resizes: Resizes,
     shutdown: CancellationToken,
 }
 
@@ -146,6 +152,7 @@ impl Kubelet {
             pod_processes_max,
             node_resolv_conf,
             eviction,
+            image_gc,
             drain,
         } = options;
         // Its own end is not everybody's.
@@ -210,6 +217,8 @@ impl Kubelet {
         };
         side.spawn(ports.sources.clone().run(shutdown.clone()));
         side.spawn(qos::follow(ports.clone(), shutdown.clone()));
+        let image_fs = eviction.image_fs.clone();
+        side.spawn(image_gc::run(ports.clone(), image_gc, image_fs, events.clone(), shutdown.clone()));
         let (evictions, to_evict) = mpsc::channel(EVICTIONS_MAX);
         let findings = Findings {
             state,
@@ -231,6 +240,7 @@ impl Kubelet {
             state: state_seen,
             evictions: to_evict,
             draining: drain.map(Draining::new),
+            resizes: Resizes::default(),
             shutdown: shutdown.clone(),
         };
         let result = kubelet.follow_pods().await;
@@ -290,6 +300,9 @@ impl Kubelet {
                 }
                 Some((uid, eviction)) = self.evictions.recv() => self.evict(&uid, eviction),
                 Some(made) = self.rooms.join_next() => self.room_made(made),
+                () = late(self.resizes.again_at()) => for pod in self.resizes.due() {
+                    self.apply(pod).await;
+                },
                 () = late(self.draining.as_ref().and_then(Draining::until)) => if self.drain_on() { break },
                 () = self.shutdown.cancelled() => break,
             }
@@ -303,7 +316,8 @@ impl Kubelet {
     /// A pod as the API server holds it now.
     async fn apply(&mut self, pod: Pod) -> Option<Uid> {
         let uid = pod.metadata.uid.as_deref()?.parse::<Uid>().ok()?;
-        let desired = match Desired::parse(&pod, &self.facts) {
+        let (pod, resize_pending) = self.grant(&uid, pod);
+        let desired = match Desired::parse(&pod, &self.facts).map(|desired| Desired { resize_pending, ..desired }) {
             Ok(desired) => desired,
             Err(error) => {
                 self.refuse(&pod, &uid, &error.rejection()).await;
@@ -471,6 +485,7 @@ impl Kubelet {
             Ok(uid) => {
                 self.workers.remove(&uid);
                 self.ports.pods.remove(&uid);
+                self.resizes.forget(&uid);
                 self.ports.flights.gone(&uid, self.ports.clock.now());
                 self.ports.sources.release(&uid);
                 self.ports.volumes.forget(&uid);
@@ -512,23 +527,26 @@ impl Kubelet {
     /// to make room for it.
     fn verdict(&self, uid: &Uid, pod: &Pod) -> Result<Vec<Uid>, Rejection> {
         lifecycle::evict::admit(pod, &self.state.borrow().pressures)?;
-        let known = self.ports.pods.all();
-        let counts = |other: &Uid| {
-            let admitted = |worker: &Worker| worker.wanted.borrow().desired.rejection.is_none();
-            self.held.contains_key(other) || self.workers.get(other).is_some_and(admitted)
-        };
-        let others: Vec<(&Uid, &Pod)> = known
-            .iter()
-            .map(|(other, known)| (other, known.pod.as_ref()))
-            .filter(|(other, known)| *other != uid && counts(other) && !api::pods::is_terminal(known))
-            .collect();
-        let pods: Vec<&Pod> = others.iter().map(|(_, pod)| *pod).collect();
+        let others = self.others(uid);
+        let pods: Vec<&Pod> = others.iter().map(|(_, pod)| pod.as_ref()).collect();
         let victims = lifecycle::admit(pod, &pods, &self.node.borrow())?;
         Ok(victims
             .into_iter()
             .filter_map(|place| others.get(place))
-            .map(|(uid, _)| (*uid).clone())
+            .map(|(uid, _)| uid.clone())
             .collect())
+    }
+
+    /// The other pods that this node has admitted and that are not over.
+    fn others(&self, uid: &Uid) -> Vec<(Uid, Arc<Pod>)> {
+        let counts = |other: &Uid| {
+            let admitted = |worker: &Worker| worker.wanted.borrow().desired.rejection.is_none();
+            self.held.contains_key(other) || self.workers.get(other).is_some_and(admitted)
+        };
+        let known = self.ports.pods.all().into_iter().map(|(other, known)| (other, known.pod));
+        known
+            .filter(|(other, pod)| other != uid && counts(other) && !api::pods::is_terminal(pod))
+            .collect()
     }
 }
 

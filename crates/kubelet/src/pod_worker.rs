@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::execute::{Ports, Subject, execute};
 use crate::flight;
 use crate::status_writer::StatusWriter;
+use crate::storage;
 use crate::volumes::{MountError, Scope};
 
 /// Hints may be lost: a pod is looked at this often in any case.
@@ -273,7 +274,7 @@ impl PodWorker {
         }
         let (ports, uid) = (self.ports.clone(), self.uid.clone());
         self.running
-            .spawn(async move { Ended::Measured(ports.volumes.overfull(&uid, &pod).await) });
+            .spawn(async move { Ended::Measured(storage::exceeding(&ports, &uid, &pod).await) });
     }
 
     /// Accounts for a task that has ended; what the machine is to know of it.

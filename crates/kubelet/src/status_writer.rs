@@ -7,7 +7,7 @@ use api::Uid;
 use api::typed::{Pod, PodCondition, PodStatus};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use lifecycle::OWNED_CONDITIONS;
+use lifecycle::{OWNED_CONDITIONS, RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -132,6 +132,9 @@ pub(crate) async fn is_another(pods: &Api<Pod>, name: &str, uid: &Uid) -> bool {
     }
 }
 
+/// Conditions that are there while there is something to say, and no longer.
+const PASSING: [&str; 2] = [RESIZE_PENDING, RESIZE_IN_PROGRESS];
+
 /// A strategic merge patch that makes the stored status this one, but for
 /// conditions of other owners. Source: upstream `status_manager.go`,
 /// `syncPod`, and `util/pod`, `PatchPodStatus`.
@@ -150,6 +153,11 @@ fn patch(uid: &Uid, status: &PodStatus) -> Value {
         .filter(|condition| OWNED_CONDITIONS.contains(&condition.type_.as_str()) || is_our_disruption(condition))
         .map(explicit)
         .collect();
+    let gone = PASSING
+        .iter()
+        .filter(|name| !conditions.iter().any(|condition| condition.type_ == **name));
+    let gone = gone.map(|name| json!({ "$patch": "delete", "type": name }));
+    let owned: Vec<_> = owned.into_iter().chain(gone).collect();
     fields.insert("conditions".to_owned(), Value::Array(owned));
     fields.insert("$setElementOrder/conditions".to_owned(), Value::Array(order));
     for name in ["podIPs", "hostIPs"] {
@@ -200,7 +208,9 @@ mod tests {
             ..PodStatus::default()
         };
         let patch = patch(&"u".parse().unwrap(), &status);
-        assert_eq!(patch["status"]["conditions"].as_array().unwrap().len(), 1);
+        let written = patch["status"]["conditions"].as_array().unwrap();
+        assert_eq!(written.iter().filter(|condition| condition.get("$patch").is_none()).count(), 1);
+        assert_eq!(written[1], json!({ "$patch": "delete", "type": "PodResizePending" }));
         assert_eq!(patch["status"]["conditions"][0]["message"], Value::Null);
         assert_eq!(patch["status"]["$setElementOrder/conditions"][0]["type"], "example.com/gate");
         assert!(patch["status"].get("reason").is_some_and(Value::is_null));

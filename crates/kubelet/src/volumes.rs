@@ -18,7 +18,7 @@
 //! that is not on disk: setting a volume up again finds what is there.
 
 mod atomic;
-mod directory;
+pub(crate) mod directory;
 pub(crate) mod mounts;
 mod owner;
 mod payload;

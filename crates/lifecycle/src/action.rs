@@ -167,6 +167,11 @@ pub enum Verb {
         /// Time between the signal and the kill.
         grace: Duration,
     },
+    /// Give a running attempt the resources its container has by now.
+    Resize {
+        /// The attempt.
+        id: ContainerId,
+    },
     /// Forget an attempt that does not run; its log stays.
     Remove {
         /// The attempt.
@@ -190,9 +195,12 @@ impl Verb {
             Self::MountVolumes | Self::UnmountVolumes => Duration::from_secs(123), // upstream podAttachAndMountTimeout
             Self::RunSandbox { .. } | Self::StopSandbox | Self::RemoveSandbox => Duration::from_secs(240), // CRI runtimeRequestTimeout x 2
             Self::Pull { .. } => Duration::from_secs(3600),
-            Self::Create { .. } | Self::Start { .. } | Self::Note { .. } | Self::NoteSandbox { .. } | Self::Remove { .. } => {
-                Duration::from_secs(120)
-            }
+            Self::Create { .. }
+            | Self::Start { .. }
+            | Self::Note { .. }
+            | Self::NoteSandbox { .. }
+            | Self::Resize { .. }
+            | Self::Remove { .. } => Duration::from_secs(120),
             Self::Stop { grace, .. } => *grace + Duration::from_secs(30),
             Self::RunHook { limit, .. } => *limit,
             // What cannot be attempted is tried three times.
@@ -224,6 +232,7 @@ impl fmt::Display for Verb {
             } => write!(f, "Stop signal={n} grace={}s", grace.as_secs_f64()),
             Self::RunHook { hook, .. } => write!(f, "RunHook {}", hook.as_str()),
             Self::Probe { kind, .. } => write!(f, "Probe {}", kind.as_str()),
+            Self::Resize { .. } => f.write_str("Resize"),
             Self::Remove { .. } => f.write_str("Remove"),
             Self::Cancel(id) => write!(f, "Cancel {}", id.0),
             Self::ConfirmDeletion => f.write_str("ConfirmDeletion"),
@@ -248,6 +257,8 @@ pub enum Reason {
     Exited(i32),
     /// The image of the running attempt is not the spec's.
     DefinitionChanged,
+    /// The resources of the running attempt are not the container's.
+    Resized,
     /// The process runs; its `postStart` hook is due.
     Started,
     /// The `postStart` hook failed.
@@ -286,6 +297,7 @@ impl fmt::Display for Reason {
             Self::Created => "created",
             Self::Exited(code) => return write!(f, "exited({code})"),
             Self::DefinitionChanged => "definition-changed",
+            Self::Resized => "resized",
             Self::Started => "started",
             Self::HookFailed => "hook-failed",
             Self::Due => "due",

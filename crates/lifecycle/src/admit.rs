@@ -40,6 +40,14 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<Vec<usize>, Reje
     Err(refusal.clone())
 }
 
+/// Whether what a pod requests is there, with nobody stopping for it.
+pub(crate) fn fits_beside(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Rejection> {
+    match shortages(pod, others, node).into_iter().next() {
+        Some((_, refusal)) => Err(refusal),
+        None => Ok(()),
+    }
+}
+
 /// Everything but resources: what nobody's leaving would change, or is not
 /// asked for.
 fn fits(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Rejection> {
@@ -96,7 +104,7 @@ fn shortages(pod: &Pod, others: &[&Pod], node: &Node) -> Vec<((String, i64), Rej
 }
 
 /// An amount as messages count it.
-fn in_units(resources: &Resources, name: &str) -> i64 {
+pub(crate) fn in_units(resources: &Resources, name: &str) -> i64 {
     resources.get(name).map_or(0, |q| if name == "cpu" { q.milli() } else { q.bytes() })
 }
 

@@ -105,6 +105,20 @@ pub(crate) fn started(container: &str) -> PodEvent {
     PodEvent::normal("Started", format!("Started container {container}"))
 }
 
+/// Upstream tells this of its node, from the kernel's log, where
+/// node-problem-detector runs; the reason and the first words are the same.
+pub(crate) fn oom_killing(container: &str, killed: u64) -> PodEvent {
+    let processes = if killed == 1 {
+        "1 process".to_owned()
+    } else {
+        format!("{killed} processes")
+    };
+    PodEvent::warning(
+        "OOMKilling",
+        format!("Memory cgroup out of memory: Killed {processes} of container {container}, and not its first"),
+    )
+}
+
 pub(crate) fn killing(message: String) -> PodEvent {
     PodEvent::normal("Killing", message)
 }

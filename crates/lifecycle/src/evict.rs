@@ -21,7 +21,7 @@ use crate::admit::tolerates;
 use crate::input::Rejection;
 
 pub use rank::victim;
-pub use threshold::{Amount, Flags, InvalidThreshold, Settings, Threshold};
+pub use threshold::{Amount, Flags, InvalidThreshold, Settings, Threshold, duration};
 
 /// Pods of this priority and above are not evicted.
 ///

@@ -375,6 +375,7 @@ impl Flight {
             Reason::Exited(code) => Cause::Restart { code: *code },
             Reason::SandboxChanged => Cause::SandboxLost,
             Reason::DefinitionChanged => Cause::ImageChanged,
+            Reason::Resized => Cause::Resized,
             Reason::HookFailed => Cause::Hook {
                 error: cut(view.and_then(|view| hooks::noted_error(view)).unwrap_or_default()),
             },

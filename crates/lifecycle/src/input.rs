@@ -10,13 +10,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use api::Time;
-use api::node::{Observation, Uid};
+use api::node::{Observation, Requirements, Uid};
 use api::typed::{PodCondition, VolumeMountStatus};
 
 use crate::action::ActionId;
 
 pub use handler::{Handler, Hook, Hooks, Port, Probe, ProbeKind, Probed, Probes};
-pub use parse::OWNED_CONDITIONS;
+pub use parse::{OWNED_CONDITIONS, RESIZE_IN_PROGRESS, RESIZE_PENDING};
 
 /// Pod status reason of an eviction, also its event's.
 pub(crate) const EVICTED: &str = "Evicted";
@@ -219,6 +219,10 @@ pub struct Container {
     pub hooks: Hooks,
     /// `livenessProbe`, `readinessProbe`, `startupProbe`.
     pub probes: Probes,
+    /// `resources`, as the node has granted them.
+    pub resources: Requirements,
+    /// Resources of `resizePolicy` that take a restart to change.
+    pub restarts_for: Vec<String>,
 }
 
 impl Container {
@@ -314,9 +318,20 @@ pub struct Desired {
     pub rejection: Option<Rejection>,
     /// The node wants it to end.
     pub eviction: Option<Eviction>,
+    /// Other resources are asked for, and the node does not grant them now.
+    pub resize_pending: Option<ResizePending>,
     /// The node is being shut down: the pod is to stop, with at most this
     /// grace, and to start again with the node.
     pub drain: Option<Duration>,
+}
+
+/// Why a pod does not get the resources it asks for by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResizePending {
+    /// Of the condition `PodResizePending`: `Deferred` or `Infeasible`.
+    pub reason: &'static str,
+    /// What is missing.
+    pub message: String,
 }
 
 /// A pod this node cannot run as written.
@@ -383,6 +398,7 @@ impl Desired {
             gone: true,
             rejection: None,
             eviction: None,
+            resize_pending: None,
             drain: None,
         }
     }

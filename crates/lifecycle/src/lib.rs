@@ -22,6 +22,7 @@ pub mod input;
 pub mod machine;
 mod memory;
 mod plan;
+pub mod resize;
 pub mod restart;
 mod status;
 
@@ -30,6 +31,7 @@ pub use admit::{admit, preemption, sysctl_name};
 pub use event::{EventType, PodEvent};
 pub use input::{
     Container, Deletion, Desired, Eviction, Failure, FailureClass, Handler, Hook, Hooks, Input, NodeFacts, OWNED_CONDITIONS, Outcome,
-    ParseError, Probe, ProbeKind, Probed, Probes, Progress, PullPolicy, Pulled, Rejection, RestartPolicy, Role,
+    ParseError, Probe, ProbeKind, Probed, Probes, Progress, PullPolicy, Pulled, RESIZE_IN_PROGRESS, RESIZE_PENDING, Rejection,
+    ResizePending, RestartPolicy, Role,
 };
 pub use machine::{Machine, Stage};

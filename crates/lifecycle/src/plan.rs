@@ -7,7 +7,9 @@ pub(crate) mod containers;
 pub(crate) mod ephemeral;
 pub(crate) mod hooks;
 pub(crate) mod init;
+mod oom;
 pub(crate) mod probes;
+pub(crate) mod resize;
 pub(crate) mod sandbox;
 pub(crate) mod terminate;
 pub(crate) mod volumes;
@@ -137,6 +139,7 @@ pub(crate) fn sync(w: World<'_>) -> Plan {
         init::Init::Failed => plan.finished = true,
     }
     probes::plan(w, &mut plan, false);
+    oom::plan(w, &mut plan);
     prune(w, &mut plan);
     plan
 }

@@ -141,6 +141,8 @@ mod tests {
             stop_signal: String::new(),
             created_at: Time::from_secs(created_s),
             state: RunState::Exited(exit(finished_s)),
+            oom_kills: 0,
+            resources: None,
             notes: BTreeMap::new(),
         }
     }
@@ -154,6 +156,8 @@ mod tests {
             volume_mounts: Vec::new(),
             hooks: crate::input::Hooks::default(),
             probes: crate::input::Probes::default(),
+            resources: api::node::Requirements::default(),
+            restarts_for: Vec::new(),
         }
     }
 

@@ -164,6 +164,46 @@ pub(crate) struct Up {
     pub container_log: ContainerLog,
     #[command(flatten)]
     pub eviction: Eviction,
+    #[command(flatten)]
+    #[serde(default)]
+    pub image_gc: ImageGc,
+}
+
+/// When images nobody uses are removed; as the kubelet's flags of these names.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub(crate) struct ImageGc {
+    /// Images nobody uses are removed when this much of their disk is in use, in percent; 100 keeps them all
+    #[arg(long, default_value_t = 85, value_name = "PERCENT", allow_negative_numbers = true)]
+    pub image_gc_high_threshold: i32,
+    /// Until no more than this is
+    #[arg(long, default_value_t = 80, value_name = "PERCENT", allow_negative_numbers = true)]
+    pub image_gc_low_threshold: i32,
+    /// But for those that have not been here for so long
+    #[arg(long, default_value = "2m0s", value_name = "DURATION")]
+    pub minimum_image_ttl_duration: String,
+}
+
+/// Of settings that were kept before there were such flags.
+impl Default for ImageGc {
+    fn default() -> Self {
+        Self {
+            image_gc_high_threshold: 85,
+            image_gc_low_threshold: 80,
+            minimum_image_ttl_duration: "2m0s".to_owned(),
+        }
+    }
+}
+
+impl ImageGc {
+    /// In the words of those who decide by them.
+    pub(crate) fn settings(&self) -> Result<kubelet::image_gc::Settings, kubelet::image_gc::InvalidSettings> {
+        let Self {
+            image_gc_high_threshold: high,
+            image_gc_low_threshold: low,
+            minimum_image_ttl_duration: min_age,
+        } = self;
+        kubelet::image_gc::Settings::parse(*high, *low, min_age)
+    }
 }
 
 /// Of settings that were kept before there was such a flag.
@@ -199,6 +239,7 @@ fn resolv_conf() -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct KubeletSettings {
     pub(crate) thresholds: lifecycle::evict::Settings,
+    pub(crate) image_gc: kubelet::image_gc::Settings,
     pub(crate) log_limits: runtime::LogLimits,
     pub(crate) pod_processes_max: Option<u64>,
     pub(crate) resolv_conf: String,
@@ -208,6 +249,7 @@ impl Up {
     pub(crate) fn kubelet_settings(&self) -> anyhow::Result<KubeletSettings> {
         Ok(KubeletSettings {
             thresholds: self.eviction.settings()?,
+            image_gc: self.image_gc.settings()?,
             log_limits: self.container_log.limits()?,
             pod_processes_max: u64::try_from(self.pod_max_pids).ok().filter(|most| *most > 0),
             resolv_conf: self.node_resolv_conf()?,

@@ -1,12 +1,12 @@
 //! `lifepod images ...`: what is on this node. Works beside a running
 //! platform, which sees the change at once.
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use runtime::image::{ImageStore, LayerState, Progress, PullOptions, Puller, Registries, StoredImage};
+use runtime::image::{ImageStore, LayerState, Progress, PullOptions, Puller, Registries, StoredImage, layers_in_use};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::flags::Images;
@@ -31,7 +31,7 @@ pub(crate) async fn run(command: Images) -> Result<()> {
         }
         Images::Rm { image, data } => {
             let store = open(&data.data_dir)?;
-            let removed = store.remove(&image, &layers_in_use()?)?;
+            let removed = store.remove(&image, &layers_in_use().context("reading which layers are in use")?)?;
             for name in removed.names {
                 println!("untagged {name}");
             }
@@ -127,44 +127,6 @@ impl Bars {
     }
 }
 
-/// Layer directories of mounted overlays: a removal must leave them alone.
-/// Containers are mounted in their shims' mount namespaces, so every process'
-/// namespace is looked at, each once.
-pub(crate) fn layers_in_use() -> Result<HashSet<PathBuf>> {
-    let mut namespaces = HashSet::new();
-    let mut used = HashSet::new();
-    for process in std::fs::read_dir("/proc").context("reading /proc")?.flatten() {
-        // Not a process, or one that has just ended.
-        let Ok(namespace) = std::fs::read_link(process.path().join("ns/mnt")) else {
-            continue;
-        };
-        if namespaces.insert(namespace)
-            && let Ok(mounts) = std::fs::read_to_string(process.path().join("mounts"))
-        {
-            used.extend(overlay_layers(&mounts));
-        }
-    }
-    Ok(used)
-}
-
-/// The lower directories of the overlays in a mount table.
-fn overlay_layers(mounts: &str) -> HashSet<PathBuf> {
-    let mut used = HashSet::new();
-    for line in mounts.lines() {
-        let mut fields = line.split(' ');
-        let (Some("overlay"), Some(options)) = (fields.nth(2), fields.next()) else {
-            continue;
-        };
-        for option in options.split(',') {
-            let Some(layers) = option.strip_prefix("lowerdir=").or_else(|| option.strip_prefix("lowerdir+=")) else {
-                continue;
-            };
-            used.extend(layers.split(':').map(PathBuf::from));
-        }
-    }
-    used
-}
-
 fn listing(images: &[StoredImage]) -> String {
     let mut rows = vec![["REPOSITORY".to_owned(), "TAG".to_owned(), "IMAGE ID".to_owned(), "SIZE".to_owned()]];
     for stored in images {
@@ -203,14 +165,6 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mounted_layers_are_found() {
-        let mounts = "overlay /a/merged overlay rw,relatime,lowerdir=/l/2:/l/1,upperdir=/u,workdir=/w 0 0\n\
-                      overlay /b/merged overlay rw,lowerdir+=/l/3,lowerdir+=/l/1,upperdir=/u 0 0\nproc /proc proc rw 0 0\n";
-        let expected: HashSet<PathBuf> = ["/l/1", "/l/2", "/l/3"].map(PathBuf::from).into();
-        assert_eq!(overlay_layers(mounts), expected);
-    }
 
     #[test]
     fn sizes_read_well() {

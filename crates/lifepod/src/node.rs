@@ -17,8 +17,8 @@ use runtime::image::{ImageStore, PullOptions, Puller};
 
 use crate::flags::Up;
 use crate::layout::Layout;
+use crate::preflight;
 use crate::settings::Settings;
-use crate::{images, preflight};
 
 /// Checks settings before anything is made.
 pub(crate) fn check(settings: &Settings, layout: &Layout) -> Result<()> {
@@ -109,7 +109,7 @@ pub(crate) async fn open(
         node_ips: vec![node_ip],
     };
     let runtime = Arc::new(Embedded::open(options).await.context("opening the container runtime")?);
-    let freed = tokio::task::spawn_blocking(move || anyhow::Ok(store.collect(&images::layers_in_use()?)?)).await??;
+    let freed = tokio::task::spawn_blocking(move || anyhow::Ok(store.collect(&runtime::image::layers_in_use()?)?)).await??;
     if freed > 0 {
         tracing::info!(freed_bytes = freed, "layers that nothing needs any more were removed");
     }

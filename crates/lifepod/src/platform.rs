@@ -310,6 +310,7 @@ impl Platform {
                 node_fs: self.layout.root().to_owned(),
                 image_fs: self.layout.images(),
             },
+            image_gc: told.image_gc,
             drain,
         };
         self.agent = Some(self.spawn("the node agent", Kubelet::run(options, self.shutdown.clone())));

@@ -17,6 +17,7 @@ mod files;
 mod hosts;
 mod images;
 mod pod;
+mod resize;
 mod sandbox;
 mod seccomp;
 mod session;
@@ -31,7 +32,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api::node::{ContainerId, NodeUsage, Observation, Uid};
+use api::node::{ContainerId, NodeUsage, Observation, PodUsage, Uid};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use shim::protocol::Limits;
@@ -43,8 +44,8 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Image, Network, Runtime, RuntimeError, SandboxConfig,
-    Session, StreamRequest,
+    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Image, Network, NodeImage, Resize, Resources, Runtime,
+    RuntimeError, SandboxConfig, Session, StreamRequest,
 };
 use files::PodDir;
 use pod::Pod;
@@ -177,6 +178,14 @@ impl Runtime for Embedded {
         self.options.images.pull(reference, auth).await
     }
 
+    async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError> {
+        self.all_images().await
+    }
+
+    async fn remove_image(&self, id: &str) -> Result<u64, RuntimeError> {
+        self.drop_image(id).await
+    }
+
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<(), RuntimeError> {
         self.make_sandbox(sandbox).await
     }
@@ -196,6 +205,10 @@ impl Runtime for Embedded {
             })
         })
         .await
+    }
+
+    async fn resize(&self, uid: &Uid, whole: &Resources, one: Option<&Resize>) -> Result<(), RuntimeError> {
+        self.set_limits(&self.pod(uid)?, whole, one).await
     }
 
     async fn create(&self, uid: &Uid, container: &ContainerConfig) -> Result<ContainerId, RuntimeError> {
@@ -251,6 +264,11 @@ impl Runtime for Embedded {
 
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {
         self.measure(disk).await
+    }
+
+    async fn usage_of(&self, uid: &Uid) -> Result<PodUsage, RuntimeError> {
+        let pod = self.pod(uid)?;
+        self.measure_pod(&pod).await
     }
 
     async fn reclaim(&self) -> Result<u64, RuntimeError> {

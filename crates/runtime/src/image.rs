@@ -13,6 +13,7 @@ mod archive;
 mod download;
 mod error;
 mod import;
+mod in_use;
 mod layer;
 mod manifest;
 mod pull;
@@ -29,6 +30,7 @@ pub(crate) mod testing;
 use std::path::PathBuf;
 
 pub use error::ImageError;
+pub use in_use::layers_in_use;
 pub use manifest::{ImageConfig, Platform};
 pub use pull::{LayerState, Progress, PullError, PullOptions, Puller};
 pub use reference::{Digest, InvalidReference, Reference, Version};
@@ -46,4 +48,6 @@ pub struct StoredImage {
     pub layers: Vec<PathBuf>,
     /// What it says about how to be run.
     pub config: ImageConfig,
+    /// It came from a registry, and may be had again.
+    pub fetched: bool,
 }

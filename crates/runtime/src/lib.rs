@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api::node::{ContainerId, NodeUsage, Observation, Uid};
+use api::node::{ContainerId, NodeUsage, Observation, PodUsage, Requirements, Uid};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
@@ -91,6 +91,17 @@ pub struct Resources {
     /// as `2MB`.
     #[serde(default)]
     pub hugepage_limits: Vec<(String, u64)>,
+}
+
+/// Other limits for an attempt that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resize {
+    /// The attempt.
+    pub id: ContainerId,
+    /// Cgroup limits.
+    pub resources: Resources,
+    /// What they stand for, to be told of the container.
+    pub requirements: Requirements,
 }
 
 /// In which group below the root a pod's group is, by its quality of service.
@@ -217,6 +228,8 @@ pub struct ContainerConfig {
     pub log_limits: LogLimits,
     /// Cgroup limits.
     pub resources: Resources,
+    /// What they stand for, to be told of the container.
+    pub requirements: Requirements,
     /// How soon the kernel kills it when memory runs out, -1000 to 1000. A host
     /// that does not let it be lowered leaves it at the node's own.
     pub oom_score: i32,
@@ -246,6 +259,17 @@ pub struct Image {
     pub digests: Vec<String>,
     /// Bytes of its unpacked layers.
     pub size_bytes: u64,
+}
+
+/// An image on this node, and whether anything is made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeImage {
+    /// The image.
+    pub image: Image,
+    /// An attempt was made of it that the runtime still knows.
+    pub in_use: bool,
+    /// It came from a registry, and may be had again.
+    pub fetched: bool,
 }
 
 /// A command to run in a running container.
@@ -334,10 +358,19 @@ pub trait Runtime: Send + Sync {
     async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError>;
     /// Fetches an image. Two pulls of one reference share one download.
     async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<Image, RuntimeError>;
+    /// Every image on this node.
+    async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError>;
+    /// Removes an image, under all its names, and the layers no other image
+    /// and no container needs. Gives the bytes that are free for it; an image
+    /// that is not here is success.
+    async fn remove_image(&self, id: &str) -> Result<u64, RuntimeError>;
     /// Makes the sandbox: shim, namespaces, cgroup, network.
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<(), RuntimeError>;
     /// Gives the cgroup of a quality of service its share of the CPU; makes it.
     async fn weigh(&self, parent: CgroupParent, cpu_shares: u64) -> Result<(), RuntimeError>;
+    /// Sets other limits on a pod whose sandbox is there and, with it, on one
+    /// of its attempts that run. No process is restarted.
+    async fn resize(&self, pod: &Uid, whole: &Resources, one: Option<&Resize>) -> Result<(), RuntimeError>;
     /// Makes one attempt of a container, not started.
     async fn create(&self, pod: &Uid, container: &ContainerConfig) -> Result<ContainerId, RuntimeError>;
     /// Starts its process. A process that cannot be started is an error and
@@ -367,6 +400,8 @@ pub trait Runtime: Send + Sync {
     /// What the pods use of the node: the kernel's counters; with `disk`, files
     /// are counted too, which takes its time.
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError>;
+    /// What one pod uses, files included.
+    async fn usage_of(&self, pod: &Uid) -> Result<PodUsage, RuntimeError>;
     /// Frees what ended containers have written; records and logs stay. Gives
     /// the bytes.
     async fn reclaim(&self) -> Result<u64, RuntimeError>;

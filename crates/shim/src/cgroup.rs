@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -293,6 +294,28 @@ impl Trees {
         names
     }
 
+    /// Something to wait on for the group to be out of memory. With version 1
+    /// it becomes readable, before the kernel has killed anything; with version
+    /// 2 it is the file that counts, and becomes urgent.
+    ///
+    /// Source: Linux `cgroup-v1/memory.rst` section 10, `cgroup-v2.rst`,
+    /// "memory.events".
+    pub(crate) fn oom_notice(&self, path: &Path) -> io::Result<Option<OomNotice>> {
+        use std::os::fd::AsRawFd;
+        let Some(mount) = self.v1_of("memory") else {
+            let Some(v2) = &self.v2 else { return Ok(None) };
+            let events = fs::File::open(below(v2, path).join("memory.events"))?;
+            return Ok(Some(OomNotice::File(events.into())));
+        };
+        let dir = below(mount, path);
+        let control = fs::File::open(dir.join("memory.oom_control"))?;
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        let counter = rustix::event::eventfd(0, flags)?;
+        let order = format!("{} {}", counter.as_raw_fd(), control.as_raw_fd());
+        put(&dir.join("cgroup.event_control"), &order)?;
+        Ok(Some(OomNotice::Counter(counter)))
+    }
+
     /// How many processes of the group the kernel has killed for memory.
     #[must_use]
     pub fn oom_kills(&self, path: &Path) -> u64 {
@@ -307,6 +330,15 @@ impl Trees {
             .and_then(|n| n.trim().parse().ok())
             .unwrap_or(0)
     }
+}
+
+/// See [`Trees::oom_notice`].
+#[derive(Debug)]
+pub(crate) enum OomNotice {
+    /// Of version 1.
+    Counter(OwnedFd),
+    /// Of version 2.
+    File(OwnedFd),
 }
 
 /// A group's directory. `path` is absolute in the cgroup tree's own terms.

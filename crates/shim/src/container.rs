@@ -7,6 +7,7 @@
 //!   (forgotten)
 //! ```
 
+mod oom;
 mod streams;
 
 use std::fs::File;
@@ -16,6 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use rustix::pipe::PipeFlags;
 
 use crate::cgroup::Trees;
@@ -25,6 +27,7 @@ use crate::process::{StartFailure, exit_code, fork_worker};
 use crate::protocol::{ContainerStatus, CreateSpec, Refusal, State};
 use crate::record::{self, Cause, EXIT_FILE, ExitRecord, MESSAGE_FILE, RUN_FILE, RunRecord};
 
+use oom::Oom;
 pub(crate) use streams::{SINKS_MAX, Streams};
 
 /// Source: pod API reference, `terminationMessagePath`.
@@ -65,6 +68,7 @@ pub(crate) struct Container {
     reported: Vec<u8>,
     message_from_log: bool,
     message_file: bool,
+    oom: Oom,
     /// Kill it again and again until it is gone.
     pub(crate) killing: bool,
 }
@@ -104,6 +108,7 @@ impl Container {
             reported: Vec::new(),
             message_from_log: spec.message_from_log,
             message_file: spec.message_file,
+            oom: Oom::default(),
             killing: false,
         };
         let mut keep = [&ends.stdin, &ends.stdout, &ends.stderr, &result_end, &report_end]
@@ -150,6 +155,7 @@ impl Container {
         ContainerStatus {
             id: self.id.clone(),
             state,
+            oom_kills: self.oom.of_others(),
         }
     }
 
@@ -167,15 +173,36 @@ impl Container {
             Phase::Starting => self.report.as_ref().map(|fd| (fd, Watched::Report)),
             _ => None,
         };
-        result.into_iter().chain(report).chain(self.streams.descriptors())
+        let memory = self.oom.descriptor().filter(|_| !self.has_ended());
+        let memory = memory.map(|fd| (fd, Watched::Memory));
+        result.into_iter().chain(report).chain(memory).chain(self.streams.descriptors())
     }
 
     /// When to look again although nothing happened.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Creating { deadline, .. } => Some(*deadline),
-            _ => self.streams.deadline(),
+            Phase::Exited(_) => self.streams.deadline(),
+            _ => [self.streams.deadline(), self.oom.look_at()].into_iter().flatten().min(),
         }
+    }
+
+    /// Looks whether memory ran out and another process than the first was
+    /// killed for it; whether there is something new to tell.
+    pub(crate) fn look_at_memory(&mut self, now: Instant, trees: &Trees) -> bool {
+        match self.pid.filter(|_| !self.has_ended()) {
+            Some(pid) => self.oom.look(now, pid, || trees.oom_kills(&self.group)),
+            None => false,
+        }
+    }
+
+    pub(crate) fn oom_flags(&self) -> PollFlags {
+        self.oom.flags()
+    }
+
+    /// The kernel says that memory ran out, or may have.
+    pub(crate) fn on_memory(&mut self, now: Instant) {
+        self.oom.on_notice(now);
     }
 
     /// Kills the worker that makes it, which has not been reaped yet.
@@ -188,7 +215,7 @@ impl Container {
     }
 
     /// Reads what the worker tells. `ended`: it is gone, or out of time.
-    pub(crate) fn on_result(&mut self, ended: bool) -> Step {
+    pub(crate) fn on_result(&mut self, ended: bool, trees: &Trees) -> Step {
         let Phase::Creating { result, told, .. } = &mut self.phase else {
             return Step::None;
         };
@@ -208,6 +235,7 @@ impl Container {
             Made::Process(pid) => {
                 self.pid = Some(pid);
                 self.phase = Phase::Created;
+                self.oom = Oom::watch(trees, &self.group);
                 Step::Made
             }
             Made::Refused(kind, message) => Step::NotMade(kind, message),
@@ -276,7 +304,7 @@ impl Container {
         };
         let signal = libc::WIFSIGNALED(wait_status).then(|| libc::WTERMSIG(wait_status));
         let code = exit_code(wait_status);
-        let out_of_memory = code != 0 && trees.oom_kills(&self.group) > 0;
+        let out_of_memory = self.oom.ended(signal, trees.oom_kills(&self.group));
         let cause = if out_of_memory { Cause::OutOfMemory } else { Cause::Process };
         self.end(
             ExitRecord {
@@ -337,6 +365,8 @@ pub(crate) enum Watched {
     Output(usize),
     /// It hands over its terminal.
     Terminal,
+    /// It may be out of memory.
+    Memory,
     /// Somebody attached can take more.
     Sinks,
 }

@@ -362,6 +362,9 @@ pub struct ContainerStatus {
     pub id: String,
     /// What it is doing.
     pub state: State,
+    /// Processes other than its first that the kernel killed for want of memory.
+    #[serde(default)]
+    pub oom_kills: u64,
 }
 
 /// What an attempt is doing. Times are nanoseconds since the Unix epoch.

@@ -183,7 +183,12 @@ impl Shim {
         }
         for container in &self.containers {
             for (fd, what) in container.descriptors() {
-                let flags = if what == Watched::Sinks { PollFlags::OUT } else { PollFlags::IN };
+                let flags = match what {
+                    Watched::Sinks => PollFlags::OUT,
+                    // A counter is readable, a file of a group is urgent.
+                    Watched::Memory => container.oom_flags(),
+                    _ => PollFlags::IN,
+                };
                 watched.push((fd.as_fd(), flags, Ready::Container(container.id.clone(), what)));
             }
         }
@@ -248,6 +253,14 @@ impl Shim {
         }
         for asker in detached {
             self.answer(asker, &Answer::Done);
+        }
+        let trees = &self.trees;
+        let killed = self
+            .containers
+            .iter_mut()
+            .filter_map(|c| c.look_at_memory(now, trees).then(|| c.id.clone()));
+        for id in killed.collect::<Vec<_>>() {
+            self.tell_all(&id);
         }
         for container in self.containers.iter_mut().filter(|c| c.killing) {
             container.keep_killing(&self.trees);
@@ -333,6 +346,11 @@ impl Shim {
                     container.streams.take_terminal();
                 }
             }
+            Watched::Memory => {
+                if let Some(container) = self.containers.iter_mut().find(|c| c.id == id) {
+                    container.on_memory(Instant::now());
+                }
+            }
             Watched::Sinks => {} // flushed with the clocks
         }
     }
@@ -341,7 +359,7 @@ impl Shim {
         let Some(at) = self.containers.iter().position(|c| c.id == id) else {
             return;
         };
-        match self.containers[at].on_result(ended) {
+        match self.containers[at].on_result(ended, &self.trees) {
             Step::Made => self.settle(id, &Answer::Done),
             Step::NotMade(kind, message) => {
                 let container = self.containers.remove(at);

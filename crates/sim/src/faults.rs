@@ -119,7 +119,7 @@ impl Faults {
             Verb::Create { .. } => FailureClass::CreateContainerError,
             Verb::Start { .. } => FailureClass::RunContainerError,
             Verb::RunHook { .. } | Verb::Probe { .. } => FailureClass::Hook,
-            Verb::Note { .. } | Verb::NoteSandbox { .. } | Verb::Cancel(_) => FailureClass::Unavailable,
+            Verb::Note { .. } | Verb::NoteSandbox { .. } | Verb::Resize { .. } | Verb::Cancel(_) => FailureClass::Unavailable,
             Verb::Stop { .. } | Verb::Remove { .. } => FailureClass::Kill,
             Verb::ConfirmDeletion => FailureClass::Api,
         };

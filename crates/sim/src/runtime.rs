@@ -199,6 +199,8 @@ impl FakeRuntime {
             stop_signal: String::new(),
             created_at: now,
             state: RunState::Created,
+            oom_kills: 0,
+            resources: None,
             notes: BTreeMap::new(),
         };
         held.attempts.push(Attempt { view, life, kill_at: None });

@@ -97,6 +97,11 @@ impl Platform {
         })
     }
 
+    /// Replaces the flags that the next `lifepod up` is given.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
     /// The data directory given to `lifepod`.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {

@@ -174,3 +174,76 @@ fn root_a_pulls_back_off_outlives_a_killed_lifepod() {
         "{message}"
     );
 }
+
+/// A full disk costs the images nobody uses, oldest first, and no other; a
+/// Lifepod that is killed at it loses nothing.
+#[test]
+fn root_images_nobody_uses_are_removed_when_the_disk_fills_up() {
+    let build = Build::from_env().unwrap();
+    let mut platform = Platform::start("imagegc", &build).unwrap();
+    let registry = Registry::start(&platform.host, "127.0.0.1:5000").unwrap();
+    for (archive, name) in [("busybox-1.30.tar", "used"), ("nginx-1.17.1.tar", "unused")] {
+        registry
+            .push(&platform.host, &build.images.join(archive), &format!("team/{name}"), "1")
+            .unwrap();
+    }
+    // Only what can be had again may go.
+    for image in ["busybox:1.30", "nginx:1.17.1"] {
+        run(&mut platform.lifepod(&["images", "rm", image])).unwrap();
+    }
+    let pod = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers: [{{name: c, image: '127.0.0.1:5000/team/used:1', command: [sleep, '1000']}}]\n"
+        )
+    };
+    platform.create(&pod("user")).unwrap();
+    platform.wait_status("default", "user", "Running", LIMIT).unwrap();
+    run(&mut platform.lifepod(&["images", "pull", "127.0.0.1:5000/team/unused:1"])).unwrap();
+    let images = |platform: &Platform| {
+        let output = run(&mut platform.lifepod(&["images", "ls"])).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let before = images(&platform);
+    assert!(before.contains("team/unused") && before.contains("team/used"), "{before}");
+    platform.kill().unwrap();
+    // Every disk is as full as that.
+    let flags = [
+        "--image-gc-high-threshold",
+        "1",
+        "--image-gc-low-threshold",
+        "0",
+        "--minimum-image-ttl-duration",
+        "0s",
+    ];
+    platform.set_flags(&flags);
+    platform.up().unwrap();
+    wait::until("the images nobody uses to go", LIMIT, || {
+        let now = images(&platform);
+        Ok(if now.contains("team/unused") { Err(now) } else { Ok(()) })
+    })
+    .unwrap();
+    platform.kill().unwrap();
+    platform.set_flags(&[]);
+    platform.up().unwrap();
+    let after = images(&platform);
+    assert!(after.contains("team/used"), "{after}");
+    assert_eq!(platform.ok(&["exec", "user", "--", "echo", "here"]).unwrap().trim(), "here");
+    let told = platform
+        .ok(&["get", "events", "-A", "--field-selector", "reason=FreeDiskSpaceFailed"])
+        .unwrap();
+    assert!(
+        told.contains("Failed to garbage collect required amount of images. Attempted to free"),
+        "{told}"
+    );
+    // What was in use is whole, though its registry is gone.
+    drop(registry);
+    platform.create(&pod("next")).unwrap();
+    platform.wait_status("default", "next", "Running", LIMIT).unwrap();
+    // Flags that make no sense are refused before anything happens.
+    let wrong = platform.lifepod(&["up", "--image-gc-high-threshold", "80"]).output().unwrap();
+    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(
+        !wrong.status.success() && said.contains("must be less than imageGCHighThresholdPercent"),
+        "{said}"
+    );
+}

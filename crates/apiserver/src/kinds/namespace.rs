@@ -90,7 +90,7 @@ impl Strategy for Namespace {
                 })
                 .collect(),
             Rules::UpdateStatus | Rules::UpdateApproval => phase_rules(new),
-            Rules::UpdateEphemeral => Vec::new(),
+            Rules::UpdateEphemeral | Rules::UpdateResize => Vec::new(),
         }
     }
 

@@ -60,6 +60,7 @@ pub(super) fn row() -> Resource {
             Subresource::Eviction,
             Subresource::Log,
             Subresource::EphemeralContainers,
+            Subresource::Resize,
             Subresource::Proxy,
             Subresource::Exec,
             Subresource::Attach,
@@ -108,6 +109,10 @@ impl Strategy for Pod {
                         broken
                     }
                 }
+                Err(broken) => broken,
+            },
+            (Rules::UpdateResize, Some(old)) => match view::<Typed>(old) {
+                Ok(before) => validate::resized(&pod, &before),
                 Err(broken) => broken,
             },
             (Rules::UpdateStatus | Rules::UpdateApproval, Some(old)) => match view::<Typed>(old) {

@@ -172,7 +172,7 @@ impl Strategy for Service {
     fn validate(&self, new: &Object, old: Option<&Object>, rules: Rules) -> Vec<Violation> {
         match rules {
             Rules::Create | Rules::Update => validate::service(new, old),
-            Rules::UpdateStatus | Rules::UpdateEphemeral | Rules::UpdateApproval => Vec::new(),
+            Rules::UpdateStatus | Rules::UpdateEphemeral | Rules::UpdateResize | Rules::UpdateApproval => Vec::new(),
         }
     }
 

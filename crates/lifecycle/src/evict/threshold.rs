@@ -203,7 +203,7 @@ fn amount(text: &str) -> Option<Amount> {
 }
 
 /// A duration as Go writes it: `90s`, `1m30s`, `500ms`.
-fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let (mut rest, mut total) = (text.trim(), Duration::ZERO);
     if rest.is_empty() {
         return None;

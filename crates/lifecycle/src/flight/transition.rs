@@ -221,6 +221,8 @@ pub enum Cause {
     ImageChanged,
     /// A newer attempt or a newer sandbox took its place.
     Superseded,
+    /// It was given other resources.
+    Resized,
     /// The grace period became shorter.
     GraceShortened,
     /// The sandbox does not answer or has no address.

@@ -147,6 +147,7 @@ impl fmt::Display for Cause {
             Self::Probe { probe, output } => write!(f, "its {probe} probe failed too often, last: {output}"),
             Self::Hook { error } => write!(f, "its postStart hook failed: {error}"),
             Self::ImageChanged => f.write_str("the spec names another image"),
+            Self::Resized => f.write_str("it was given other resources"),
             Self::Superseded => f.write_str("a newer one took its place"),
             Self::GraceShortened => f.write_str("the grace period became shorter"),
             Self::SandboxLost => f.write_str("the sandbox does not answer or has no address"),

@@ -4,13 +4,21 @@ mod handler;
 
 use std::time::Duration;
 
+use api::node::Requirements;
 use api::typed::{self, Pod, VolumeMountStatus};
 
 use crate::input::{Container, Deletion, Desired, NodeFacts, ParseError, PullPolicy, RestartPolicy, Role};
 
+/// More is asked for than the node grants now. Source: KEP-1287.
+pub const RESIZE_PENDING: &str = "PodResizePending";
+/// What was granted is not in force yet.
+pub const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+
 /// Condition types the kubelet generates itself. Source: upstream
 /// `types/pod_status.go`, `PodConditionByKubelet`.
-pub const OWNED_CONDITIONS: [&str; 5] = [
+pub const OWNED_CONDITIONS: [&str; 7] = [
+    RESIZE_PENDING,
+    RESIZE_IN_PROGRESS,
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
@@ -77,6 +85,7 @@ impl Desired {
             gone: false,
             rejection: None,
             eviction: None,
+            resize_pending: None,
             drain: None,
         })
     }
@@ -137,6 +146,14 @@ fn container(wire: &typed::Container, path: &str, role: Role) -> Result<Containe
         image,
         role,
         volume_mounts: wire.volume_mounts.iter().flatten().map(mount_status).collect(),
+        resources: Requirements::of(wire.resources.as_ref()),
+        restarts_for: wire
+            .resize_policy
+            .iter()
+            .flatten()
+            .filter(|policy| policy.restart_policy == "RestartContainer")
+            .map(|policy| policy.resource_name.clone())
+            .collect(),
     })
 }
 

@@ -124,6 +124,7 @@ pub(super) fn seen_in_runtime(verb: &Verb) -> bool {
         | Verb::Note { .. }
         | Verb::NoteSandbox { .. }
         | Verb::Stop { .. }
+        | Verb::Resize { .. }
         | Verb::Remove { .. } => true,
         // The end of a hook is seen in the note about it.
         Verb::RunHook { .. }

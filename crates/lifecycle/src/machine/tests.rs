@@ -83,6 +83,8 @@ fn view() -> impl Strategy<Value = ContainerView> {
             stop_signal: String::new(),
             created_at: Time::from_secs(0),
             state,
+            oom_kills: 0,
+            resources: None,
             notes,
         }
     })

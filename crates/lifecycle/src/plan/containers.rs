@@ -9,7 +9,7 @@ use crate::action::{Reason, Target, Verb};
 use crate::input::{Container, RestartPolicy, Role};
 use crate::memory::{SHOWN, pull_note_key};
 use crate::plan::terminate::{self, Ending};
-use crate::plan::{Plan, World, exit, hooks, probes};
+use crate::plan::{Plan, World, exit, hooks, probes, resize};
 use crate::restart::{self, NOTE_BACK_OFF, NOTE_KILLED, NOTE_REPLACED};
 
 /// Containers start one at a time, in order, as upstream's do: the next is not
@@ -69,21 +69,26 @@ pub(crate) fn replaced(w: World<'_>, view: &ContainerView) -> bool {
 /// Lets a running container be, its hook apart, unless the spec now names another image. That
 /// it is stopped to be replaced is noted first: it holds under `Never` too.
 pub(crate) fn keep(w: World<'_>, plan: &mut Plan, container: &Container, view: &ContainerView) {
-    if view.image == container.image {
+    let resized = view.image == container.image && resize::restarts(container, view);
+    if view.image == container.image && !resized {
         match probes::condemned(w, view) {
             Some(kind) => probes::kill(w, plan, container, view, kind),
-            None => hooks::post_start(w, plan, container, view),
+            None => {
+                resize::plan(plan, container, view);
+                hooks::post_start(w, plan, container, view);
+            }
         }
         return;
     }
     if view.notes.contains_key(NOTE_REPLACED) {
         let text = match container.role {
+            _ if resized => format!("Container {} resize requires restart", container.name),
             Role::Regular | Role::Ephemeral => format!("Container {} definition changed, will be restarted", container.name),
             Role::Init | Role::Sidecar => format!("Init container {} definition changed", container.name),
         };
         let ending = Ending {
             kill_at: terminate::kill_at(w, view, w.desired.grace),
-            because: Reason::DefinitionChanged,
+            because: if resized { Reason::Resized } else { Reason::DefinitionChanged },
             text,
             its_turn: true,
         };

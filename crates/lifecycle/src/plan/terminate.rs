@@ -12,7 +12,7 @@ use crate::action::{Reason, Target, Verb};
 use crate::event;
 use crate::input::{Container, Hook, Role};
 use crate::memory::Ending as PodEnding;
-use crate::plan::{Plan, World, container_of, hooks, probes, volumes};
+use crate::plan::{Plan, World, container_of, hooks, oom, probes, volumes};
 
 /// At least this long lies between the stop signal and the kill.
 ///
@@ -46,6 +46,7 @@ pub(crate) fn plan(w: World<'_>) -> Plan {
         }
     }
     probes::plan(w, &mut plan, true);
+    oom::plan(w, &mut plan);
     let deadline = deadline(w);
     for view in w.running() {
         let ending = Ending {

@@ -3,9 +3,9 @@
 use api::typed::{ContainerStatus, PodCondition, PodStatus};
 
 use crate::admit::{PREEMPTED, PREEMPTING};
-use crate::input::{OWNED_CONDITIONS, Role};
+use crate::input::{OWNED_CONDITIONS, RESIZE_IN_PROGRESS, RESIZE_PENDING, Role};
 use crate::memory::Ending;
-use crate::plan::{World, sandbox};
+use crate::plan::{World, resize, sandbox};
 use crate::status;
 
 const DISRUPTION_TARGET: &str = "DisruptionTarget";
@@ -32,12 +32,35 @@ pub(super) fn all(w: World<'_>, status: &PodStatus) -> Vec<PodCondition> {
         });
         list.push(condition);
     }
+    list.extend(resized(w));
     let sandbox = if sandbox::ready(w) { Ok(None) } else { Err(("", None)) };
     list.push(condition(w, "PodReadyToStartContainers", sandbox));
     list.push(condition(w, "Initialized", initialized(w, status)));
     list.push(condition(w, "Ready", ready));
     list.push(condition(w, "ContainersReady", containers_ready));
     list.push(condition(w, "PodScheduled", Ok(None)));
+    list
+}
+
+/// What becomes of other resources that were asked for. Absent unless there
+/// is something to wait for.
+///
+/// Source: upstream `kubelet.go`, `determinePodResizeStatus`.
+fn resized(w: World<'_>) -> Vec<PodCondition> {
+    let mut list = Vec::new();
+    if w.memory.ending.is_some() {
+        return list;
+    }
+    if let Some(pending) = &w.desired.resize_pending {
+        let mut condition = condition(w, RESIZE_PENDING, Ok(Some(pending.reason)));
+        condition.message = Some(pending.message.clone());
+        list.push(condition);
+    }
+    if let Some(failed) = resize::in_progress(w) {
+        let mut condition = condition(w, RESIZE_IN_PROGRESS, Ok(failed.is_some().then_some("Error")));
+        condition.message = failed;
+        list.push(condition);
+    }
     list
 }
 

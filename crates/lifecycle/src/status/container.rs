@@ -73,6 +73,12 @@ pub(super) fn status(w: World<'_>, stage: Stage, container: &Container) -> Conta
         Role::Sidecar | Role::Regular => newest.is_some_and(|view| probes::ready(w, container, view)),
         Role::Ephemeral => false, // nobody asks it anything
     };
+    if container.role != Role::Ephemeral {
+        // What is not running has what it will run with.
+        let actual = newest.and_then(|view| view.resources.as_ref());
+        status.resources = Some(actual.unwrap_or(&container.resources).wire());
+        status.allocated_resources = container.resources.wire().requests;
+    }
     status.volume_mounts = (!container.volume_mounts.is_empty()).then(|| container.volume_mounts.clone());
     status
 }

@@ -394,6 +394,7 @@ fn attempt_record(pod: &Pod, config: &ContainerConfig, stored: &StoredImage, san
         created_at_ns,
         sandbox_attempt,
         stop_signal: spec::stop_signal(config, &stored.config)?,
+        resources: Some(config.requirements.clone()),
     })
 }
 

@@ -16,7 +16,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use api::node::Uid;
+use api::node::{Requirements, Uid};
 use serde::{Deserialize, Serialize};
 use shim::record;
 
@@ -72,6 +72,9 @@ pub(super) struct AttemptRecord {
     pub(super) sandbox_attempt: u32,
     /// Sent by `stop` when the pod names none.
     pub(super) stop_signal: i32,
+    /// What it may use, as last set.
+    #[serde(default)]
+    pub(super) resources: Option<Requirements>,
 }
 
 /// The directory of one pod.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use api::Time;
 use api::node::{ContainerId, ContainerView, Exit, ExitCause, Observation, RunState, SandboxView, Uid};
 use shim::cgroup::pod_group;
-use shim::protocol::{Answer, Request, State, Status};
+use shim::protocol::{Answer, ContainerStatus, Request, State, Status};
 use shim::record::{self, Cause, EXIT_FILE, ExitRecord, RUN_FILE, RunRecord, now_ns};
 use tokio::time::Instant;
 
@@ -197,7 +197,7 @@ impl Pod {
         });
         let mut containers = Vec::new();
         for attempt in known.attempts.iter_mut().filter(|a| !a.making) {
-            let told = status.containers.iter().find(|c| c.id == attempt.record.id).map(|c| &c.state);
+            let told = status.containers.iter().find(|c| c.id == attempt.record.id);
             if let Some(view) = view(attempt, told, &self.dir) {
                 containers.push(view);
             }
@@ -235,7 +235,9 @@ impl Pod {
 }
 
 /// An attempt as the agent reports it; `None` while nothing can be said.
-fn view(attempt: &mut Attempt, told: Option<&State>, dir: &PodDir) -> Option<ContainerView> {
+fn view(attempt: &mut Attempt, told: Option<&ContainerStatus>, dir: &PodDir) -> Option<ContainerView> {
+    let oom_kills = told.map_or(0, |told| told.oom_kills);
+    let told = told.map(|told| &told.state);
     if attempt.exit.is_none() {
         attempt.exit = match told {
             Some(State::Exited(exit)) => Some(exit.clone()),
@@ -262,6 +264,8 @@ fn view(attempt: &mut Attempt, told: Option<&State>, dir: &PodDir) -> Option<Con
         stop_signal: api::signal::name(record.stop_signal).unwrap_or_default(),
         created_at: Time(record.created_at_ns),
         state,
+        oom_kills,
+        resources: record.resources.clone(),
         notes: attempt.notes.clone(),
     })
 }

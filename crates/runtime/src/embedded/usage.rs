@@ -11,6 +11,7 @@ use api::node::{ContainerId, ContainerUsage, Counters, DiskUsage, NodeUsage, Pod
 use shim::cgroup::Trees;
 use shim::record::now_ns;
 
+use super::pod::Pod;
 use super::{Embedded, blocking};
 use crate::RuntimeError;
 
@@ -31,24 +32,7 @@ impl Embedded {
     /// See [`crate::Runtime::usage`].
     pub(super) async fn measure(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {
         let pods: Vec<_> = self.pods().values().cloned().collect();
-        let places: Vec<_> = pods
-            .iter()
-            .map(|pod| {
-                let group = pod.group();
-                let known = pod.known();
-                let logs = known.sandbox.as_ref().map(|sandbox| sandbox.config.log_dir.clone());
-                // The newest of a name comes last and wins.
-                let places = known.attempts.iter().filter(|attempt| !attempt.making).map(|attempt| Place {
-                    name: attempt.record.name.clone(),
-                    id: ContainerId(attempt.record.id.clone()),
-                    running: attempt.exit.is_none(),
-                    group: group.join(&attempt.record.id),
-                    writable: pod.dir.attempt_dir(&attempt.record.id).join("upper"),
-                    logs: logs.as_ref().map(|dir| dir.join(&attempt.record.name)),
-                });
-                (pod.uid.clone(), group.clone(), places.collect::<Vec<_>>())
-            })
-            .collect();
+        let places: Vec<_> = pods.iter().map(|pod| (pod.uid.clone(), pod.group(), places(pod))).collect();
         let (trees, root) = (self.host.trees.clone(), self.options.cgroup_root.clone());
         blocking(move || {
             let pods = places
@@ -61,6 +45,12 @@ impl Embedded {
             })
         })
         .await
+    }
+
+    /// See [`crate::Runtime::usage_of`].
+    pub(super) async fn measure_pod(&self, pod: &Pod) -> Result<PodUsage, RuntimeError> {
+        let (trees, group, places) = (self.host.trees.clone(), pod.group(), places(pod));
+        blocking(move || Ok(of_pod(&trees, &group, places, true))).await
     }
 
     /// See [`crate::Runtime::reclaim`]. An ended attempt never runs again.
@@ -86,6 +76,24 @@ impl Embedded {
         })
         .await
     }
+}
+
+/// Where the use of a pod's containers is found.
+fn places(pod: &Pod) -> Vec<Place> {
+    let group = pod.group();
+    let known = pod.known();
+    let logs = known.sandbox.as_ref().map(|sandbox| sandbox.config.log_dir.clone());
+    // The newest of a name comes last and wins.
+    let made = known.attempts.iter().filter(|attempt| !attempt.making);
+    made.map(|attempt| Place {
+        name: attempt.record.name.clone(),
+        id: ContainerId(attempt.record.id.clone()),
+        running: attempt.exit.is_none(),
+        group: group.join(&attempt.record.id),
+        writable: pod.dir.attempt_dir(&attempt.record.id).join("upper"),
+        logs: logs.as_ref().map(|dir| dir.join(&attempt.record.name)),
+    })
+    .collect()
 }
 
 fn of_pod(trees: &Trees, group: &Path, places: Vec<Place>, disk: bool) -> PodUsage {

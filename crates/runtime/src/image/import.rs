@@ -67,7 +67,7 @@ impl ImageStore {
         let mut names = BTreeSet::new();
         for image in ready {
             let documents: Vec<&[u8]> = image.documents.iter().map(Vec::as_slice).collect();
-            self.add_image(&image.config, &documents, image.chain, &image.names)?;
+            self.add_image(&image.config, &documents, image.chain, &image.names, false)?;
             names.extend(image.names.iter().map(ToString::to_string).filter(|name| !name.contains('@')));
         }
         Ok(names.into_iter().collect())

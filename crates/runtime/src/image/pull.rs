@@ -230,7 +230,7 @@ impl Inner {
         let (store, documents, layers) = (self.store.clone(), found.documents, chain.to_vec());
         let image = blocking("record the image", move || {
             let documents: Vec<&[u8]> = documents.iter().map(AsRef::as_ref).collect();
-            store.add_image(&config, &documents, layers, &names)
+            store.add_image(&config, &documents, layers, &names, true)
         });
         let image = image.await?;
         drop(lease);

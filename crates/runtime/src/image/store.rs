@@ -230,13 +230,15 @@ impl ImageStore {
         }
     }
 
-    /// Makes an image of leased, unpacked layers visible under `names`.
+    /// Makes an image of leased, unpacked layers visible under `names`;
+    /// `fetched` if a registry gave it.
     pub(crate) fn add_image(
         &self,
         config: &[u8],
         manifests: &[&[u8]],
         layers: Vec<Digest>,
         names: &[Reference],
+        fetched: bool,
     ) -> Result<StoredImage, ImageError> {
         let id = Digest::of(config);
         let lock = self.lock()?;
@@ -258,6 +260,7 @@ impl ImageStore {
             Record {
                 layers,
                 size_bytes,
+                fetched,
                 manifests,
             },
             names,
@@ -322,6 +325,7 @@ impl ImageStore {
             },
             layers: record.layers.iter().map(|layer| self.layer_fs(layer)).collect(),
             config: configuration.config,
+            fetched: record.fetched,
         };
         images.insert(id.clone(), image.clone());
         Ok(image)

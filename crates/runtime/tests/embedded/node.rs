@@ -31,6 +31,14 @@ impl Images for OneImage {
         Ok((reference == "busybox").then(|| self.image.lock().unwrap().clone()))
     }
 
+    fn list(&self) -> Result<Vec<StoredImage>, ImageError> {
+        Ok(vec![self.image.lock().unwrap().clone()])
+    }
+
+    fn remove(&self, id: &str) -> Result<u64, ImageError> {
+        Err(ImageError::NotFound(id.to_owned()))
+    }
+
     async fn pull(&self, reference: &str, _auth: Option<&Auth>) -> Result<Image, RuntimeError> {
         Err(RuntimeError::Pull(format!("{reference}: there is no registry here")))
     }
@@ -113,6 +121,7 @@ impl Place {
         };
         OneImage {
             image: Mutex::new(StoredImage {
+                fetched: false,
                 image,
                 layers: vec![layer, top],
                 config,

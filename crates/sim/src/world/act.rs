@@ -109,6 +109,7 @@ impl World {
             Verb::RunHook {
                 id, hook, handler, limit, ..
             } => self.hook(uid, id, *hook, handler, *limit),
+            Verb::Resize { .. } => done, // no part of this world is measured
             Verb::Remove { id } => self.runtime.remove(uid, id).map(|()| Outcome::Done),
             Verb::Stop { id, grace, .. } => return self.stop(uid, action.id, id, *grace),
             Verb::ConfirmDeletion => {
@@ -289,6 +290,7 @@ impl World {
             | Verb::Note { .. }
             | Verb::NoteSandbox { .. }
             | Verb::Cancel(_)
+            | Verb::Resize { .. }
             | Verb::Stop { .. } => 1,
             Verb::Remove { .. } | Verb::ConfirmDeletion => 2,
             Verb::Probe { .. } => 3,

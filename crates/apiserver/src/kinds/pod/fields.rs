@@ -89,10 +89,6 @@ const NOT_WRITTEN: &[(&str, &str)] = &[
         "status.conditions[].observedGeneration",
         "behind upstream's gate `PodObservedGenerationTracking`",
     ),
-    (
-        "status.containerStatuses[].allocatedResources",
-        "containers are not resized in place",
-    ),
     ("status.containerStatuses[].allocatedResourcesStatus", "there are no device plugins"),
     (
         "status.containerStatuses[].lastState.running",
@@ -106,7 +102,6 @@ const NOT_WRITTEN: &[(&str, &str)] = &[
         "status.containerStatuses[].lastState.waiting",
         "what a container was before it is that it ended; nor does upstream",
     ),
-    ("status.containerStatuses[].resources", "containers are not resized in place"),
     (
         "status.containerStatuses[].state.terminated.signal",
         "the exit code tells the signal; nor does upstream with a CRI runtime",

@@ -451,15 +451,15 @@ const CONTAINER: &[Missing<OfContainer>] = &[
         },
     },
     Missing {
-        what: "know resources other than cpu and memory",
-        instead: "`emptyDir.sizeLimit` for storage; a `hostPath` volume for a device",
+        what: "know resources other than cpu, memory, ephemeral-storage and hugepages",
+        instead: "a `hostPath` volume for a device",
         fields: &[
             "resources.limits[]",
             "resources.requests[]",
             "resources.limits",
             "resources.requests",
         ],
-        when: "other than `cpu` and `memory`",
+        when: "other than `cpu`, `memory`, `ephemeral-storage` and `hugepages-*`",
         at: other_resources,
     },
     Missing {
@@ -474,13 +474,6 @@ const CONTAINER: &[Missing<OfContainer>] = &[
                 .map(|resources| many("resources.claims", &resources.claims))
                 .unwrap_or_default()
         },
-    },
-    Missing {
-        what: "resize containers in place",
-        instead: "a new Pod with the other resources",
-        fields: &["resizePolicy"],
-        when: "",
-        at: |of| many("resizePolicy", &of.container.resize_policy),
     },
     Missing {
         what: "apply AppArmor profiles",
@@ -551,7 +544,7 @@ fn other_resources(of: &InPod<'_>) -> Vec<String> {
             .iter()
             .flatten()
             .map(|(name, _)| name.as_str())
-            .filter(|name| !matches!(*name, "cpu" | "memory"));
+            .filter(|name| !matches!(*name, "cpu" | "memory" | "ephemeral-storage") && !name.starts_with("hugepages-"));
         found.extend(others.map(|name| format!("resources.{list}[{name}]")));
     }
     found

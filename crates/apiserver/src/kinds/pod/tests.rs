@@ -1,4 +1,5 @@
 mod refusals;
+mod resize;
 mod rules;
 mod strategy;
 mod updates;

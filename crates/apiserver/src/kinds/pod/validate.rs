@@ -10,12 +10,14 @@
 mod container;
 mod handler;
 mod placement;
+mod resize;
 mod resources;
 mod security;
 mod update;
 mod volume;
 
 pub(in crate::kinds) use self::placement::{node_selector, taint_effect, tolerations};
+pub(super) use self::resize::resized;
 pub(in crate::kinds) use self::resources::{amount_rules, any_name, parsed};
 pub(super) use self::update::{ephemeral, status, update};
 

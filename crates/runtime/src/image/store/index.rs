@@ -16,6 +16,10 @@ pub(crate) struct Record {
     pub(crate) layers: Vec<Digest>,
     /// Bytes of its unpacked layers.
     pub(crate) size_bytes: u64,
+    /// It came from a registry, which may give it again. Of what was imported,
+    /// and of images of which this is not known, there may be no other copy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) fetched: bool,
     /// The manifests that led to it; their blobs are kept with it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) manifests: BTreeSet<Digest>,
@@ -61,7 +65,10 @@ impl Index {
             self.retained.remove(layer);
         }
         match self.images.get_mut(&id) {
-            Some(known) => known.manifests.extend(record.manifests),
+            Some(known) => {
+                known.fetched |= record.fetched;
+                known.manifests.extend(record.manifests);
+            }
             None => {
                 self.images.insert(id.clone(), record);
             }

@@ -17,27 +17,21 @@ fn refused(pod: &Object, paths: &[&str]) {
 
 #[test]
 fn the_words_of_a_refusal() {
-    let said = created(&with(
-        json!({ "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }] }),
-    ));
+    let said = created(&with(json!({ "securityContext": { "seLinuxOptions": { "level": "s0" } } })));
     assert_eq!(
         said,
         [format!(
-            "spec.containers[0].resizePolicy: Forbidden: Lifepod {} does not resize containers in place yet",
+            "spec.containers[0].securityContext.seLinuxOptions: Forbidden: Lifepod {} does not apply SELinux labels yet",
             env!("CARGO_PKG_VERSION")
         )]
     );
 }
 
-/// Fields: spec.containers[].ports[].hostPort spec.containers[].resizePolicy spec.containers[].securityContext.seLinuxOptions
+/// Fields: spec.containers[].ports[].hostPort spec.containers[].securityContext.seLinuxOptions
 #[test]
 fn parts_of_a_container() {
     let rows = [
         (json!({ "ports": [{ "containerPort": 80, "hostPort": 80 }] }), "ports[0].hostPort"),
-        (
-            json!({ "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }] }),
-            "resizePolicy",
-        ),
         (
             json!({ "securityContext": { "seLinuxOptions": { "level": "s0" } } }),
             "securityContext.seLinuxOptions",
@@ -46,12 +40,12 @@ fn parts_of_a_container() {
     for (more, path) in rows {
         refused(&with(more), &[&format!("spec.containers[0].{path}")]);
     }
-    let extended = with(json!({ "resources": { "limits": { "ephemeral-storage": "1Gi" } } }));
+    let extended = with(json!({ "resources": { "limits": { "example.com/device": "1" } } }));
     refused(
         &extended,
         &[
-            "spec.containers[0].resources.limits[ephemeral-storage]",
-            "spec.containers[0].resources.requests[ephemeral-storage]",
+            "spec.containers[0].resources.limits[example.com/device]",
+            "spec.containers[0].resources.requests[example.com/device]",
         ],
     );
 }
@@ -142,7 +136,7 @@ fn what_works_is_not_refused() {
 #[test]
 fn what_is_wrong_is_said_before_what_is_not_done() {
     let said = created(&with(
-        json!({ "name": "A_b", "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }] }),
+        json!({ "name": "A_b", "securityContext": { "seLinuxOptions": { "level": "s0" } } }),
     ));
     assert!(
         said.len() == 1 && said[0].starts_with("spec.containers[0].name: Invalid value"),
