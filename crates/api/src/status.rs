@@ -277,7 +277,7 @@ impl Status {
     /// 405.
     #[must_use]
     pub fn method_not_allowed(message: impl Into<String>) -> Self {
-        Self::failure(405, "MethodNotAllowed", message.into(), None)
+        Self::failure(405, "MethodNotAllowed", message.into(), Some(Details::default()))
     }
 
     /// 406: none of the media types asked for can be produced.

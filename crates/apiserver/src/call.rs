@@ -96,6 +96,8 @@ impl Call {
         let offer = Offer {
             protobuf: api::protobuf::knows(&row.id.types()),
             watch: asked.verb == Verb::Watch,
+            // What is not kept has no columns.
+            table: row.review.is_none(),
         };
         let Accepted { form, encoding } = negotiate::objects(accept.filter(|_| !foreign), offer)?;
         let include = IncludeObject::parse(query.get("includeObject").unwrap_or_default()).map_err(Status::bad_request)?;
@@ -170,7 +172,7 @@ impl Call {
             Verb::Create => "CreateOptions",
             Verb::Update => "UpdateOptions",
             Verb::Patch => "PatchOptions",
-            Verb::Delete | Verb::DeleteCollection => "DeleteOptions",
+            Verb::Delete | Verb::DeleteCollection | Verb::Other => "DeleteOptions",
         };
         invalid_option(options, violation)
     }

@@ -4,12 +4,13 @@
 //! Source: Kubernetes "API concepts", "Field validation"; upstream
 //! `apiserver/pkg/endpoints/handlers/{create,update}.go`.
 
-use api::schema::{apply_defaults, check, normalize, parse_strict, prune, unknown_fields};
+use api::schema::{ParseError, apply_defaults, check, normalize, parse_strict, prune, unknown_fields};
 use api::status::Violation;
 use api::{Object, Status, protobuf};
 use serde_json::Value;
 
 use crate::call::Call;
+use crate::negotiate::{MEDIA_TYPES, YAML};
 use crate::registry::Resource;
 
 /// What happens to fields the schema does not know, and to duplicates.
@@ -45,12 +46,29 @@ pub(crate) struct Parsed {
     pub(crate) complaints: Vec<String>,
 }
 
-/// Parses a request body of a media type: protobuf, or else JSON. Protobuf has
-/// no names, and so nothing that strict validation could complain about.
+/// Reads YAML, and so also JSON; also says which fields it states twice.
+pub(crate) fn from_yaml(bytes: &[u8], max_depth: usize) -> Result<(Value, Vec<String>), String> {
+    match parse_strict(bytes, max_depth) {
+        Ok(parsed) => Ok(parsed),
+        Err(error @ ParseError::TooDeep { .. }) => Err(error.to_string()),
+        Err(ParseError::Syntax(_)) => {
+            let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+            let options = serde_saphyr::options! { legacy_octal_numbers: true };
+            let value: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())?;
+            let json = serde_json::to_vec(&value).map_err(|error| error.to_string())?;
+            parse_strict(&json, max_depth).map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// Parses a request body of a media type: protobuf, YAML, or else JSON.
+/// Protobuf has no names, and so nothing that strict validation could complain
+/// about.
 pub(crate) fn parse(media_type: &str, bytes: &[u8], max_depth: usize, kind: &str) -> Result<Parsed, Status> {
     let refused = |error: &dyn std::fmt::Display| {
         Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {error}"))
     };
+    require_known(media_type)?;
     if media_type == protobuf::MEDIA_TYPE {
         let (_, value) = protobuf::decode(bytes, max_depth).map_err(|error| refused(&error))?;
         return Ok(Parsed {
@@ -58,7 +76,10 @@ pub(crate) fn parse(media_type: &str, bytes: &[u8], max_depth: usize, kind: &str
             complaints: Vec::new(),
         });
     }
-    let (value, complaints) = parse_strict(bytes, max_depth).map_err(|error| refused(&error))?;
+    let (value, complaints) = match media_type {
+        YAML => from_yaml(bytes, max_depth).map_err(|error| refused(&error))?,
+        _ => parse_strict(bytes, max_depth).map_err(|error| refused(&error))?,
+    };
     Ok(Parsed { value, complaints })
 }
 
@@ -72,7 +93,6 @@ pub(crate) async fn read(call: &mut Call) -> Result<Object, Status> {
 /// take.
 pub(crate) async fn read_as(call: &mut Call, row: &Resource) -> Result<Object, Status> {
     let media_type = call.content_type();
-    require_known(&media_type)?;
     let validation = FieldValidation::of(call)?;
     let bytes = call.read_body().await?;
     let parsed = parse(&media_type, &bytes, call.core.limits.body_depth, &row.id.kind)?;
@@ -138,12 +158,15 @@ fn require_kind(row: &Resource, value: &mut Value) -> Result<(), Status> {
     Ok(())
 }
 
+/// 415 for a body of a media type that cannot be read.
+///
+/// Source: upstream `apiserver/pkg/endpoints/handlers/negotiation/{negotiate,errors}.go`.
 fn require_known(media_type: &str) -> Result<(), Status> {
     match media_type {
-        "" | "application/json" | protobuf::MEDIA_TYPE => Ok(()),
-        _ => Err(Status::unsupported_media_type(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/vnd.kubernetes.protobuf",
-        )),
+        "" | "application/json" | YAML | protobuf::MEDIA_TYPE => Ok(()),
+        _ => Err(Status::unsupported_media_type(format!(
+            "the body of the request was in an unknown format - accepted media types include: {MEDIA_TYPES}"
+        ))),
     }
 }
 

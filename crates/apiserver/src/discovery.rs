@@ -18,11 +18,13 @@ use crate::server::Core;
 /// Verbs of every row, in discovery's order.
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-/// Verbs of a row.
+/// Verbs of a row. Whoever asks for another gets 405.
 pub(crate) fn row_verbs(row: &Resource) -> &'static [&'static str] {
     match (row.review, row.computed) {
         (Some(_), _) => &["create"],
         (None, Some(_)) => &["get", "list"],
+        // Namespaces go one by one: what they hold has to go first.
+        (None, None) if row.has(Subresource::Finalize) => &["create", "delete", "get", "list", "patch", "update", "watch"],
         (None, None) => &VERBS,
     }
 }

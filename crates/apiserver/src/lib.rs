@@ -19,6 +19,7 @@
 
 mod admission;
 mod allocate;
+mod allow;
 pub mod audit;
 pub mod authn;
 pub mod authz;

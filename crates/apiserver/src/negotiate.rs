@@ -17,6 +17,13 @@ pub enum Form {
     Metadata,
 }
 
+/// The media type of YAML. What is answered in it is written as JSON first.
+pub(crate) const YAML: &str = "application/yaml";
+/// What can be read, and answered, as a refusal lists it.
+///
+/// Source: upstream `apimachinery/pkg/runtime/serializer/codec_factory.go`.
+pub(crate) const MEDIA_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -42,19 +49,19 @@ pub struct Offer {
     pub protobuf: bool,
     /// The answer is a stream of events.
     pub watch: bool,
+    /// The kind has columns.
+    pub table: bool,
 }
 
 impl Offer {
-    /// The media types, as a refusal lists them.
-    fn names(self) -> String {
-        let types = [Some("application/json"), self.protobuf.then_some(protobuf::MEDIA_TYPE)];
-        let stream = if self.watch { ";stream=watch" } else { "" };
-        types
-            .into_iter()
-            .flatten()
-            .map(|media| format!("{media}{stream}"))
-            .collect::<Vec<_>>()
-            .join(", ")
+    /// The media types, as a refusal lists them. There are no streams of YAML.
+    const fn names(self) -> &'static str {
+        match (self.watch, self.protobuf) {
+            (true, true) => "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
+            (true, false) => "application/json;stream=watch",
+            (false, true) => MEDIA_TYPES,
+            (false, false) => "application/json, application/yaml",
+        }
     }
 }
 
@@ -156,6 +163,7 @@ pub fn objects(accept: Option<&str>, offer: Offer) -> Result<Accepted, Status> {
     let accepted = |range: &Range<'_>| {
         let encoding = match range.media.as_str() {
             _ if range.is_json() => Encoding::Json,
+            YAML if !offer.watch => Encoding::Json,
             protobuf::MEDIA_TYPE if offer.protobuf => Encoding::Protobuf,
             _ => return None,
         };
@@ -166,28 +174,28 @@ pub fn objects(accept: Option<&str>, offer: Offer) -> Result<Accepted, Status> {
         let form = match range.parameter("as") {
             None => Form::Whole,
             // A table has no protobuf form, upstream's neither.
-            Some("Table") if meta && encoding == Encoding::Json => Form::Table,
+            Some("Table") if meta && offer.table && encoding == Encoding::Json => Form::Table,
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") if meta => Form::Metadata,
             Some(_) => return None,
         };
         Some(Accepted { form, encoding })
     };
-    ranges(accept)
-        .iter()
-        .find_map(accepted)
-        .ok_or_else(|| not_acceptable(&offer.names()))
+    let ranges = ranges(accept);
+    // Upstream takes the first that it knows, and only then asks for a stream.
+    let known = |range: &&Range<'_>| range.media == YAML || accepted(range).is_some();
+    let first = ranges.iter().find(known).and_then(accepted);
+    first.ok_or_else(|| not_acceptable(offer.names()))
 }
 
-/// Whether a client would rather have protobuf than JSON: how it gets what is
-/// not an object of the resource it asked for, such as a status.
-pub(crate) fn prefers_protobuf(headers: &HeaderMap) -> bool {
+/// Whether a client would rather have another media type than JSON: how it gets
+/// what is not an object of the resource it asked for, such as a status.
+pub(crate) fn prefers(headers: &HeaderMap, media: &str) -> bool {
     let first = |accept: &str| {
-        ranges(accept)
-            .iter()
-            .find_map(|range| (range.is_json() || range.media == protobuf::MEDIA_TYPE).then(|| !range.is_json()))
+        let known = |range: &&Range<'_>| range.is_json() || matches!(range.media.as_str(), YAML | protobuf::MEDIA_TYPE);
+        ranges(accept).iter().find(known).map(|range| range.media == media)
     };
     accept(headers)
-        .filter(|accept| accept.contains(protobuf::MEDIA_TYPE))
+        .filter(|accept| accept.contains(media))
         .and_then(first)
         .unwrap_or(false)
 }
@@ -201,6 +209,9 @@ pub fn discovery(accept: Option<&str>) -> Result<DiscoveryForm, Status> {
         return Ok(DiscoveryForm::Plain);
     };
     let form = |range: &Range<'_>| {
+        if range.media == YAML && range.parameter("as").is_none() {
+            return Some(DiscoveryForm::Plain);
+        }
         if !range.is_json() {
             return None;
         }
@@ -214,7 +225,7 @@ pub fn discovery(accept: Option<&str>) -> Result<DiscoveryForm, Status> {
     ranges(accept)
         .iter()
         .find_map(form)
-        .ok_or_else(|| not_acceptable("application/json"))
+        .ok_or_else(|| not_acceptable("application/json, application/yaml"))
 }
 
 /// The media type of a request body, without parameters, in lower case.
@@ -258,22 +269,39 @@ mod tests {
             ),
             (Some(format!("application/json;q=0.1, {TABLE}")), Some((Form::Table, Json))),
             (Some("application/json;q=0".to_owned()), None),
+            (Some("application/yaml".to_owned()), Some((Form::Whole, Json))),
+            (
+                Some("application/yaml;as=Table;v=v1;g=meta.k8s.io".to_owned()),
+                Some((Form::Table, Json)),
+            ),
             (Some("text/html".to_owned()), None),
         ];
         for (accept, wanted) in table {
             let offer = Offer {
                 protobuf: true,
                 watch: false,
+                table: true,
             };
             let got = objects(accept.as_deref(), offer)
                 .ok()
                 .map(|accepted| (accepted.form, accepted.encoding));
             assert_eq!(got, wanted, "{accept:?}");
         }
-        let refusal = |protobuf, watch| objects(Some("text/html"), Offer { protobuf, watch }).unwrap_err().message;
+        let refusal = |protobuf, watch| {
+            objects(
+                Some("text/html"),
+                Offer {
+                    protobuf,
+                    watch,
+                    table: true,
+                },
+            )
+            .unwrap_err()
+            .message
+        };
         assert_eq!(
             refusal(true, false),
-            "only the following media types are accepted: application/json, application/vnd.kubernetes.protobuf"
+            "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"
         );
         assert_eq!(
             refusal(true, true),
@@ -281,7 +309,7 @@ mod tests {
         );
         assert_eq!(
             refusal(false, false),
-            "only the following media types are accepted: application/json"
+            "only the following media types are accepted: application/json, application/yaml"
         );
     }
 
@@ -293,6 +321,26 @@ mod tests {
         assert_eq!(discovery(Some(v2beta1)).unwrap(), DiscoveryForm::AggregatedV2Beta1);
         assert_eq!(discovery(Some("application/json")).unwrap(), DiscoveryForm::Plain);
         assert_eq!(discovery(None).unwrap(), DiscoveryForm::Plain);
-        assert_eq!(discovery(Some("application/yaml")).unwrap_err().code, 406);
+        assert_eq!(discovery(Some("application/yaml")).unwrap(), DiscoveryForm::Plain);
+        let refused = discovery(Some("text/html")).unwrap_err();
+        assert_eq!(
+            (refused.code, refused.message.as_str()),
+            (
+                406,
+                "only the following media types are accepted: application/json, application/yaml"
+            )
+        );
+        assert!(
+            objects(
+                Some(YAML),
+                Offer {
+                    protobuf: true,
+                    watch: true,
+                    table: true,
+                }
+            )
+            .is_err(),
+            "no stream is YAML"
+        );
     }
 }

@@ -50,6 +50,8 @@ pub struct Resource {
     /// How long an object lives after its last write; `None` is forever. Rows
     /// that share a storage state the same.
     pub ttl: Option<Duration>,
+    /// What whoever asks for the row is warned of: what to use instead.
+    pub deprecation: Option<&'static str>,
     /// Objects of the row are questions: a create answers them, and nothing is
     /// stored. Such a row has no storage and no other verb.
     pub review: Option<Review>,
@@ -387,6 +389,7 @@ impl Resource {
             row_conditions: no_conditions,
             subresources: Vec::new(),
             ttl: None,
+            deprecation: None,
             review: None,
             computed: None,
         }

@@ -27,6 +27,9 @@ pub enum Verb {
     Delete,
     /// Objects of a collection removed.
     DeleteCollection,
+    /// What has no verb of its own: OPTIONS, to a proxied server. Only who may
+    /// do everything may do this.
+    Other,
 }
 
 impl Verb {
@@ -42,6 +45,7 @@ impl Verb {
             Self::Patch => "patch",
             Self::Delete => "delete",
             Self::DeleteCollection => "deletecollection",
+            Self::Other => "",
         }
     }
 
@@ -57,6 +61,7 @@ impl Verb {
             Self::Patch => "PATCH",
             Self::Delete => "DELETE",
             Self::DeleteCollection => "DELETECOLLECTION",
+            Self::Other => "CONNECT",
         }
     }
 
@@ -199,7 +204,10 @@ pub fn target(method: &Method, path: &str, query: &Query) -> Result<Target, Stat
         method
     };
     let watch = subresource.is_empty() && query.boolean("watch").unwrap_or(false);
-    let verb = verb(method, name.is_empty(), watch)?;
+    let verb = match *method {
+        Method::OPTIONS if subresource == "proxy" => Verb::Other,
+        _ => verb(method, name.is_empty(), watch)?,
+    };
     let owned = |text: &str| text.to_owned();
     Ok(Target::Resource(ResourceRequest {
         group: owned(group),
@@ -356,6 +364,8 @@ mod tests {
                 "/api/v1/namespaces/a/pods/https:b:443/proxy/x/..%2f//y",
                 "get /v1 pods ns=a name=https:b:443 sub=proxy",
             ),
+            (M::OPTIONS, "/api/v1/nodes/n/proxy/x", " /v1 nodes ns= name=n sub=proxy"),
+            (M::HEAD, "/api/v1/nodes/n/proxy/x", "get /v1 nodes ns= name=n sub=proxy"),
             (M::POST, "/api/v1/nodes/n/proxy", "create /v1 nodes ns= name=n sub=proxy"),
             (M::PATCH, "/api/v1/nodes/n/proxy/", "patch /v1 nodes ns= name=n sub=proxy"),
             (M::GET, "/api/v1/namespaces/a/pods/b/proxyx/y", "404 NotFound"),

@@ -42,9 +42,7 @@ impl Selection {
             .iter()
             .find(|requirement| !supports(&call.row, &requirement.field));
         if let Some(unknown) = unknown {
-            // Source: upstream `runtime.DefaultMetaV1FieldSelectorConversion`
-            // and the conversions of the core kinds.
-            return Err(Status::bad_request(format!("field label not supported: {}", unknown.field)));
+            return Err(unsupported(&call.row, &unknown.field));
         }
         Ok(Self { labels, fields })
     }
@@ -80,8 +78,26 @@ impl Selection {
     }
 }
 
+/// Kinds without fields of their own know the two that every object has, also
+/// where none has a namespace.
+///
+/// Source: upstream `apimachinery/pkg/runtime/conversion.go`,
+/// `DefaultMetaV1FieldSelectorConversion`, and the conversions of
+/// `pkg/apis/{core,certificates,events}/v1/conversion.go`.
 fn supports(row: &Resource, field: &str) -> bool {
-    matches!(field, "metadata.name" | "metadata.namespace") || row.fields.iter().any(|own| own.name == field)
+    match field {
+        "metadata.name" => true,
+        "metadata.namespace" => row.fields.is_empty() || row.scope == api::Scope::Namespaced,
+        _ => row.fields.iter().any(|own| own.name == field),
+    }
+}
+
+fn unsupported(row: &Resource, field: &str) -> Status {
+    Status::bad_request(if row.fields.is_empty() {
+        format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+    } else {
+        format!("field label not supported: {field}")
+    })
 }
 
 fn value(row: &Resource, object: &Object, field: &str) -> String {

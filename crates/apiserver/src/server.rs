@@ -30,7 +30,7 @@ use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
 use crate::tokens::{self, Tokens};
 use crate::wish::Wish;
-use crate::{audit, authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, usage, verbs};
+use crate::{allow, audit, authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, usage, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
 /// handed a [`Time`].
@@ -238,6 +238,8 @@ impl Core {
 struct Notes {
     labels: Labels,
     seen: Option<Seen>,
+    /// Of the row that is asked for.
+    deprecation: Option<&'static str>,
 }
 
 /// A running API server. Clones share it; it ends with the last of them.
@@ -411,6 +413,7 @@ impl ApiServer {
         let path = request.uri().path().to_owned();
         let mut notes = Notes {
             labels: Labels::default(),
+            deprecation: None,
             seen: core.audit.as_ref().map(|_| Seen::of(&request, (core.clock)())),
         };
         let answer = if core.closing.is_cancelled() {
@@ -434,6 +437,14 @@ impl ApiServer {
             seen.answered(&answer);
         }
         let mut response = wish.fulfil(answer.unwrap_or_else(|status| respond::status(&status))).await;
+        if response.status() == http::StatusCode::METHOD_NOT_ALLOWED
+            && let Some(allowed) = allow::methods(&core.registry, &path)
+        {
+            response.headers_mut().entry(header::ALLOW).or_insert(allowed);
+        }
+        if let Some(deprecation) = notes.deprecation {
+            respond::warn(&mut response, &[deprecation.to_owned()]);
+        }
         core.metrics.observe(notes.labels, response.status(), started.elapsed());
         if let (Some(log), Some(seen)) = (&core.audit, notes.seen) {
             response = audit::finish(log, seen, &path, response, &core.clock);
@@ -478,7 +489,11 @@ impl ApiServer {
         };
         match asked? {
             (Target::Path(path), query) => self.path(&identity, &path, &query, &request),
-            (Target::Resource(asked), query) => self.resource(identity, asked, query, request).await,
+            (Target::Resource(asked), query) => {
+                let row = self.core.registry.find(&asked.group, &asked.version, &asked.resource);
+                notes.deprecation = row.and_then(|row| row.deprecation);
+                self.resource(identity, asked, query, request).await
+            }
         }
     }
 
@@ -555,6 +570,9 @@ async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         };
     }
     if call.asked.subresource.is_empty() {
+        if !discovery::row_verbs(&call.row).contains(&call.asked.verb.name()) {
+            return Err(call.wrong_method());
+        }
         return match (call.asked.verb, call.asked.name.is_empty()) {
             (Verb::Get, false) => verbs::get::get(call).await,
             (Verb::List, true) => verbs::list::list(call).await,

@@ -1,5 +1,5 @@
-//! The last step of an answer: what is JSON becomes protobuf or gets indented
-//! when the client wishes so.
+//! The last step of an answer: what is JSON becomes protobuf or YAML, or gets
+//! indented, when the client wishes so.
 //!
 //! Objects, lists and events are written in protobuf where they are read; this
 //! covers everything else, such as statuses and the answers of subresources.
@@ -23,6 +23,7 @@ pub(crate) struct Finite;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wish {
     protobuf: bool,
+    yaml: bool,
     pretty: bool,
 }
 
@@ -34,7 +35,8 @@ impl Wish {
             return Self::default();
         }
         Self {
-            protobuf: negotiate::prefers_protobuf(request.headers()),
+            protobuf: negotiate::prefers(request.headers(), api::protobuf::MEDIA_TYPE),
+            yaml: path.starts_with("/api") && negotiate::prefers(request.headers(), negotiate::YAML),
             pretty: pretty(request),
         }
     }
@@ -47,7 +49,7 @@ impl Wish {
             .is_some_and(|media_type| media_type.as_bytes().starts_with(b"application/json"));
         let there = response.body().size_hint().exact().is_some_and(|bytes| bytes > 0);
         let ends = there || response.extensions().get::<Finite>().is_some();
-        if !(self.protobuf || self.pretty) || !is_json || !ends {
+        if !(self.protobuf || self.yaml || self.pretty) || !is_json || !ends {
             return response;
         }
         let (mut head, body) = response.into_parts();
@@ -62,6 +64,13 @@ impl Wish {
             let media_type = HeaderValue::from_static(api::protobuf::MEDIA_TYPE);
             head.headers.insert(header::CONTENT_TYPE, media_type);
             return Response::from_parts(head, body::full(encoded));
+        }
+        if self.yaml
+            && let Ok(value) = serde_json::from_slice::<serde_json::Value>(&text)
+            && let Ok(written) = serde_saphyr::to_string(&value)
+        {
+            head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(negotiate::YAML));
+            return Response::from_parts(head, body::full(written));
         }
         let shown = if self.pretty { indent(&text).into() } else { text };
         Response::from_parts(head, body::full(shown))

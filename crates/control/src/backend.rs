@@ -161,18 +161,34 @@ impl Service {
         }
     }
 
+    /// Its ports as every pod has them; `None` where a name leads to one of
+    /// the pod's own.
+    #[must_use]
+    pub fn ports_of_all(&self) -> Option<Vec<BackendPort>> {
+        let fixed = self.ports.iter().map(|port| match port.target {
+            IntOrString::Int(number) => Some(port.at(number)),
+            IntOrString::String(_) => None,
+        });
+        fixed.collect()
+    }
+
     /// Its ports as a pod has them. A named port the pod lacks is left out.
     #[must_use]
     pub fn ports_of(&self, backend: &Backend) -> Vec<BackendPort> {
-        let resolved = self.ports.iter().filter_map(|port| {
-            Some(BackendPort {
-                name: port.name.clone(),
-                protocol: port.protocol.clone(),
-                number: backend.port(port)?,
-                app_protocol: port.app_protocol.clone(),
-            })
-        });
+        let resolved = self.ports.iter().filter_map(|port| Some(port.at(backend.port(port)?)));
         resolved.collect()
+    }
+}
+
+impl ServicePort {
+    /// This port where a backend has it.
+    fn at(&self, number: i32) -> BackendPort {
+        BackendPort {
+            name: self.name.clone(),
+            protocol: self.protocol.clone(),
+            number,
+            app_protocol: self.app_protocol.clone(),
+        }
     }
 }
 

@@ -76,13 +76,7 @@ pub fn plan<'a>(
             .extend(existing.into_iter().filter(|slice| is_orphan(slice, service)).cloned());
         return plan;
     }
-    let mut wanted: BTreeMap<Ports, Wanted<'_>> = BTreeMap::new();
-    for backend in backends {
-        let Some(address) = backend.reachable_at() else { continue };
-        let mut ports = service.ports_of(backend);
-        ports.sort();
-        wanted.entry(ports).or_default().insert((address, &backend.name), backend);
-    }
+    let wanted = by_ports(service, backends);
     let labels = labels(service);
     let mut plan = Plan::default();
     let mut found: BTreeMap<Option<Ports>, Vec<&EndpointSlice>> = BTreeMap::new();
@@ -110,6 +104,28 @@ pub fn plan<'a>(
         plan.create.clear();
     }
     plan
+}
+
+/// Backends that can be reached, by the ports they have for a Service.
+fn by_ports<'a>(service: &Service, backends: impl IntoIterator<Item = &'a Backend>) -> BTreeMap<Ports, Wanted<'a>> {
+    let reachable = backends
+        .into_iter()
+        .filter_map(|backend| Some(((backend.reachable_at()?, backend.name.as_str()), backend)));
+    let mut wanted: BTreeMap<Ports, Wanted<'a>> = BTreeMap::new();
+    if let Some(mut ports) = service.ports_of_all() {
+        ports.sort();
+        let all: Wanted<'a> = reachable.collect();
+        if !all.is_empty() {
+            wanted.insert(ports, all);
+        }
+        return wanted;
+    }
+    for (identity, backend) in reachable {
+        let mut ports = service.ports_of(backend);
+        ports.sort();
+        wanted.entry(ports).or_default().insert(identity, backend);
+    }
+    wanted
 }
 
 /// A Service without backends keeps one empty slice, which tells those who

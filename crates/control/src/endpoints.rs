@@ -92,12 +92,18 @@ fn subsets<'a>(service: &Service, backends: impl IntoIterator<Item = &'a Backend
     found.sort_by(|(address, backend), (other_address, other)| (address, &backend.uid).cmp(&(other_address, &other.uid)));
     // `None` is the port of a headless Service without ports.
     let mut by_port: BTreeMap<Option<BackendPort>, Vec<usize>> = BTreeMap::new();
-    for (index, (_, backend)) in found.iter().enumerate() {
-        if service.ports.is_empty() && service.cluster_ip_none {
-            by_port.entry(None).or_default().push(index);
-        }
-        for port in service.ports_of(backend) {
-            by_port.entry(Some(port)).or_default().push(index);
+    let all = || (0..found.len()).collect::<Vec<_>>();
+    if found.is_empty() {
+        return Vec::new();
+    } else if service.ports.is_empty() && service.cluster_ip_none {
+        by_port.insert(None, all());
+    } else if let Some(ports) = service.ports_of_all() {
+        by_port.extend(ports.into_iter().map(|port| (Some(port), all())));
+    } else {
+        for (index, (_, backend)) in found.iter().enumerate() {
+            for port in service.ports_of(backend) {
+                by_port.entry(Some(port)).or_default().push(index);
+            }
         }
     }
     let mut by_backends: BTreeMap<Vec<usize>, Vec<BackendPort>> = BTreeMap::new();

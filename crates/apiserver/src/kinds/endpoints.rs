@@ -23,6 +23,7 @@ pub(super) fn row() -> Resource {
             Column::computed("Endpoints", Cell::Text, |endpoints, _| Value::from(shown(endpoints))),
             table::age_column(),
         ],
+        deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
         ..plain("", "Endpoints", "endpoints", "services/endpoints")
     }
 }

@@ -5,11 +5,11 @@
 //! printer `printPersistentVolume`.
 
 use api::status::Violation;
-use api::typed::{NodeSelectorRequirement, PersistentVolume as Typed, PersistentVolumeSpec};
+use api::typed::{PersistentVolume as Typed, PersistentVolumeSpec};
 use api::{Object, Quantity, Scope, Time};
 use serde_json::{Value, json};
 
-use super::pod::{comparable, not_yet};
+use super::pod::{comparable, node_selector, not_yet};
 use super::{keep_status_apart, plain, short, values, view};
 use crate::registry::{Cell, Change, Column, Resource, Rules, Strategy, Subresource};
 use crate::table;
@@ -164,13 +164,13 @@ fn protect(object: &mut Object, finalizer: &str) {
     }
 }
 
-/// Access modes of a volume or a claim.
-pub(super) fn mode_rules(field: &str, given: Option<&[String]>) -> Vec<Violation> {
+/// Access modes of a volume or a claim, and what is said when there are none.
+pub(super) fn mode_rules(field: &str, given: Option<&[String]>, none: &str) -> Vec<Violation> {
     const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
     let given = given.unwrap_or_default();
     let mut broken = Vec::new();
     if given.is_empty() {
-        broken.push(Violation::required(field, "at least 1 access mode is required"));
+        broken.push(Violation::required(field, none));
     }
     broken.extend(given.iter().filter_map(|mode| formats::one_of(field, mode, &MODES)));
     if given.len() > 1 && given.iter().any(|mode| mode == "ReadWriteOncePod") {
@@ -187,9 +187,18 @@ fn sources(object: &Object) -> Vec<&str> {
 }
 
 fn spec_rules(object: &Object, spec: &PersistentVolumeSpec) -> Vec<Violation> {
-    let mut broken = mode_rules("spec.accessModes", spec.access_modes.as_deref());
+    let mut broken = mode_rules("spec.accessModes", spec.access_modes.as_deref(), "");
     match spec.capacity.as_ref().filter(|capacity| !capacity.is_empty()) {
-        None => broken.push(Violation::required("spec.capacity", "")),
+        None => {
+            broken.push(Violation::required("spec.capacity", ""));
+            // Upstream finds this wrong twice, the second time in Go's words.
+            let shown = if spec.capacity.is_some() { "{}" } else { "(nil)" };
+            broken.push(Violation {
+                field: "spec.capacity".to_owned(),
+                reason: "FieldValueNotSupported",
+                message: format!("Unsupported value: core.ResourceList{shown}: supported values: \"storage\""),
+            });
+        }
         Some(capacity) => {
             if capacity.len() != 1 || !capacity.contains_key("storage") {
                 broken.push(Violation::not_supported(
@@ -253,11 +262,8 @@ fn spec_rules(object: &Object, spec: &PersistentVolumeSpec) -> Vec<Violation> {
             "must specify required node constraints",
         ));
     }
-    for (at, term) in required.iter().flat_map(|required| &required.node_selector_terms).enumerate() {
-        for (index, requirement) in term.match_expressions.iter().flatten().enumerate() {
-            let field = format!("spec.nodeAffinity.required.nodeSelectorTerms[{at}].matchExpressions[{index}]");
-            broken.extend(requirement_rules(&field, requirement));
-        }
+    if let Some(required) = required {
+        broken.extend(node_selector("spec.nodeAffinity.required", required));
     }
     let class = spec.storage_class_name.as_deref().unwrap_or_default();
     if !class.is_empty() {
@@ -271,37 +277,6 @@ fn path_rules(field: &str, path: &str) -> Vec<Violation> {
         return vec![Violation::required(field, "")];
     }
     formats::no_backsteps(field, path).into_iter().collect()
-}
-
-fn requirement_rules(field: &str, requirement: &NodeSelectorRequirement) -> Vec<Violation> {
-    const OPERATORS: [&str; 6] = ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"];
-    let mut broken = Vec::new();
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let refuse = |text: &str| Violation::required(format!("{field}.values"), text);
-    match requirement.operator.as_str() {
-        "In" | "NotIn" if values.is_empty() => {
-            broken.push(refuse("must be specified when `operator` is 'In' or 'NotIn'"));
-        }
-        "Exists" | "DoesNotExist" if !values.is_empty() => broken.push(Violation::forbidden(
-            format!("{field}.values"),
-            "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-        )),
-        "Gt" | "Lt" if values.len() != 1 => {
-            broken.push(refuse("must be specified single value when `operator` is 'Lt' or 'Gt'"));
-        }
-        other if !OPERATORS.contains(&other) => broken.push(Violation::invalid(
-            format!("{field}.operator"),
-            &Value::from(other),
-            "not a valid selector operator",
-        )),
-        _ => {}
-    }
-    broken.extend(invalid_each(
-        &format!("{field}.key"),
-        &requirement.key,
-        names::qualified_name(&requirement.key),
-    ));
-    broken
 }
 
 /// Source: upstream `ValidatePersistentVolumeUpdate`.
@@ -324,6 +299,8 @@ fn unchanged(new: &Object, old: &Object) -> Vec<Violation> {
         let (now, before) = (comparable(new.at(field)), comparable(old.at(field)));
         // Affinity may be given to a volume that had none.
         if now != before && !(field == "spec.nodeAffinity" && before.is_null()) {
+            // Upstream leaves the spec out of these two paths.
+            let field = field.trim_start_matches("spec.");
             broken.push(Violation::invalid(field, &now, "field is immutable"));
         }
     }

@@ -94,7 +94,11 @@ fn spec_rules(spec: &PersistentVolumeClaimSpec) -> Vec<Violation> {
         .as_ref()
         .map(|wanted| selector("spec.selector", wanted))
         .unwrap_or_default();
-    broken.extend(mode_rules("spec.accessModes", spec.access_modes.as_deref()));
+    broken.extend(mode_rules(
+        "spec.accessModes",
+        spec.access_modes.as_deref(),
+        "at least 1 access mode is required",
+    ));
     let requests = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
     match requests.and_then(|requests| requests.get("storage")) {
         None => broken.push(Violation::required("spec.resources[storage]", "")),

@@ -13,10 +13,12 @@ mod prepare;
 mod supported;
 pub(super) mod template;
 mod validate;
+mod warnings;
 
 pub(super) use self::prepare::comparable;
 pub(super) use self::supported::not_yet;
-pub(super) use self::validate::{amount_rules, any_name, parsed, taint_effect, tolerations};
+pub(super) use self::validate::{amount_rules, any_name, node_selector, parsed, taint_effect, tolerations};
+pub(super) use self::warnings::of_template as template_warnings;
 
 use api::status::Violation;
 use api::typed::Pod as Typed;
@@ -34,12 +36,19 @@ pub(super) fn row() -> Resource {
         strategy: &Pod,
         fields: vec![
             text_field!("spec.nodeName"),
+            // As clients from before v1 call it.
+            text_field!("spec.host", "spec.nodeName"),
             text_field!("spec.restartPolicy"),
             text_field!("spec.schedulerName"),
             text_field!("spec.serviceAccountName"),
             flag_field!("spec.hostNetwork"),
             text_field!("status.phase"),
             text_field!("status.podIP"),
+            // Upstream takes the name, and gives it no value.
+            crate::registry::Field {
+                name: "status.podIPs",
+                value: |_| String::new(),
+            },
             text_field!("status.nominatedNodeName"),
         ],
         indexed: Some(|pod| pod.str_at("spec.nodeName")),
@@ -106,6 +115,11 @@ impl Strategy for Pod {
                 Err(broken) => broken,
             },
         }
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        // Those who change Pods are programs.
+        if old.is_none() { warnings::of_new(new) } else { Vec::new() }
     }
 
     /// Nothing to wait for unless the Pod is on a node and not over.

@@ -33,6 +33,13 @@ pub(super) fn row() -> Resource {
 struct PodTemplate;
 
 impl Strategy for PodTemplate {
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        if old.is_some_and(|old| old.at("template") == new.at("template")) {
+            return Vec::new();
+        }
+        super::pod::template_warnings(new, "template")
+    }
+
     fn default(&self, object: &mut Object) {
         if let Some(Value::Object(template)) = object.body.get_mut("template") {
             template::fill(template);

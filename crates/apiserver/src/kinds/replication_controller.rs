@@ -12,6 +12,7 @@ use super::pod::template;
 use super::{plain, prepare_counted, short, values, view};
 use crate::registry::{Cell, Change, Column, Resource, Rules, Strategy, Subresource};
 use crate::table;
+use crate::validate::names;
 use crate::validate::values::not_negative;
 
 pub(super) fn row() -> Resource {
@@ -72,6 +73,22 @@ fn number(object: &Object, path: &str) -> i64 {
 struct ReplicationController;
 
 impl Strategy for ReplicationController {
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if old.is_none()
+            && let Err(texts) = names::dns1123_label(new.name())
+        {
+            warnings.push(format!(
+                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+                texts.join(" ")
+            ));
+        }
+        if old.is_none_or(|old| old.at("spec.template") != new.at("spec.template")) {
+            warnings.extend(super::pod::template_warnings(new, "spec.template"));
+        }
+        warnings
+    }
+
     fn default(&self, object: &mut Object) {
         let labels = object.at("spec.template.metadata.labels").cloned();
         if object.meta.labels.as_ref().is_none_or(std::collections::BTreeMap::is_empty)

@@ -107,6 +107,49 @@ fn selector(service: &Object) -> String {
 struct Service;
 
 impl Strategy for Service {
+    /// Source: upstream `pkg/api/service/warnings.go`.
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+        let kind = new.str_at("spec.type");
+        let some = |field: &str| new.at(field).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+        let annotated = new
+            .meta
+            .annotations
+            .as_ref()
+            .is_some_and(|annotations| annotations.contains_key(HINTS));
+        let headless = kind == "ClusterIP" && new.str_at("spec.clusterIP") == "None";
+        let told = [
+            (
+                annotated,
+                "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
+            ),
+            (
+                headless && !new.str_at("spec.loadBalancerIP").is_empty(),
+                "spec.loadBalancerIP is ignored for headless services",
+            ),
+            (
+                headless && some("spec.externalIPs"),
+                "spec.externalIPs is ignored for headless services",
+            ),
+            (
+                headless && new.str_at("spec.sessionAffinity") == "ClientIP",
+                "spec.SessionAffinity is ignored for headless services",
+            ),
+            (
+                kind == "ExternalName" && some("spec.externalIPs"),
+                r#"spec.externalIPs is ignored when spec.type is "ExternalName""#,
+            ),
+            (
+                kind != "ExternalName" && !new.str_at("spec.externalName").is_empty(),
+                r#"spec.externalName is ignored when spec.type is not "ExternalName""#,
+            ),
+        ];
+        told.into_iter()
+            .filter(|(holds, _)| *holds)
+            .map(|(_, text)| text.to_owned())
+            .collect()
+    }
+
     fn default(&self, service: &mut Object) {
         if let Some(Value::Object(spec)) = service.body.get_mut("spec") {
             fill(spec);

@@ -6,7 +6,7 @@
 use api::status::Violation;
 use api::{Object, Status};
 use http::{Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::body::Body;
 use crate::call::Call;
@@ -14,6 +14,7 @@ use crate::codec::{self, Parsed};
 use crate::kinds::scale;
 use crate::managed_fields::manager_name;
 use crate::patch::{APPLY, Patch};
+use crate::verbs::apply;
 use crate::verbs::update::match_path;
 use crate::write::Ownership;
 use crate::{table, write};
@@ -37,9 +38,10 @@ pub(crate) async fn update(mut call: Call) -> Result<Response<Body>, Status> {
 pub(crate) async fn patch(mut call: Call) -> Result<Response<Body>, Status> {
     let media_type = call.content_type();
     if media_type == APPLY {
-        return Err(Status::unsupported_media_type(
-            "server-side apply of a scale is not served yet; patch it, or apply the object itself",
-        ));
+        let stated = apply::stated(&mut call).await?;
+        let stated = configuration(&call, stated)?;
+        let (_, entry) = apply::store(&mut call, stated).await?;
+        return answer(&call, &entry.object);
     }
     let ownership = Ownership::Recorded(manager_name(&call, false)?);
     let bytes = call.read_body().await?;
@@ -63,6 +65,40 @@ pub(crate) async fn patch(mut call: Call) -> Result<Response<Body>, Status> {
     };
     let outcome = write::change(&mut call, ownership, make).await?;
     answer(&call, &outcome.entry().object)
+}
+
+/// What an applied scale states of the object: how many, under the object's own
+/// kind. Its owner is remembered as one of the subresource. Pure.
+///
+/// Source: upstream `pkg/registry/core/replicationcontroller/storage/storage.go`,
+/// `scaleUpdatedObjectInfo`, and `apimachinery/pkg/util/managedfields/scalehandler.go`.
+fn configuration(call: &Call, stated: Map<String, Value>) -> Result<Map<String, Value>, Status> {
+    let row = scale();
+    let value = Value::Object(stated);
+    let replicas = value.pointer("/spec/replicas").cloned();
+    let (asked, _) = codec::decode(
+        &row,
+        Parsed {
+            value,
+            complaints: Vec::new(),
+        },
+    )?;
+    // Refuses a number that cannot be.
+    scaled(&asked, &asked)?;
+    let mut object = json!({
+        "apiVersion": call.row.id.api_version(), "kind": call.row.id.kind,
+        "metadata": {"name": asked.name(), "namespace": call.namespace()},
+    });
+    if let Some(revision) = &asked.meta.resource_version {
+        object["metadata"]["resourceVersion"] = json!(revision);
+    }
+    if let Some(replicas) = replicas {
+        object["spec"] = json!({"replicas": replicas});
+    }
+    match object {
+        Value::Object(object) => Ok(object),
+        _ => Ok(Map::new()),
+    }
 }
 
 /// The object with as many as the scale asks for. Pure.

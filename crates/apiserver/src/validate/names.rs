@@ -59,7 +59,12 @@ fn sized(text: &str, max: usize, fits: bool, rule: &str) -> Checked {
 /// # Errors
 /// The texts of the rules it breaks.
 pub fn dns1123_label(text: &str) -> Checked {
-    sized(text, LABEL_MAX, is_label(text), LABEL_TEXT)
+    let rule = if text.split('.').all(is_label) {
+        "must not contain dots"
+    } else {
+        LABEL_TEXT
+    };
+    sized(text, LABEL_MAX, is_label(text), rule)
 }
 
 /// An RFC 1123 subdomain: labels joined by dots. The length of one label is

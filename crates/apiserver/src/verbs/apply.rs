@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use api::schema::{ParseError, parse_strict};
 use api::{Object, Status};
 use http::{Response, StatusCode};
 use serde_json::{Map, Value};
@@ -14,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::body::Body;
 use crate::call::Call;
 use crate::codec::{self, FieldValidation, Parsed};
+use crate::hub::Entry;
 use crate::managed_fields::{self, Config, Forms, Writer, manager_name};
 use crate::registry::Registry;
 use crate::registry::Resource;
@@ -26,9 +26,16 @@ const ATTEMPTS: u32 = 5;
 
 /// Applies the configuration and answers with what is stored then.
 pub(crate) async fn apply(mut call: Call) -> Result<Response<Body>, Status> {
-    let manager = manager_name(&call, true)?;
-    let force = call.query.boolean("force").unwrap_or(false);
-    let validation = FieldValidation::of(&call)?;
+    let stated = stated(&mut call).await?;
+    let (code, entry) = store(&mut call, stated).await?;
+    Ok(call.entry(code, &entry))
+}
+
+/// The configuration in the body of a call.
+pub(crate) async fn stated(call: &mut Call) -> Result<Map<String, Value>, Status> {
+    // Who applies has to say who they are, before anything else is looked at.
+    manager_name(call, true)?;
+    let validation = FieldValidation::of(call)?;
     let bytes = call.read_body().await?;
     let (object, duplicates) = read(&bytes, call.core.limits.body_depth)?;
     match validation {
@@ -41,12 +48,19 @@ pub(crate) async fn apply(mut call: Call) -> Result<Response<Body>, Status> {
         FieldValidation::Warn => call.warnings.extend(duplicates),
         _ => {}
     }
+    Ok(object)
+}
+
+/// Applies a configuration of the call's object. 201 when that made it.
+pub(crate) async fn store(call: &mut Call, stated: Map<String, Value>) -> Result<(StatusCode, Arc<Entry>), Status> {
+    let manager = manager_name(call, true)?;
+    let force = call.query.boolean("force").unwrap_or(false);
     let (core, row) = (Arc::clone(&call.core), Arc::clone(&call.row));
     let applying = Applying {
         row: &row,
         registry: &core.registry,
-        config: Config { object, force },
-        writer: write::writer(&call, &manager),
+        config: Config { object: stated, force },
+        writer: write::writer(call, &manager),
         reset: managed_fields::reset_fields(&row, call.part()),
     };
     for _ in 0..ATTEMPTS {
@@ -62,24 +76,24 @@ pub(crate) async fn apply(mut call: Call) -> Result<Response<Body>, Status> {
                 }
                 Ok(object)
             };
-            match write::change(&mut call, Ownership::Made, make).await {
-                Ok(outcome) => return Ok(call.entry(StatusCode::OK, outcome.entry())),
+            match write::change(call, Ownership::Made, make).await {
+                Ok(outcome) => return Ok((StatusCode::OK, Arc::clone(outcome.entry()))),
                 // Gone meanwhile.
                 Err(status) if exists && status.code == 404 && call.asked.subresource.is_empty() => {}
                 Err(status) => return Err(status),
             }
         } else {
-            match make_new(&mut call, &applying).await {
+            match make_new(call, &applying).await {
                 // There meanwhile.
                 Err(status) if status.code == 409 && status.reason == "AlreadyExists" => {}
-                answer => return answer,
+                made => return made.map(|entry| (StatusCode::CREATED, entry)),
             }
         }
     }
     Err(Status::modified(&call.row.id, &call.asked.name))
 }
 
-async fn make_new(call: &mut Call, applying: &Applying<'_>) -> Result<Response<Body>, Status> {
+async fn make_new(call: &mut Call, applying: &Applying<'_>) -> Result<Arc<Entry>, Status> {
     let mut object = applying.onto(None)?;
     let (name, namespace) = (call.asked.name.clone(), call.namespace().to_owned());
     if !object.uid().is_empty() {
@@ -94,8 +108,7 @@ async fn make_new(call: &mut Call, applying: &Applying<'_>) -> Result<Response<B
     let mut asked = call.asked.clone();
     asked.verb = Verb::Create;
     call.core.authorizer.resource(&call.identity, &asked)?;
-    let entry = create::store(call, object, &Ownership::Made).await?;
-    Ok(call.entry(StatusCode::CREATED, &entry))
+    create::store(call, object, &Ownership::Made).await
 }
 
 struct Applying<'a> {
@@ -135,21 +148,10 @@ impl Applying<'_> {
 
 /// Reads a configuration: YAML, and so also JSON.
 fn read(bytes: &[u8], max_depth: usize) -> Result<(Map<String, Value>, Vec<String>), Status> {
-    let refused = |why: &dyn std::fmt::Display| Status::bad_request(format!("error decoding YAML: {why}"));
-    let parsed = match parse_strict(bytes, max_depth) {
-        Ok(parsed) => parsed,
-        Err(error @ ParseError::TooDeep { .. }) => return Err(refused(&error)),
-        Err(ParseError::Syntax(_)) => {
-            let text = std::str::from_utf8(bytes).map_err(|error| refused(&error))?;
-            let options = serde_saphyr::options! { legacy_octal_numbers: true };
-            let value: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| refused(&error))?;
-            let json = serde_json::to_vec(&value).map_err(|error| refused(&error))?;
-            parse_strict(&json, max_depth).map_err(|error| refused(&error))?
-        }
-    };
-    match parsed {
+    let refused = |why: &str| Status::bad_request(format!("error decoding YAML: {why}"));
+    match codec::from_yaml(bytes, max_depth).map_err(|error| refused(&error))? {
         (Value::Object(object), duplicates) => Ok((object, duplicates)),
-        _ => Err(refused(&"the configuration is not an object")),
+        _ => Err(refused("the configuration is not an object")),
     }
 }
 

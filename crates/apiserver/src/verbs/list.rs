@@ -9,7 +9,7 @@ mod cursor;
 use std::sync::Arc;
 use std::task::Poll;
 
-use api::{Object, Status, TypeMeta, protobuf};
+use api::{Object, ResourceId, Status, TypeMeta, protobuf};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Response, StatusCode};
 use store::{Page, Revision, StoreError};
@@ -97,7 +97,7 @@ pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize
         let listing = match cursor.revision {
             Some(at) => past(call, selection, at, Some(cursor.after.clone()), limit)
                 .await
-                .map_err(|failed| failed.of_page(&cursor))?,
+                .map_err(|failed| failed.of_page(&call.row.id, &cursor))?,
             None => {
                 reach_newest(call).await?;
                 present(call, selection, Some(&cursor.after), limit)?
@@ -106,7 +106,9 @@ pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize
         return Ok((listing, true));
     }
     let listing = match freshness {
-        Freshness::Exact(at) => past(call, selection, at, None, limit).await.map_err(PastError::of_list)?,
+        Freshness::Exact(at) => past(call, selection, at, None, limit)
+            .await
+            .map_err(|failed| failed.of_list(&call.row.id))?,
         Freshness::Newest => {
             reach_newest(call).await?;
             present(call, selection, None, limit)?
@@ -135,23 +137,23 @@ fn present(call: &Call, selection: &Selection, after: Option<&str>, limit: Optio
 /// Why a page of the past could not be read.
 enum PastError {
     Store(StoreError),
-    Damaged(Status),
+    Damaged(Damage),
 }
 
 impl PastError {
-    fn of_list(self) -> Status {
+    fn of_list(self, id: &ResourceId) -> Status {
         match self {
             Self::Store(StoreError::Compacted { .. }) => Status::expired("The resourceVersion for the provided list is too old."),
             Self::Store(other) => store_failed(&other),
-            Self::Damaged(status) => status,
+            Self::Damaged(damage) => Damage::of_list(id, &[damage]),
         }
     }
 
     /// The client may go on with what is there now, if it can live with that.
-    fn of_page(self, cursor: &Cursor) -> Status {
+    fn of_page(self, id: &ResourceId, cursor: &Cursor) -> Status {
         match self {
             Self::Store(StoreError::Compacted { .. }) => cursor.expired(),
-            other => other.of_list(),
+            other => other.of_list(id),
         }
     }
 }
@@ -180,7 +182,7 @@ async fn past(call: &Call, selection: &Selection, at: u64, after: Option<String>
         let count = range.entries.len();
         for (index, (key, versioned)) in range.entries.into_iter().enumerate() {
             let entry = hub.resolve(&key, &versioned);
-            let entry = entry.map_err(|damage| PastError::Damaged(Damage::of_list(&call.row.id, &[damage])))?;
+            let entry = entry.map_err(PastError::Damaged)?;
             if selection.chooses(&call.row, &entry) {
                 entries.push(entry);
                 if entries.len() == limit {

@@ -7,6 +7,7 @@ mod damaged;
 mod fuzz;
 mod history;
 mod hostile;
+mod media_types;
 mod protobuf;
 mod reads;
 mod watches;

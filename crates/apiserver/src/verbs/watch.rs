@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use api::Status;
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use http::{HeaderValue, Response, StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -133,8 +134,10 @@ struct Stream {
     revision: u64,
     bookmarks: bool,
     marks_initial: bool,
-    /// What ends the watch from here. Made once, since a watch waits often.
-    end: BoxFuture<'static, Next>,
+    /// What ends the watch from here: one future, in a set because a set asks
+    /// only those that have something to say. The others take locks that all
+    /// watches share, and a watch waits often.
+    ends: FuturesUnordered<BoxFuture<'static, Next>>,
     ended: bool,
 }
 
@@ -171,7 +174,7 @@ impl Stream {
             revision: subscription.revision,
             bookmarks: options.bookmarks,
             marks_initial: options.marks_initial,
-            end: end.boxed(),
+            ends: FuturesUnordered::from_iter([end.boxed()]),
             ended: false,
         }
     }
@@ -223,12 +226,10 @@ impl Stream {
         if let Some(message) = self.backlog.pop_front() {
             return Next::Message(message);
         }
-        // Changes first: asking for the end takes locks that all watches share.
-        // There is an end to the changes that wait.
         tokio::select! {
             biased;
+            Some(end) = self.ends.next() => end,
             message = self.changes.recv() => message.map_or(Next::Ended, Next::Message),
-            end = &mut self.end => end,
         }
     }
 

@@ -15,7 +15,7 @@ mod security;
 mod update;
 mod volume;
 
-pub(in crate::kinds) use self::placement::{taint_effect, tolerations};
+pub(in crate::kinds) use self::placement::{node_selector, taint_effect, tolerations};
 pub(in crate::kinds) use self::resources::{amount_rules, any_name, parsed};
 pub(super) use self::update::{ephemeral, status, update};
 
@@ -274,7 +274,12 @@ fn classes(spec: &PodSpec) -> Vec<Violation> {
         broken.extend(values::one_of("spec.preemptionPolicy", policy, &["PreemptLowerPriority", "Never"]));
     }
     if let Some(os) = &spec.os {
-        broken.extend(values::one_of("spec.os.name", &os.name, &["linux", "windows"]));
+        match os.name.as_str() {
+            "linux" | "windows" => {}
+            "" => broken.push(Violation::required("spec.os.name", "cannot be empty")),
+            // Upstream names the parent here.
+            other => broken.push(Violation::not_supported("spec.os", other, &["linux", "windows"])),
+        }
     }
     broken
 }

@@ -28,12 +28,22 @@ fn claim(more: Value) -> Value {
 fn rules_of_a_volume() {
     let rows = [
         (json!({}), vec![]),
-        (json!({ "accessModes": [] }), vec!["spec.accessModes: Required value: at least 1 access mode is required".to_owned()]),
+        (json!({ "accessModes": [] }), vec!["spec.accessModes: Required value".to_owned()]),
         (
             json!({ "accessModes": ["Sometimes"] }),
             vec![r#"spec.accessModes: Unsupported value: "Sometimes": supported values: "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod""#.to_owned()],
         ),
-        (json!({ "capacity": {} }), vec!["spec.capacity: Required value".to_owned()]),
+        (
+            json!({ "capacity": {} }),
+            vec![
+                "spec.capacity: Required value".to_owned(),
+                r#"spec.capacity: Unsupported value: core.ResourceList{}: supported values: "storage""#.to_owned(),
+            ],
+        ),
+        (
+            json!({ "nodeAffinity": { "required": { "nodeSelectorTerms": [] } } }),
+            vec!["spec.nodeAffinity.required.nodeSelectorTerms: Required value: must have at least one node selector term".to_owned()],
+        ),
         (
             json!({ "capacity": { "storage": "0" } }),
             vec![r#"spec.capacity[storage]: Invalid value: "0": must be greater than zero"#.to_owned()],

@@ -481,3 +481,37 @@ async fn binding_a_pod_gives_its_node_to_nobody() {
     assert_eq!((bound["spec"]["nodeName"].as_str(), names(&bound).len()), (Some("n"), 1));
     assert_eq!(pod("p")["kind"], "Pod");
 }
+
+#[tokio::test]
+async fn a_scale_is_applied_as_the_count_of_its_object() {
+    let rig = Rig::new().await;
+    let path = "/api/v1/namespaces/default/replicationcontrollers";
+    let controller = "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: r}\nspec:\n  replicas: 1\n  selector: {a: b}\n  template:\n    metadata: {labels: {a: b}}\n    spec: {containers: [{name: c, image: i}]}\n";
+    assert_eq!(rig.apply(&format!("{path}/r"), "deployer", controller).await.code, 201);
+    let scale = |count: i32| format!("apiVersion: autoscaling/v1\nkind: Scale\nmetadata: {{name: r}}\nspec: {{replicas: {count}}}\n");
+    let scaled = format!("{path}/r/scale");
+    let refused = rig.apply(&scaled, "scaler", &scale(3)).await;
+    assert_eq!(refused.code, 409, "the deployer owns the count");
+    assert!(refused.message().contains(".spec.replicas"), "{}", refused.message());
+    let forced = rig.apply(&format!("{scaled}?force=true"), "scaler", &scale(3)).await;
+    assert_eq!(
+        (forced.code, &forced.json()["kind"], &forced.json()["spec"]["replicas"]),
+        (200, &json!("Scale"), &json!(3))
+    );
+    let object = rig.get(&format!("{path}/r")).await.json();
+    assert_eq!(object["spec"]["replicas"], 3);
+    let managers = object["metadata"]["managedFields"].as_array().unwrap();
+    let scaler = managers.iter().find(|entry| entry["manager"] == "scaler").unwrap();
+    assert_eq!((&scaler["operation"], &scaler["subresource"]), (&json!("Apply"), &json!("scale")));
+    assert_eq!(scaler["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+    // What was refused loses nothing.
+    assert_eq!(rig.apply(&scaled, "scaler", &scale(-1)).await.code, 422);
+    assert_eq!(
+        rig.apply(&scaled, "scaler", "apiVersion: v1\nkind: Pod\nmetadata: {name: r}\n")
+            .await
+            .code,
+        400
+    );
+    assert_eq!(rig.apply(&format!("{path}/none/scale"), "scaler", &scale(1)).await.code, 404);
+    assert_eq!(rig.get(&scaled).await.json()["spec"]["replicas"], 3);
+}

@@ -34,6 +34,27 @@ async fn lists_select_by_label_and_field() {
         rig.get(&format!("{PODS}?fieldSelector=spec.foo%3Dx")).await.brief(),
         "400 field label not supported: spec.foo"
     );
+    for (path, field) in [
+        ("nodes", "metadata.namespace"),
+        ("namespaces", "metadata.namespace"),
+        ("secrets", "data"),
+        ("services", "spec.clusterIPs"),
+        ("events", "count"),
+    ] {
+        let answer = rig.get(&format!("/api/v1/{path}?fieldSelector={field}%3Dx")).await;
+        assert_eq!(answer.brief(), format!("400 field label not supported: {field}"));
+    }
+    for path in [
+        "/api/v1/configmaps",
+        "/apis/storage.k8s.io/v1/storageclasses",
+        "/apis/coordination.k8s.io/v1/leases",
+    ] {
+        assert_eq!(rig.get(&format!("{path}?fieldSelector=metadata.namespace%3Dnone")).await.code, 200);
+        assert_eq!(
+            rig.get(&format!("{path}?fieldSelector=spec.x%3Dx")).await.brief(),
+            r#"400 "spec.x" is not a known field selector: only "metadata.name", "metadata.namespace""#
+        );
+    }
     assert_eq!(rig.get(&format!("{PODS}?fieldSelector=spec.foo")).await.code, 400);
     assert_eq!(rig.get(&format!("{PODS}?labelSelector=a+b")).await.code, 400);
 }
@@ -197,7 +218,7 @@ async fn tables_and_metadata_are_other_forms_of_the_same() {
         (&partial["kind"], names(&partial), partial["items"][0].get("spec")),
         (&json!("PartialObjectMetadataList"), vec!["a"], None)
     );
-    assert_eq!(rig.get_as(PODS, "application/yaml").await.code, 406);
+    assert_eq!(rig.get_as(PODS, "text/html").await.code, 406);
     assert_eq!(rig.get_as(&format!("{PODS}?includeObject=All"), "application/json").await.code, 400);
 }
 
@@ -269,4 +290,14 @@ async fn a_long_list_is_whole_though_it_is_written_in_parts() {
     let pretty = rig.get(&format!("{MAPS}?pretty=true")).await;
     assert!(pretty.text.len() > list.text.len());
     assert_eq!(pretty.json(), list.json());
+}
+
+#[tokio::test]
+async fn who_asks_for_endpoints_is_told_what_to_use() {
+    let rig = Rig::new().await;
+    let warned = ["299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""];
+    for path in ["/api/v1/endpoints", "/api/v1/namespaces/default/endpoints/none"] {
+        assert_eq!(rig.get(path).await.warnings(), warned, "{path}");
+    }
+    assert!(rig.get("/apis/discovery.k8s.io/v1/endpointslices").await.warnings().is_empty());
 }

@@ -440,7 +440,7 @@ async fn bodies_have_limits() {
     let answer = rig.post(MAPS, &json!({"metadata": {"name": "a"}, "x": deep})).await;
     assert_eq!(answer.code, 400);
     assert!(answer.message().contains("deeper than"), "{}", answer.message());
-    assert_eq!(rig.patch(&format!("{MAPS}/a"), "yaml", &json!({})).await.code, 415);
+    assert_eq!(rig.patch(&format!("{MAPS}/a"), "octet-stream", &json!({})).await.code, 415);
 }
 
 #[tokio::test]
@@ -472,4 +472,30 @@ async fn creates_and_a_namespace_s_end_exclude_each_other() {
             "{item}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_is_rarely_meant_is_told_and_done() {
+    let rig = Rig::new().await;
+    let mut doubled = pod("p");
+    doubled["spec"]["containers"][0]["env"] = json!([{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]);
+    let made = rig.post(PODS, &doubled).await;
+    assert_eq!(made.code, 201);
+    let hides = r#"299 - "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply""#;
+    assert_eq!(made.warnings(), [hides]);
+    // A change of a Pod is not looked at.
+    let labelled = rig
+        .patch(&format!("{PODS}/p"), "merge-patch", &json!({"metadata": {"labels": {"a": "b"}}}))
+        .await;
+    assert_eq!((labelled.code, labelled.warnings().len()), (200, 0));
+    let service = json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "None", "sessionAffinity": "ClientIP", "externalName": "x.y"}});
+    let made = rig.post("/api/v1/namespaces/default/services", &service).await;
+    assert_eq!(made.code, 201, "{:?}", made.text);
+    assert_eq!(
+        made.warnings(),
+        [
+            r#"299 - "spec.SessionAffinity is ignored for headless services""#,
+            r#"299 - "spec.externalName is ignored when spec.type is not \"ExternalName\"""#,
+        ]
+    );
 }

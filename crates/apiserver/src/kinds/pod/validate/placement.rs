@@ -11,7 +11,7 @@ use api::typed::{
 use serde_json::Value;
 
 use super::{each, text};
-use crate::validate::{invalid_each, labels, names, values};
+use crate::validate::{invalid_each, names, selector, values};
 
 /// The effect of a taint, which must be named.
 pub(in crate::kinds) fn taint_effect(field: &str, effect: &str) -> Option<Violation> {
@@ -86,12 +86,6 @@ pub(super) fn spread(constraints: &[TopologySpreadConstraint]) -> Vec<Violation>
         }
         if constraint.topology_key.is_empty() {
             broken.push(Violation::required(format!("{field}.topologyKey"), "can not be empty"));
-        } else {
-            broken.extend(invalid_each(
-                &format!("{field}.topologyKey"),
-                &constraint.topology_key,
-                names::qualified_name(&constraint.topology_key),
-            ));
         }
         let action = constraint.when_unsatisfiable.as_str();
         if !matches!(action, "DoNotSchedule" | "ScheduleAnyway") {
@@ -101,7 +95,59 @@ pub(super) fn spread(constraints: &[TopologySpreadConstraint]) -> Vec<Violation>
                 &["DoNotSchedule", "ScheduleAnyway"],
             ));
         }
+        let same = |other: &TopologySpreadConstraint| {
+            (&other.topology_key, &other.when_unsatisfiable) == (&constraint.topology_key, &constraint.when_unsatisfiable)
+        };
+        if constraints[index + 1..].iter().any(same) {
+            let pair = format!("{{{}, {action}}}", constraint.topology_key);
+            broken.push(Violation::duplicate(format!("{field}.{{topologyKey, whenUnsatisfiable}}"), &pair));
+        }
+        broken.extend(spread_details(&field, constraint));
     }
+    broken
+}
+
+fn spread_details(field: &str, constraint: &TopologySpreadConstraint) -> Vec<Violation> {
+    let mut broken = Vec::new();
+    if let Some(domains) = constraint.min_domains {
+        let action = constraint.when_unsatisfiable.as_str();
+        let mut refuse = |rule: &str| broken.push(Violation::invalid(format!("{field}.minDomains"), &domains.into(), rule));
+        if domains <= 0 {
+            refuse("must be greater than zero");
+        }
+        if action != "DoNotSchedule" {
+            refuse(&format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}"));
+        }
+    }
+    for (name, policy) in [
+        ("nodeAffinityPolicy", &constraint.node_affinity_policy),
+        ("nodeTaintsPolicy", &constraint.node_taints_policy),
+    ] {
+        if let Some(policy) = policy.as_deref().filter(|policy| !matches!(*policy, "Honor" | "Ignore")) {
+            broken.push(Violation::not_supported(format!("{field}.{name}"), policy, &["Honor", "Ignore"]));
+        }
+    }
+    let keys = each(&constraint.match_label_keys);
+    let given = constraint.label_selector.as_ref();
+    if !keys.is_empty() && given.is_none() {
+        let rule = "must not be specified when labelSelector is not set";
+        broken.push(Violation::forbidden(format!("{field}.matchLabelKeys"), rule));
+    }
+    let selects = |key: &String| {
+        given.is_some_and(|given| {
+            given.match_labels.as_ref().is_some_and(|labels| labels.contains_key(key))
+                || given.match_expressions.iter().flatten().any(|expression| expression.key == *key)
+        })
+    };
+    for (index, key) in keys.iter().enumerate() {
+        let field = format!("{field}.matchLabelKeys[{index}]");
+        broken.extend(invalid_each(&field, key, names::qualified_name(key)));
+        if selects(key) {
+            let rule = "exists in both matchLabelKeys and labelSelector";
+            broken.push(Violation::invalid(field, &Value::from(key.as_str()), rule));
+        }
+    }
+    broken.extend(given.iter().flat_map(|given| selector(&format!("{field}.labelSelector"), given)));
     broken
 }
 
@@ -147,7 +193,8 @@ fn weight(field: &str, weight: i32) -> Option<Violation> {
     (!(1..=100).contains(&weight)).then(|| Violation::invalid(format!("{field}.weight"), &weight.into(), "must be in the range 1-100"))
 }
 
-fn node_selector(field: &str, selector: &NodeSelector) -> Vec<Violation> {
+/// A selector of nodes, at least one term of which must be met.
+pub(in crate::kinds) fn node_selector(field: &str, selector: &NodeSelector) -> Vec<Violation> {
     let list = format!("{field}.nodeSelectorTerms");
     if selector.node_selector_terms.is_empty() {
         return vec![Violation::required(list, "must have at least one node selector term")];
@@ -265,8 +312,11 @@ fn pod_terms(field: &str, required: &[PodAffinityTerm], preferred: &[WeightedPod
 
 fn pod_term(field: &str, term: &PodAffinityTerm) -> Vec<Violation> {
     let mut broken = Vec::new();
-    if let Some(selected) = term.label_selector.as_ref().and_then(|selector| selector.match_labels.as_ref()) {
-        broken.extend(labels(&format!("{field}.labelSelector.matchLabels"), selected));
+    for (name, given) in [
+        ("labelSelector", &term.label_selector),
+        ("namespaceSelector", &term.namespace_selector),
+    ] {
+        broken.extend(given.iter().flat_map(|given| selector(&format!("{field}.{name}"), given)));
     }
     for namespace in each(&term.namespaces) {
         broken.extend(invalid_each(
@@ -275,6 +325,7 @@ fn pod_term(field: &str, term: &PodAffinityTerm) -> Vec<Violation> {
             names::dns1123_label(namespace),
         ));
     }
+    broken.extend(label_keys(field, term));
     if term.topology_key.is_empty() {
         broken.push(Violation::required(format!("{field}.topologyKey"), "can not be empty"));
     }
@@ -283,6 +334,30 @@ fn pod_term(field: &str, term: &PodAffinityTerm) -> Vec<Violation> {
         &term.topology_key,
         names::qualified_name(&term.topology_key),
     ));
+    broken
+}
+
+/// `matchLabelKeys` and `mismatchLabelKeys` of a term.
+///
+/// Source: upstream `validateMatchLabelKeysAndMismatchLabelKeys`.
+fn label_keys(field: &str, term: &PodAffinityTerm) -> Vec<Violation> {
+    let (matching, mismatching) = (each(&term.match_label_keys), each(&term.mismatch_label_keys));
+    let mut broken = Vec::new();
+    for (name, keys) in [("matchLabelKeys", matching), ("mismatchLabelKeys", mismatching)] {
+        if !keys.is_empty() && term.label_selector.is_none() {
+            let rule = "must not be specified when labelSelector is not set";
+            broken.push(Violation::forbidden(format!("{field}.{name}"), rule));
+            continue;
+        }
+        for (index, key) in keys.iter().enumerate() {
+            broken.extend(invalid_each(&format!("{field}.{name}[{index}]"), key, names::qualified_name(key)));
+        }
+    }
+    for (index, key) in matching.iter().enumerate().filter(|(_, key)| mismatching.contains(key)) {
+        let rule = "exists in both matchLabelKeys and mismatchLabelKeys";
+        let field = format!("{field}.matchLabelKeys[{index}]");
+        broken.push(Violation::invalid(field, &Value::from(key.as_str()), rule));
+    }
     broken
 }
 

@@ -33,12 +33,10 @@ pub(super) fn pod(spec: &PodSpec) -> Vec<Violation> {
         broken.push(Violation::invalid(format!("{field}.shareProcessNamespace"), &true.into(), rule));
     }
     broken.extend(sysctls(context, field));
-    if let Some(policy) = &context.fs_group_change_policy {
-        broken.extend(values::one_of(
-            &format!("{field}.fsGroupChangePolicy"),
-            policy,
-            &["Always", "OnRootMismatch"],
-        ));
+    let known = ["Always", "OnRootMismatch"];
+    // Upstream has no word of its own for an empty one.
+    if let Some(policy) = context.fs_group_change_policy.as_deref().filter(|policy| !known.contains(policy)) {
+        broken.push(Violation::not_supported(format!("{field}.fsGroupChangePolicy"), policy, &known));
     }
     broken.extend(seccomp(&format!("{field}.seccompProfile"), context.seccomp_profile.as_ref()));
     broken.extend(app_armor(&format!("{field}.appArmorProfile"), context.app_armor_profile.as_ref()));
@@ -49,11 +47,12 @@ pub(super) fn pod(spec: &PodSpec) -> Vec<Violation> {
             &["Merge", "Strict"],
         ));
     }
-    if let Some(policy) = &context.se_linux_change_policy {
-        broken.extend(values::one_of(
-            &format!("{field}.seLinuxChangePolicy"),
+    // `MountOption` comes with the gate SELinuxMount, which is off in v1.33.
+    if let Some(policy) = context.se_linux_change_policy.as_deref().filter(|policy| *policy != "Recursive") {
+        broken.push(Violation::not_supported(
+            format!("{field}.seLinuxChangePolicy"),
             policy,
-            &["MountOption", "Recursive"],
+            &["Recursive"],
         ));
     }
     broken
@@ -92,7 +91,10 @@ pub(super) fn container(field: &str, context: &SecurityContext, host_users: bool
         broken.extend(id.and_then(|id| values::user_or_group(&format!("{field}.{name}"), id)));
     }
     if let Some(mount) = &context.proc_mount {
-        broken.extend(values::one_of(&format!("{field}.procMount"), mount, &["Default", "Unmasked"]));
+        if !matches!(mount.as_str(), "Default" | "Unmasked") {
+            let field = format!("{field}.procMount");
+            broken.push(Violation::not_supported(field, mount, &["Default", "Unmasked"]));
+        }
         if mount == "Unmasked" && host_users {
             let rule = "`hostUsers` must be false to use `Unmasked`";
             broken.push(Violation::invalid(format!("{field}.procMount"), &Value::from(mount.as_str()), rule));

@@ -308,28 +308,6 @@ pub(super) fn mounts(list: &str, container: &Container, volumes: &[Volume]) -> V
             broken.push(Violation::invalid(format!("{field}.subPathExpr"), &Value::from(expression), rule));
         }
         broken.extend(values::descending_path(&format!("{list}.subPathExpr"), expression));
-        let none = mount.mount_propagation.as_deref().is_none_or(|propagation| propagation == "None");
-        match mount.recursive_read_only.as_deref() {
-            None | Some("Disabled") => {}
-            Some("IfPossible" | "Enabled") => {
-                let recursive = format!("{field}.recursiveReadOnly");
-                if mount.read_only != Some(true) {
-                    broken.push(Violation::forbidden(
-                        recursive.as_str(),
-                        "may only be specified when readOnly is true",
-                    ));
-                }
-                if !none {
-                    let rule = "may only be specified when mountPropagation is None or not specified";
-                    broken.push(Violation::forbidden(recursive.as_str(), rule));
-                }
-            }
-            Some(other) => broken.push(Violation::not_supported(
-                format!("{field}.recursiveReadOnly"),
-                other,
-                &["Disabled", "Enabled", "IfPossible"],
-            )),
-        }
         if let Some(propagation) = &mount.mount_propagation {
             broken.extend(values::one_of(
                 &format!("{list}.mountPropagation"),
@@ -344,6 +322,28 @@ pub(super) fn mounts(list: &str, container: &Container, volumes: &[Volume]) -> V
                 let rule = "Bidirectional mount propagation is available only to privileged containers";
                 broken.push(Violation::forbidden(format!("{list}.mountPropagation"), rule));
             }
+        }
+        let none = mount.mount_propagation.as_deref().is_none_or(|propagation| propagation == "None");
+        match mount.recursive_read_only.as_deref() {
+            None | Some("Disabled") => {}
+            Some("IfPossible" | "Enabled") => {
+                let recursive = format!("{list}.recursiveReadOnly");
+                if mount.read_only != Some(true) {
+                    broken.push(Violation::forbidden(
+                        recursive.as_str(),
+                        "may only be specified when readOnly is true",
+                    ));
+                }
+                if !none {
+                    let rule = "may only be specified when mountPropagation is None or not specified";
+                    broken.push(Violation::forbidden(recursive.as_str(), rule));
+                }
+            }
+            Some(other) => broken.push(Violation::not_supported(
+                format!("{list}.recursiveReadOnly"),
+                other,
+                &["Disabled", "Enabled", "IfPossible"],
+            )),
         }
     }
     broken
