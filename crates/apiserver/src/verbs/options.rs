@@ -52,8 +52,10 @@ pub(crate) fn limit(query: &Query) -> Result<Option<usize>, Status> {
 /// What `resourceVersion` and `resourceVersionMatch` of a list ask for.
 ///
 /// # Errors
-/// 422 for options that contradict each other.
+/// 400 for numbers that are none, 422 for options that contradict each other.
 pub(crate) fn freshness(query: &Query) -> Result<Freshness, Status> {
+    // A list has no use for it; upstream reads all options before it asks what for.
+    query.integer("timeoutSeconds")?;
     let (version, matching) = (query.get("resourceVersion"), query.get(MATCH));
     let mut broken = Vec::new();
     if let Some(matching) = matching {
@@ -194,6 +196,10 @@ mod tests {
             let message = list(query).unwrap_err();
             assert_eq!(message, format!("ListOptions.meta.k8s.io \"\" is invalid: {wanted}"), "{query}");
         }
+        assert_eq!(
+            list("timeoutSeconds=x").unwrap_err(),
+            "strconv.ParseInt: parsing \"x\": invalid syntax"
+        );
         let watch = |query: &str| initial_events(&Query::parse(query).unwrap()).map_err(|status| status.message);
         assert_eq!(
             watch("sendInitialEvents=true&resourceVersionMatch=NotOlderThan").unwrap(),
