@@ -85,7 +85,7 @@ impl Settings {
     }
 
     /// Bytes that are to become free, if the disk is as full as that.
-    fn to_free(&self, available: u64, capacity: u64) -> Option<u64> {
+    fn excess_bytes(&self, available: u64, capacity: u64) -> Option<u64> {
         let free_percent = u128::from(available) * 100 / u128::from(capacity.max(1));
         let used_percent = 100_u128.saturating_sub(free_percent);
         if self.high_percent == 100 || used_percent < u128::from(self.high_percent) {
@@ -172,7 +172,7 @@ async fn look(ports: &Ports, settings: &Settings, image_fs: &Path, events: &Node
         events.warn("InvalidDiskCapacity", error.clone());
         return Err(error);
     }
-    let Some(to_free) = settings.to_free(available, capacity) else {
+    let Some(to_free) = settings.excess_bytes(available, capacity) else {
         return Ok(());
     };
     let mut freed = 0_u64;
@@ -247,14 +247,14 @@ mod tests {
     #[test]
     fn a_disk_is_emptied_from_the_high_mark_to_the_low_one() {
         let settings = settings(85, 80).unwrap();
-        assert_eq!(settings.to_free(16, 100), None);
-        assert_eq!(settings.to_free(15, 100), Some(5));
-        assert_eq!(settings.to_free(0, 1000), Some(200));
+        assert_eq!(settings.excess_bytes(16, 100), None);
+        assert_eq!(settings.excess_bytes(15, 100), Some(5));
+        assert_eq!(settings.excess_bytes(0, 1000), Some(200));
         let off = Settings {
             high_percent: 100,
             ..settings
         };
-        assert_eq!(off.to_free(0, 1000), None);
+        assert_eq!(off.excess_bytes(0, 1000), None);
     }
 
     #[test]
