@@ -34,7 +34,7 @@ use crate::execute::Ports;
 use crate::flight::FlightRecorder;
 use crate::image_gc;
 use crate::node_events::NodeEvents;
-use crate::node_status::{self, Machine, NodeIdentity, NodeState, Registered};
+use crate::node_status::{self, Machine, NodeIdentity, NodeState};
 use crate::pod_worker::{Mailbox, PodWorker, Wanted, reference};
 use crate::pods::Pods;
 use crate::pull_secret;
@@ -98,6 +98,15 @@ pub enum KubeletError {
     /// The stream of pods ended.
     #[error("the watch of this node's pods ended")]
     WatchEnded,
+}
+
+impl KubeletError {
+    fn registering(node: &NodeIdentity, error: kube::Error) -> Self {
+        Self::Register {
+            node: node.name.clone(),
+            source: Box::new(error),
+        }
+    }
 }
 
 struct Worker {
@@ -172,28 +181,21 @@ impl Kubelet {
         let (state, state_seen) = watch::channel(first.clone());
         let registered = node_status::register(&client, &node, &machine, &first, clock.now())
             .await
-            .map_err(|error| KubeletError::Register {
-                node: node.name.clone(),
-                source: Box::new(error),
-            })?;
-        let Registered {
-            node: registered,
-            rebooted,
-        } = registered;
+            .map_err(|error| KubeletError::registering(&node, error))?;
         let events = NodeEvents::new(recorder.clone(), clock.clone(), node.name.clone());
-        events.started(rebooted.then_some(machine.boot_id.as_str()), drain.is_some());
+        events.started(registered.rebooted.then_some(machine.boot_id.as_str()), drain.is_some());
         let limits = NodeLimits {
             pod_processes_max,
             huge_pages: machine.huge_pages.clone(),
         };
-        let (seen, node_object) = watch::channel(registered.clone());
+        let (seen, node_object) = watch::channel(registered.node.clone());
         side.spawn(events.clone().follow_cordons(node_object.clone(), shutdown.clone()));
         side.spawn(node_status::follow(client.clone(), node.name.clone(), seen, shutdown.clone()));
         side.spawn(node_status::heartbeat(
             client.clone(),
             node.clone(),
             machine,
-            registered,
+            registered.node,
             clock.clone(),
             state_seen.clone(),
             shutdown.clone(),

@@ -349,22 +349,26 @@ fn root_a_pod_goes_only_where_its_fields_allow() {
         assert!(seen["message"].as_str().unwrap().starts_with(words), "{name}: {seen}");
     }
 
+    gates_schedulers_and_priorities(&platform, &any);
+}
+
+fn gates_schedulers_and_priorities(platform: &Platform, any: &str) {
     // Nobody of this name schedules; who waits behind a gate waits.
     let gated = format!("{any}  schedulingGates: [{{name: example.org/one}}, {{name: example.org/two}}]\n");
     platform
         .create(&sleeper("others", &format!("{any}  schedulerName: theirs\n")))
         .unwrap();
     platform.create(&sleeper("gated", &gated)).unwrap();
-    platform.create(&sleeper("after", &any)).unwrap();
+    platform.create(&sleeper("after", any)).unwrap();
     platform.wait_status("default", "after", "Running", LIMIT).unwrap();
-    let others = got(&platform, "others");
+    let others = got(platform, "others");
     assert!(
         others["spec"]["nodeName"].is_null() && condition(&others, "PodScheduled").is_null(),
         "{others}"
     );
-    assert_eq!(got(&platform, "after")["spec"]["schedulerName"], "default-scheduler");
+    assert_eq!(got(platform, "after")["spec"]["schedulerName"], "default-scheduler");
     platform.wait_status("default", "gated", "SchedulingGated", LIMIT).unwrap();
-    let waits = condition(&got(&platform, "gated"), "PodScheduled");
+    let waits = condition(&got(platform, "gated"), "PodScheduled");
     assert_eq!(
         (&waits["reason"], &waits["message"]),
         (
@@ -377,7 +381,7 @@ fn root_a_pod_goes_only_where_its_fields_allow() {
         platform.ok(&["patch", "pod", "gated", "--type=json", "-p", &patch]).unwrap();
     };
     open(r#"{"name": "example.org/two"}"#);
-    assert_eq!(got(&platform, "gated")["spec"]["nodeName"], Value::Null);
+    assert_eq!(got(platform, "gated")["spec"]["nodeName"], Value::Null);
     open("");
     platform.wait_status("default", "gated", "Running", LIMIT).unwrap();
 
@@ -386,10 +390,10 @@ fn root_a_pod_goes_only_where_its_fields_allow() {
     platform
         .create(&sleeper("high", &format!("{any}  priorityClassName: high\n")))
         .unwrap();
-    let spec = &got(&platform, "high")["spec"];
+    let spec = &got(platform, "high")["spec"];
     assert_eq!((&spec["priority"], &spec["priorityClassName"]), (&1000.into(), &"high".into()));
-    assert_eq!(got(&platform, "after")["spec"]["priority"], 0);
-    let said = refused(&platform, &sleeper("bold", "  priorityClassName: high\n  priority: 5\n"));
+    assert_eq!(got(platform, "after")["spec"]["priority"], 0);
+    let said = refused(platform, &sleeper("bold", "  priorityClassName: high\n  priority: 5\n"));
     assert!(
         said.contains("the integer value of priority (5) must not be provided in pod spec; priority admission controller computed 1000"),
         "{said}"
