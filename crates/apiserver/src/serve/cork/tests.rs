@@ -92,9 +92,8 @@ async fn large_writes_are_not_copied_and_nothing_overtakes() {
     let written = writes(&cork);
     assert_eq!(written.len(), 2, "what was held, then what did not fit beside it");
     assert!(written[0].starts_with(b"firsta") && written[1] == rest);
-    io.write_vectored(&[io::IoSlice::new(b"one, "), io::IoSlice::new(b"two")])
-        .await
-        .unwrap();
+    let both = [io::IoSlice::new(b"one, "), io::IoSlice::new(b"two")];
+    assert_eq!(io.write_vectored(&both).await.unwrap(), 8);
     io.shutdown().await.unwrap();
     assert_eq!(writes(&cork), [b"one, two"]);
     assert!(lock(&cork.0).io.down);
