@@ -139,6 +139,14 @@ pub struct Kubelet {
 /// Evictions chosen and not yet begun: one at a time is chosen.
 const EVICTIONS_MAX: usize = 1;
 
+/// Who events are from.
+fn reporter(node: &NodeIdentity) -> Reporter {
+    Reporter {
+        component: "kubelet".to_owned(),
+        host: node.name.clone(),
+    }
+}
+
 impl Kubelet {
     /// Registers the node, then runs its pods until `shutdown`. Containers go
     /// on running afterwards; the next kubelet adopts them.
@@ -167,11 +175,7 @@ impl Kubelet {
         // Its own end is not everybody's.
         let shutdown = shutdown.child_token();
         let mut side = JoinSet::new();
-        let reporter = Reporter {
-            component: "kubelet".to_owned(),
-            host: node.name.clone(),
-        };
-        let (recorder, recording) = Recorder::new(client.clone(), reporter, shutdown.clone());
+        let (recorder, recording) = Recorder::new(client.clone(), reporter(&node), shutdown.clone());
         side.spawn(recording);
 
         let first = NodeState {
