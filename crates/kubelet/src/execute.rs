@@ -261,7 +261,7 @@ async fn pull(
         })
         .await;
     let started = ports.clock.now();
-    let image = fetch(ports, subject, image)
+    let image = fetch(ports, &subject.uid, subject.pod.as_deref(), image)
         .await
         .map_err(|error| failure(&error, FailureClass::ErrImagePull))?;
     let took = ports.clock.now().since(started);
@@ -274,14 +274,14 @@ async fn pull(
 
 /// Asks the registry, with each name and password the pod's secrets hold for
 /// it in turn; without any where they hold none.
-async fn fetch(ports: &Ports, subject: &Subject, image: &str) -> Result<Image, RuntimeError> {
+pub(crate) async fn fetch(ports: &Ports, uid: &Uid, pod: Option<&Pod>, image: &str) -> Result<Image, RuntimeError> {
     let mut secrets = Vec::new();
-    if let Some(pod) = subject.pod.as_deref() {
+    if let Some(pod) = pod {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         for (secret, found) in ports.sources.find(namespace, pull_secret::references(pod)).await {
             match found {
                 Ok(content) => secrets.push(content),
-                Err(error) => tracing::warn!(uid = %subject.uid, secret = secret.name, error = %error, "a pull secret is not there"),
+                Err(error) => tracing::warn!(%uid, secret = secret.name, error = %error, "a pull secret is not there"),
             }
         }
     }

@@ -4,7 +4,7 @@
 //! `volumes/payload.rs` (the content of ConfigMap, Secret, downward and
 //! projected volumes, pure), `volumes/atomic.rs` (how content changes),
 //! `volumes/directory.rs` (`emptyDir`, `hostPath`), `volumes/owner.rs`
-//! (`fsGroup`), `volumes/persistent.rs` (the volumes of claims), `volumes/token.rs`, `volumes/mounts.rs` (what of it a container
+//! (`fsGroup`), `volumes/persistent.rs` (the volumes of claims), `volumes/image.rs`, `volumes/token.rs`, `volumes/mounts.rs` (what of it a container
 //! gets, pure).
 //!
 //! ```text
@@ -19,6 +19,7 @@
 
 mod atomic;
 pub(crate) mod directory;
+mod image;
 pub(crate) mod mounts;
 mod owner;
 mod payload;
@@ -204,10 +205,21 @@ impl Volumes {
 
     /// The same, with what a mount of it must not reach.
     pub(crate) fn source(&self, uid: &Uid, volume: &Volume) -> Option<mounts::Source> {
+        if let Some(image) = &volume.image {
+            return Some(mounts::Source {
+                path: PathBuf::new(),
+                image: Some(image.reference.clone().unwrap_or_default()),
+                outside: None,
+            });
+        }
         let path = self.place(uid, volume)?;
         let foreign = volume.host_path.is_some() || (volume.persistent_volume_claim.is_some() && !self.own.is_local(&path));
         let outside = foreign.then(|| self.own.data_dir().to_path_buf());
-        Some(mounts::Source { path, outside })
+        Some(mounts::Source {
+            path,
+            image: None,
+            outside,
+        })
     }
 
     /// What leads to the volume of a claim.
@@ -238,6 +250,10 @@ impl Volumes {
         let claimed = match scope {
             Scope::All => persistent::find(ports, pod).await,
             Scope::Content => BTreeMap::new(),
+        };
+        let mut errors = match scope {
+            Scope::All => image::pull_all(ports, uid, pod).await,
+            Scope::Content => Vec::new(),
         };
         let allocatable = ports.allocatable();
         let plans: Vec<_> = volumes(pod)
@@ -275,10 +291,10 @@ impl Volumes {
             }
             errors
         });
-        let errors = work.await.unwrap_or_else(|ended| {
+        errors.extend(work.await.unwrap_or_else(|ended| {
             let why = format!("internal error: {ended}");
             vec![MountError::set_up("", &why)]
-        });
+        }));
         let mut due = of.due();
         due.is_up |= errors.is_empty();
         due.at = if due.pokes != pokes {
@@ -302,8 +318,8 @@ impl Volumes {
         issued: &BTreeMap<(String, usize), Result<String, String>>,
         allocatable: &BTreeMap<String, WireQuantity>,
     ) -> Result<Work, String> {
-        if volume.persistent_volume_claim.is_some() {
-            return Ok(Work::Nothing); // what a claim has is not content
+        if volume.persistent_volume_claim.is_some() || volume.image.is_some() {
+            return Ok(Work::Nothing); // what a claim or an image has is not content
         }
         let place = self.place(uid, volume).ok_or("this kind of volume is not supported")?;
         let tokens = payload::tokens(volume)

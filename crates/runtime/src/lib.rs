@@ -153,6 +153,9 @@ pub struct Mount {
     /// A directory nothing of which is mounted, whatever link of `source` or
     /// `sub_path` leads there.
     pub outside: Option<PathBuf>,
+    /// An image whose files are the volume, in place of `source`; nothing in it
+    /// can be written or run.
+    pub image: Option<String>,
     /// A path in it that is mounted instead; made where it is missing. No link
     /// leads it out of `source`.
     pub sub_path: Option<PathBuf>,

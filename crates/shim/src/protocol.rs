@@ -228,6 +228,10 @@ pub struct CreateSpec {
 pub struct Staged {
     /// The volume on the node.
     pub source: PathBuf,
+    /// Layers of an image, bottom first, whose files are the volume in place of
+    /// `source`, read-only.
+    #[serde(default)]
+    pub layers: Option<Vec<PathBuf>>,
     /// A directory nothing of which is mounted, whatever leads there.
     #[serde(default)]
     pub outside: Option<PathBuf>,

@@ -56,6 +56,44 @@ fn mount_new_style(layers: &[PathBuf], upper: &Path, work: &Path, merged: &Path)
     rustix::mount::move_mount(mount.as_fd(), "", CWD, merged, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
+/// Mounts the files of an image's layers, for reading alone. `empty` is an empty
+/// directory below them: an overlay without a writable layer has two at least.
+pub(crate) fn mount_read_only(layers: &[PathBuf], empty: &Path, at: &Path) -> io::Result<()> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let lower = || layers.iter().rev().map(PathBuf::as_path).chain([empty]);
+    if layers.is_empty() {
+        return Ok(()); // an image without files: the empty directory it is
+    }
+    let new_style = || {
+        let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for layer in lower() {
+            rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", layer)?;
+        }
+        rustix::mount::fsconfig_create(fs.as_fd())?;
+        let mount = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        rustix::mount::move_mount(mount.as_fd(), "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    };
+    match new_style() {
+        // `lowerdir+` arrived in Linux 6.5.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            let mut options = b"lowerdir=".to_vec();
+            for (n, layer) in lower().enumerate() {
+                if n > 0 {
+                    options.push(b':');
+                }
+                escape(layer, &mut options);
+            }
+            let options = std::ffi::CString::new(options)?;
+            let flags = MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+            Ok(rustix::mount::mount("overlay", at, "overlay", flags, options.as_c_str())?)
+        }
+        other => Ok(other?),
+    }
+}
+
 fn mount_classic(layers: &[PathBuf], upper: &Path, work: &Path, merged: &Path) -> io::Result<()> {
     // Relative to the directory the layers share, so that many fit. The
     // calling worker is about to end, its directory is nobody's concern.

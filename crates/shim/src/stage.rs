@@ -47,6 +47,7 @@ pub(crate) fn stage(list: &[Staged], dir: &Path) -> Result<(), (Refusal, String)
         _ => {}
     }
     for (index, staged) in list.iter().enumerate() {
+        let staged = &of_image(staged, &place(dir, index))?;
         let opened = match &staged.sub_path {
             None => open_volume(&staged.source).map_err(|error| {
                 let message = format!("opening {} for {}: {error}", staged.source.display(), staged.what);
@@ -65,6 +66,22 @@ pub(crate) fn stage(list: &[Staged], dir: &Path) -> Result<(), (Refusal, String)
         })?;
     }
     Ok(())
+}
+
+/// Mounts the files of an image beside the place of its mount; from there they
+/// are staged like any other volume.
+fn of_image(staged: &Staged, place: &Path) -> Result<Staged, (Refusal, String)> {
+    let Some(layers) = &staged.layers else { return Ok(staged.clone()) };
+    let failed = |error: io::Error| (Refusal::System, format!("mounting the image of {}: {error}", staged.what));
+    let (source, empty) = (place.with_extension("image"), place.with_extension("empty"));
+    for made in [&source, &empty] {
+        match fs::create_dir(made) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
+    }
+    rootfs::mount_read_only(layers, &empty, &source).map_err(failed)?;
+    Ok(Staged { source, ..staged.clone() })
 }
 
 /// Takes the staged mounts away; the container has its own.
@@ -111,9 +128,10 @@ fn open_inside(staged: &Staged, path: &Path) -> Result<OwnedFd, (Refusal, String
         }
     };
     let volume = open_volume(&staged.source).map_err(refuse("prepare subPath"))?;
+    let is_image = staged.layers.is_some();
     match rustix::fs::openat2(&volume, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), INSIDE) {
         Ok(opened) => return Ok(opened),
-        Err(rustix::io::Errno::NOENT) => {}
+        Err(rustix::io::Errno::NOENT) if !is_image => {}
         Err(error) => return Err(refuse("prepare subPath")(error.into())),
     }
     make_inside(&volume, path, staged.outside.as_deref()).map_err(refuse("create subPath directory"))
@@ -184,6 +202,7 @@ mod tests {
     fn staged(volume: &Path) -> Staged {
         Staged {
             source: volume.to_path_buf(),
+            layers: None,
             outside: None,
             sub_path: None,
             slave: false,

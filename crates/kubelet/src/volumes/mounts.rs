@@ -14,6 +14,8 @@ use crate::environment::expand;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
+    /// An image that is the volume, in place of `path`.
+    pub(crate) image: Option<String>,
     /// A directory nothing of which is mounted, whatever leads there.
     pub(crate) outside: Option<PathBuf>,
 }
@@ -47,6 +49,7 @@ pub(crate) fn of(
             volume: mount.name.clone(),
             source: source.path,
             outside: source.outside,
+            image: source.image,
             sub_path: sub_path(mount, &known)?,
             target: Path::new("/").join(&mount.mount_path),
             read_only: mount.read_only == Some(true) || carries_content || claimed_read_only,
@@ -128,7 +131,11 @@ mod tests {
         let variables = [("POD".to_owned(), "p".to_owned()), ("EMPTY".to_owned(), String::new())];
         of(&pod, container, &variables, |volume| {
             let path = Path::new("/node").join(&volume.name);
-            Some(Source { path, outside: None })
+            Some(Source {
+                path,
+                image: None,
+                outside: None,
+            })
         })
         .map(|mut list| list.remove(0))
     }

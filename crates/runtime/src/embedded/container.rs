@@ -134,9 +134,16 @@ impl Embedded {
             message_from_log: config.termination_message_from_log,
             message_file: !config.termination_message_path.is_empty(),
             all_devices: config.privileged,
-            staged: spec::staged(config),
+            staged: spec::staged(config, |reference| self.layers(reference))?,
             pid_namespace_of: target,
         })))
+    }
+
+    /// The layers of an image that is a volume.
+    fn layers(&self, reference: &str) -> Result<Vec<std::path::PathBuf>, String> {
+        let found = self.options.images.lookup(reference).map_err(|error| error.to_string())?;
+        let stored = found.ok_or_else(|| format!("the image {reference:?} of a volume is not present on this node any more"))?;
+        Ok(stored.layers)
     }
 
     /// Forgets an attempt and removes what there is of it.

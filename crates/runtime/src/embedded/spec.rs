@@ -121,14 +121,21 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
     serde_json::from_value(spec).map_err(|cause| format!("container {}: its configuration cannot be expressed: {cause}", container.name))
 }
 
-/// What the shim is to make ready for the mounts of a container.
-pub(super) fn staged(container: &ContainerConfig) -> Vec<Staged> {
-    let staged = container.mounts.iter().map(|mount| Staged {
-        source: mount.source.clone(),
-        outside: mount.outside.clone(),
-        sub_path: mount.sub_path.clone(),
-        slave: mount.propagation == crate::Propagation::HostToContainer,
-        what: format!("volumeMount {:?} of container {:?}", mount.volume, container.name),
+/// What the shim is to make ready for the mounts of a container; `layers` finds
+/// those of an image that is a volume.
+///
+/// # Errors
+/// Those of `layers`.
+pub(super) fn staged<E>(container: &ContainerConfig, layers: impl Fn(&str) -> Result<Vec<PathBuf>, E>) -> Result<Vec<Staged>, E> {
+    let staged = container.mounts.iter().map(|mount| {
+        Ok(Staged {
+            source: mount.source.clone(),
+            layers: mount.image.as_deref().map(&layers).transpose()?,
+            outside: mount.outside.clone(),
+            sub_path: mount.sub_path.clone(),
+            slave: mount.propagation == crate::Propagation::HostToContainer,
+            what: format!("volumeMount {:?} of container {:?}", mount.volume, container.name),
+        })
     });
     staged.collect()
 }
@@ -266,7 +273,10 @@ fn mounts(parts: &Parts<'_>) -> Vec<Value> {
     // An outer mount must come before one inside it. Source: containerd `orderedMounts`.
     wanted.sort_by_key(|(_, m)| m.target.components().count());
     list.extend(wanted.into_iter().map(|(index, m)| {
-        let mut options = vec![if m.read_only { "ro" } else { "rw" }];
+        let mut options = vec![if m.read_only || m.image.is_some() { "ro" } else { "rw" }];
+        if m.image.is_some() {
+            options.push("noexec");
+        }
         if m.recursive_read_only {
             options.push("rro");
         }

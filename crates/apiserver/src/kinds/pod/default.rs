@@ -155,6 +155,10 @@ fn fill_volume(volume: &mut Map<String, Value>) {
     {
         path.insert("type".to_owned(), Value::from(""));
     }
+    if let Some(image) = object(volume, "image") {
+        let policy = pull_policy(text(image, "reference"));
+        set_absent(image, "pullPolicy", policy);
+    }
     if let Some(downward) = object(volume, "downwardAPI") {
         fill_downward(downward);
     }

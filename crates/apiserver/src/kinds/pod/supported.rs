@@ -209,7 +209,7 @@ fn se_linux(options: &Option<SELinuxOptions>) -> Vec<String> {
 }
 
 /// The kinds of volumes that are mounted.
-pub(super) const MOUNTED: [&str; 7] = [
+pub(super) const MOUNTED: [&str; 8] = [
     "emptyDir",
     "hostPath",
     "configMap",
@@ -217,6 +217,7 @@ pub(super) const MOUNTED: [&str; 7] = [
     "downwardAPI",
     "projected",
     "persistentVolumeClaim",
+    "image",
 ];
 
 /// The kind of a volume no code mounts.
@@ -245,7 +246,6 @@ const POD: &[Missing<OfPod>] = &[
             "volumes[].gcePersistentDisk",
             "volumes[].gitRepo",
             "volumes[].glusterfs",
-            "volumes[].image",
             "volumes[].iscsi",
             "volumes[].nfs",
             "volumes[].photonPersistentDisk",

@@ -138,6 +138,17 @@ fn of_kind(field: &str, kind: &str, volume: &Volume) -> Vec<Violation> {
                     .then(|| Violation::required(format!("{field}.claimName"), "")),
             );
         }
+        "image" => {
+            let Some(image) = &volume.image else { return broken };
+            if text(&image.reference).is_empty() {
+                broken.push(Violation::required(format!("{field}.reference"), ""));
+            }
+            broken.extend(values::one_of(
+                &format!("{field}.pullPolicy"),
+                text(&image.pull_policy),
+                &["Always", "IfNotPresent", "Never"],
+            ));
+        }
         "projected" => {
             let Some(projected) = &volume.projected else { return broken };
             broken.extend(mode(&format!("{field}.defaultMode"), projected.default_mode));

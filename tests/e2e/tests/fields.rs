@@ -1,0 +1,369 @@
+//! Fields of a Pod, each set, and what real containers found of it.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use e2e::Platform;
+use e2e::host::run;
+use e2e::platform::Build;
+use e2e::wait;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn started(label: &str) -> Platform {
+    Platform::start(label, &Build::from_env().unwrap()).unwrap()
+}
+
+fn printed(platform: &Platform, pod: &str, container: &str) -> Vec<String> {
+    let text = wait::until(&format!("{container} of {pod} to end"), LIMIT, || {
+        let logs = platform.kubectl(&["logs", pod, "-c", container])?;
+        let text = String::from_utf8_lossy(&logs.stdout).into_owned();
+        Ok(if text.ends_with("done\n") {
+            Ok(text)
+        } else {
+            Err(text + &String::from_utf8_lossy(&logs.stderr))
+        })
+    })
+    .unwrap();
+    text.lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+fn waiting(platform: &Platform, pod: &str, status: &str) -> String {
+    platform.wait_status("default", pod, status, LIMIT).unwrap();
+    let path = "jsonpath={.status.containerStatuses[0].state.waiting.message}";
+    platform.ok(&["get", "pod", pod, "-o", path]).unwrap()
+}
+
+const USERS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: users }
+spec:
+  restartPolicy: Never
+  securityContext:
+    runAsUser: 1000
+    runAsGroup: 3000
+    runAsNonRoot: true
+    seccompProfile: { type: Localhost, localhostProfile: nodir.json }
+    appArmorProfile: { type: Unconfined }
+  containers:
+  - name: as-the-pod
+    image: busybox:1.30
+    command: [sh, -c, 'id -u; id -g; mkdir /tmp/x 2>&1; echo done']
+  - name: as-itself
+    image: busybox:1.30
+    securityContext:
+      runAsUser: 1001
+      runAsGroup: 3001
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      appArmorProfile: { type: Unconfined }
+    command: [sh, -c, 'id -u; id -g; grep NoNewPrivs /proc/self/status; touch /tmp/x 2>&1; echo done']
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: rights }
+spec:
+  restartPolicy: Never
+  containers:
+  - name: one
+    image: busybox:1.30
+    securityContext: { capabilities: { add: [NET_ADMIN], drop: [ALL] }, procMount: Default, runAsNonRoot: false }
+    command: [sh, -c, 'grep CapEff /proc/self/status; cat /proc/keys | wc -c; grep -c " /sys sysfs ro" /proc/mounts; echo done']
+  - name: all
+    image: busybox:1.30
+    securityContext: { privileged: true, allowPrivilegeEscalation: true }
+    command: [sh, -c, 'grep Seccomp: /proc/self/status; grep -c " /sys sysfs rw" /proc/mounts; mount -t tmpfs t /tmp && echo mounted; echo done']
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: pod-not-root }
+spec:
+  securityContext: { runAsNonRoot: true }
+  containers: [{ name: c, image: 'busybox:1.30', command: [sleep, '1000'] }]
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: not-root }
+spec:
+  containers: [{ name: c, image: 'busybox:1.30', command: [sleep, '1000'], securityContext: { runAsNonRoot: true, runAsUser: 0 } }]
+"#;
+
+/// Fields: spec.containers[].securityContext spec.containers[].securityContext.allowPrivilegeEscalation spec.containers[].securityContext.capabilities spec.containers[].securityContext.capabilities.add spec.containers[].securityContext.capabilities.drop spec.containers[].securityContext.privileged spec.containers[].securityContext.procMount
+/// Fields: spec.containers[].securityContext.readOnlyRootFilesystem spec.containers[].securityContext.runAsGroup spec.containers[].securityContext.runAsNonRoot spec.containers[].securityContext.runAsUser
+/// Fields: spec.securityContext.runAsUser spec.securityContext.runAsGroup spec.securityContext.runAsNonRoot spec.securityContext.seccompProfile.localhostProfile
+/// Fields: spec.securityContext.appArmorProfile spec.securityContext.appArmorProfile.type spec.securityContext.appArmorProfile.localhostProfile spec.containers[].securityContext.appArmorProfile spec.containers[].securityContext.appArmorProfile.type spec.containers[].securityContext.appArmorProfile.localhostProfile
+#[test]
+fn root_a_container_is_who_it_should_be_and_may_what_it_should() {
+    let platform = started("fields");
+    let profiles = platform.data_dir().join("seccomp");
+    fs::create_dir_all(&profiles).unwrap();
+    let text =
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]}"#;
+    fs::write(profiles.join("nodir.json"), text).unwrap();
+    platform.create(USERS).unwrap();
+    assert_eq!(
+        printed(&platform, "users", "as-the-pod"),
+        [
+            "1000",
+            "3000",
+            "mkdir: can't create directory '/tmp/x': No space left on device",
+            "done"
+        ]
+    );
+    assert_eq!(
+        printed(&platform, "users", "as-itself"),
+        ["1001", "3001", "NoNewPrivs: 1", "touch: /tmp/x: Read-only file system", "done"]
+    );
+    // NET_ADMIN alone; the kernel's keys are masked.
+    assert_eq!(printed(&platform, "rights", "one"), ["CapEff: 0000000000001000", "0", "1", "done"]);
+    assert_eq!(printed(&platform, "rights", "all"), ["Seccomp: 0", "1", "mounted", "done"]);
+    let message = waiting(&platform, "pod-not-root", "CreateContainerConfigError");
+    assert!(
+        message.starts_with("container has runAsNonRoot and image will run as root (pod: \"pod-not-root_default("),
+        "{message}"
+    );
+    let message = waiting(&platform, "not-root", "CreateContainerConfigError");
+    assert!(
+        message.starts_with("container's runAsUser breaks non-root policy (pod: \"not-root_default("),
+        "{message}"
+    );
+    // What is not done yet is refused by name.
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {securityContext: {POD}, containers: [{name: c, image: 'busybox:1.30', securityContext: {OWN}}]}}";
+    for (of_pod, own, said) in [
+        (
+            "appArmorProfile: {type: RuntimeDefault}",
+            "",
+            "spec.securityContext.appArmorProfile: Forbidden",
+        ),
+        (
+            "appArmorProfile: {type: Localhost, localhostProfile: own}",
+            "",
+            "spec.securityContext.appArmorProfile: Forbidden",
+        ),
+        (
+            "",
+            "appArmorProfile: {type: Localhost, localhostProfile: own}",
+            "spec.containers[0].securityContext.appArmorProfile: Forbidden",
+        ),
+        ("", "procMount: Unmasked", "spec.containers[0].securityContext.procMount"),
+    ] {
+        let manifest = pod.replace("POD", of_pod).replace("OWN", own);
+        let refused = format!("{:#}", platform.create(&manifest).unwrap_err());
+        assert!(refused.contains(said), "{manifest}: {refused}");
+    }
+}
+
+/// Fields: spec.hostPID spec.hostIPC
+#[test]
+fn root_a_pod_may_live_in_the_nodes_namespaces() {
+    let platform = started("namespaces");
+    let pod = |name: &str, host: bool| {
+        format!(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {{ name: {name} }}
+spec:
+  restartPolicy: Never
+  hostPID: {host}
+  hostIPC: {host}
+  containers: [{{ name: c, image: 'busybox:1.30', command: [sh, -c, 'readlink /proc/self/ns/pid; readlink /proc/self/ns/ipc; (tr \"\\\\0\" \" \" < /proc/{up}/cmdline | cut -d\" \" -f2) 2>/dev/null; echo done'] }}]
+",
+            up = platform.pid().unwrap()
+        )
+    };
+    platform.create(&pod("hosts", true)).unwrap();
+    platform.create(&pod("own", false)).unwrap();
+    let of_node = |kind: &str| {
+        let link = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        link.display().to_string()
+    };
+    let hosts = printed(&platform, "hosts", "c");
+    assert_eq!(hosts, [of_node("pid"), of_node("ipc"), "up".to_owned(), "done".to_owned()]);
+    let own = printed(&platform, "own", "c");
+    assert!(
+        own[0] != of_node("pid") && own[1] != of_node("ipc") && own.last().unwrap() == "done",
+        "{own:?}"
+    );
+    assert!(!own.contains(&"up".to_owned()), "{own:?}");
+}
+
+const FILES: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: settings }
+data: { a: "1", b: "2" }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: keys }
+stringData: { a: "3", b: "4" }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: files }
+spec:
+  restartPolicy: Never
+  volumes:
+  - { name: config, configMap: { name: settings, defaultMode: 0400, optional: false } }
+  - { name: none, configMap: { name: nowhere, optional: true } }
+  - { name: secret, secret: { secretName: keys, items: [{ key: b, path: deep/b, mode: 0511 }] } }
+  - name: fields
+    downwardAPI:
+      defaultMode: 0440
+      items:
+      - { path: name, fieldRef: { apiVersion: v1, fieldPath: metadata.name }, mode: 0404 }
+      - { path: memory, resourceFieldRef: { containerName: main, resource: limits.memory, divisor: 1Mi } }
+  - name: all
+    projected:
+      defaultMode: 0444
+      sources:
+      - configMap: { name: settings, items: [{ key: a, path: config-a, mode: 0600 }] }
+      - configMap: { name: nowhere, optional: true }
+      - secret: { name: keys, items: [{ key: a, path: s/a, mode: 0640 }] }
+      - secret: { name: nowhere, optional: true }
+      - downwardAPI:
+          items:
+          - { path: name, fieldRef: { apiVersion: v1, fieldPath: metadata.name }, mode: 0414 }
+          - { path: memory, resourceFieldRef: { containerName: main, resource: limits.memory, divisor: 1Ki } }
+      - serviceAccountToken: { path: token, audience: vault, expirationSeconds: 1200 }
+  containers:
+  - name: main
+    image: busybox:1.30
+    resources: { limits: { memory: 64Mi } }
+    command:
+    - sh
+    - -c
+    - |
+      for f in /config/a /config/b /secret/deep/b /fields/name /fields/memory /all/config-a /all/s/a /all/name /all/memory; do
+        echo $f $(ls -lL $f | cut -c1-10) $(cat $f)
+      done
+      ls /none | wc -l
+      ls /secret /all | tr '\n' ' '; echo
+      cut -d. -f2 /all/token
+      echo done
+    volumeMounts:
+    - { name: config, mountPath: /config }
+    - { name: none, mountPath: /none }
+    - { name: secret, mountPath: /secret }
+    - { name: fields, mountPath: /fields }
+    - { name: all, mountPath: /all }
+"#;
+
+/// Fields: spec.volumes[].configMap.defaultMode spec.volumes[].configMap.optional spec.volumes[].secret.items spec.volumes[].secret.items[].key spec.volumes[].secret.items[].mode spec.volumes[].secret.items[].path
+/// Fields: spec.volumes[].downwardAPI.defaultMode spec.volumes[].downwardAPI.items[].fieldRef.apiVersion spec.volumes[].downwardAPI.items[].mode spec.volumes[].downwardAPI.items[].resourceFieldRef.*
+/// Fields: spec.volumes[].downwardAPI.items[].resourceFieldRef spec.volumes[].projected.defaultMode spec.volumes[].projected.sources[].configMap.items[].mode spec.volumes[].projected.sources[].configMap.optional
+/// Fields: spec.volumes[].projected.sources[].downwardAPI.items[].fieldRef.apiVersion spec.volumes[].projected.sources[].downwardAPI.items[].mode spec.volumes[].projected.sources[].downwardAPI.items[].resourceFieldRef spec.volumes[].projected.sources[].downwardAPI.items[].resourceFieldRef.*
+/// Fields: spec.volumes[].projected.sources[].secret.items spec.volumes[].projected.sources[].secret.items[].key spec.volumes[].projected.sources[].secret.items[].mode spec.volumes[].projected.sources[].secret.items[].path spec.volumes[].projected.sources[].secret.optional
+/// Fields: spec.volumes[].projected.sources[].serviceAccountToken.audience spec.volumes[].projected.sources[].serviceAccountToken.expirationSeconds
+#[test]
+fn root_files_of_volumes_have_their_modes_paths_and_lives() {
+    let platform = started("files");
+    platform.create(FILES).unwrap();
+    let lines = printed(&platform, "files", "main");
+    let expected = [
+        "/config/a -r-------- 1",
+        "/config/b -r-------- 2",
+        "/secret/deep/b -r-x--x--x 4",
+        "/fields/name -r-----r-- files",
+        "/fields/memory -r--r----- 64",
+        "/all/config-a -rw------- 1",
+        "/all/s/a -rw-r----- 3",
+        "/all/name -r----xr-- files",
+        "/all/memory -r--r--r-- 65536",
+        "0",
+    ];
+    assert_eq!(lines[..10], expected);
+    assert_eq!(lines[10], "/all: config-a memory name s token /secret: deep");
+    let decode = Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "printf '%s==' '{}' | tr '_-' '/+' | base64 -d 2>/dev/null; true",
+            lines[11]
+        ))
+        .output()
+        .unwrap();
+    let claims: serde_json::Value = serde_json::Deserializer::from_slice(&decode.stdout)
+        .into_iter()
+        .next()
+        .unwrap()
+        .unwrap();
+    assert_eq!(claims["aud"], serde_json::json!(["vault"]), "{claims}");
+    assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 1200, "{claims}");
+}
+
+/// A directory of the host whose mounts others may follow; unmounted when dropped.
+struct Shared(tempfile::TempDir);
+
+impl Shared {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_string_lossy().into_owned();
+        run(Command::new("mount").args(["--bind", &path, &path])).unwrap();
+        let this = Self(dir);
+        run(Command::new("mount").args(["--make-shared", &path])).unwrap();
+        this
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--recursive", "--lazy"]).arg(self.0.path()).status();
+    }
+}
+
+/// Fields: spec.containers[].volumeMounts[].mountPropagation
+#[test]
+fn root_a_mount_made_later_on_the_host_is_seen_where_asked_for() {
+    let shared = Shared::new();
+    let platform = started("later");
+    fs::create_dir(shared.0.path().join("at")).unwrap();
+    let pod = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: later }
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  volumes: [{ name: v, hostPath: { path: HOSTDIR, type: Directory } }]
+  containers:
+  - name: follows
+    image: busybox:1.30
+    command: [sh, -c, 'until [ -e /v/at/file ]; do sleep 0.1; done; echo seen; echo done']
+    volumeMounts: [{ name: v, mountPath: /v, mountPropagation: HostToContainer }]
+  - name: alone
+    image: busybox:1.30
+    command: [sh, -c, 'until [ -e /v/go ]; do sleep 0.1; done; ls /v/at; echo done']
+    volumeMounts: [{ name: v, mountPath: /v, mountPropagation: None }]
+"#
+    .replace("HOSTDIR", &shared.0.path().display().to_string());
+    platform.create(&pod).unwrap();
+    platform
+        .ok(&["wait", "pod", "later", "--for=condition=Ready", "--timeout=60s"])
+        .unwrap();
+    let at = shared.0.path().join("at");
+    run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&at)).unwrap();
+    fs::write(at.join("file"), "").unwrap();
+    assert_eq!(printed(&platform, "later", "follows"), ["seen", "done"]);
+    fs::write(shared.0.path().join("go"), "").unwrap();
+    assert_eq!(printed(&platform, "later", "alone"), ["done"]);
+    let both = pod.replace("name: later", "name: both").replace("HostToContainer", "Bidirectional");
+    let refused = format!("{:#}", platform.create(&both).unwrap_err());
+    let rule = "mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers";
+    assert!(refused.contains(rule), "{refused}");
+    let privileged = both.replace(
+        "  - name: follows\n",
+        "  - name: follows\n    securityContext: { privileged: true }\n",
+    );
+    let refused = format!("{:#}", platform.create(&privileged).unwrap_err());
+    assert!(
+        refused.contains("spec.containers[0].volumeMounts[0].mountPropagation: Forbidden")
+            && refused.contains("propagate mounts from containers"),
+        "{refused}"
+    );
+    platform.ok(&["delete", "pod", "later", "--wait=true"]).unwrap();
+}
