@@ -210,7 +210,12 @@ fn wanted(ports: &Ports) -> BTreeSet<String> {
     let images = |pod: &Pod| -> Vec<String> {
         let Some(spec) = &pod.spec else { return Vec::new() };
         let all = spec.init_containers.iter().flatten().chain(&spec.containers);
-        all.filter_map(|container| container.image.clone()).collect()
+        let mounted = spec
+            .volumes
+            .iter()
+            .flatten()
+            .filter_map(|volume| volume.image.as_ref()?.reference.clone());
+        all.filter_map(|container| container.image.clone()).chain(mounted).collect()
     };
     let known = ports.pods.all();
     let names = known.iter().flat_map(|(_, known)| images(&known.pod));
