@@ -280,6 +280,9 @@ impl Kubelet {
                     Some(Ok(Event::InitDone)) => {
                         self.forget_unlisted(&listed.take().unwrap_or_default());
                         if std::mem::take(&mut first_list) {
+                            let pods = self.ports.pods.clone();
+                            // It ends by itself, soon.
+                            tokio::spawn(async move { pods.settle().await });
                             self.adopt_orphans().await?;
                             if self.drain_on() { break }
                         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use api::Uid;
 use api::node::Observation;
@@ -26,7 +27,13 @@ pub struct Pods {
     changes: watch::Sender<u64>,
     /// Grows whenever the API told of a pod, or one was forgotten.
     wanted_changes: watch::Sender<u64>,
+    /// Every pod that was here when this agent began has been looked at.
+    settled: watch::Sender<bool>,
 }
+
+/// How long the first look at all pods may take; whoever asks about one
+/// meanwhile waits for it, and no longer.
+const SETTLING: Duration = Duration::from_secs(5);
 
 impl Pods {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Uid, Known>> {
@@ -75,6 +82,34 @@ impl Pods {
         self.wanted_changes.subscribe()
     }
 
+    /// Waits until every pod there is has been looked at, but not for ever, and
+    /// says so to those in [`settled`](Self::settled). For after the first list.
+    pub async fn settle(&self) {
+        let mut changes = self.changes();
+        let looked = async {
+            while self.lock().values().any(|known| known.observed.sequence == 0) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(SETTLING, looked).await.is_err() {
+            tracing::warn!(
+                "some pods could not be looked at within {SETTLING:?} of the start; what is asked about them is answered without"
+            );
+        }
+        self.settled.send_replace(true);
+    }
+
+    /// Waits until what is said here of pods is more than that nothing is known
+    /// yet: after a restart they are where they were, and a client is to be told
+    /// nothing else.
+    pub async fn settled(&self) {
+        let mut settled = self.settled.subscribe();
+        // The list itself may take as long as a look at the pods.
+        let _ = tokio::time::timeout(SETTLING * 2, settled.wait_for(|settled| *settled)).await;
+    }
+
     /// Every pod, by UID.
     #[must_use]
     pub fn all(&self) -> Vec<(Uid, Known)> {
@@ -108,4 +143,29 @@ impl Pods {
 #[must_use]
 pub fn log_dir(root: &Path, namespace: &str, name: &str, uid: &Uid) -> PathBuf {
     root.join(format!("{namespace}_{name}_{uid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_after_a_start_waits_for_the_first_look() {
+        let pods = Pods::default();
+        let uid: Uid = "0d5e5c9e-4a0b-4b0e-9a58-6a1f0c9f0001".parse().unwrap();
+        pods.set_desired(&uid, Arc::default());
+        let mut asked = Box::pin(pods.settled());
+        let mut look = Box::pin(pods.settle());
+        assert!(asked.as_mut().now_or_never().is_none() && look.as_mut().now_or_never().is_none());
+        let seen = Observation {
+            sequence: 1,
+            ..Observation::default()
+        };
+        pods.set_observed(&uid, Arc::new(seen));
+        look.await;
+        asked.await;
+        assert!(pods.settled().now_or_never().is_some(), "nobody waits afterwards");
+    }
 }

@@ -138,6 +138,9 @@ impl NodeApi {
             }
         }
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        if !matches!(path.as_slice(), ["healthz" | "metrics" | "configz" | "flightRecorder", ..]) {
+            self.pods.settled().await;
+        }
         let streamed = match path.as_slice() {
             ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
                 self.remote(request, [namespace, pod, container], true)
