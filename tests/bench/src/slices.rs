@@ -1,4 +1,5 @@
-//! How soon an `EndpointSlice` follows the readiness of a pod among 500.
+//! How soon an `EndpointSlice` and the Endpoints follow the readiness and the
+//! termination of a pod among 500.
 //!
 //! The benchmark plays the kubelet: pods of a node that has no agent, whose
 //! readiness it writes itself. What is measured is the API server, the
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
@@ -25,6 +26,8 @@ const PODS: usize = 500;
 /// Changes of readiness that are measured, and how often one is made.
 const CHANGES: usize = 200;
 const PACE: Duration = Duration::from_millis(50);
+/// Pods whose termination is measured.
+const ENDINGS: usize = 50;
 /// Longest wait for one change.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -52,33 +55,68 @@ pub(crate) async fn measure(client: &Client) -> Result<Value> {
         .await?;
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), NAMESPACE);
     let mut changes = filled(&slices).await?;
-    let mut times = Vec::new();
+    let endpoints = Api::<Endpoints>::namespaced(client.clone(), NAMESPACE);
+    let mut older = complete(&endpoints).await?;
+    let mut readiness = Follows::default();
+    let mut endings = Follows::default();
     let mut pace = tokio::time::interval(PACE);
-    for round in 0..CHANGES {
+    for round in 0..CHANGES + ENDINGS {
         pace.tick().await;
+        let begun = Instant::now();
         // Another slice and another pod each time, off and on again.
         let index = (round / 2 * 37) % PODS;
         let ready = round % 2 == 1;
-        let begun = Instant::now();
-        set_ready(&pods, index, ready).await?;
-        loop {
-            ensure!(begun.elapsed() < LIMIT, "the slices did not follow pod web-{index}");
-            let change = tokio::time::timeout(LIMIT, changes.try_next())
-                .await
-                .context("no slice changed in time")??;
-            match change.context("the watch ended")? {
-                WatchEvent::Modified(slice) if says(&slice, index, ready) => break,
-                WatchEvent::Error(status) => bail!("the watch failed: {}", status.message),
-                _ => {}
-            }
-        }
-        times.push(ms(begun));
+        let (follows, index, ready) = if round < CHANGES {
+            set_ready(&pods, index, ready).await?;
+            (&mut readiness, index, ready)
+        } else {
+            // These the loop above has left as they were; nobody ends them.
+            let index = (CHANGES / 2 + round - CHANGES) * 37 % PODS;
+            pods.delete(&name(index), &DeleteParams::default()).await?;
+            (&mut endings, index, false)
+        };
+        tokio::try_join!(
+            told(&mut changes, begun, &mut follows.slices, |slice| says(slice, index, ready)),
+            told(&mut older, begun, &mut follows.endpoints, |all| lists(all, index) == ready),
+        )?;
     }
     // No agent would confirm their deletion.
     pods.delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default())
         .await?;
     nodes.delete(NAMESPACE, &DeleteParams::default()).await?;
-    Ok(json!({ "endpoints": PODS, "changes_per_s": 1000 / PACE.as_millis(), "readiness_patch_to_slice_event_ms": stats::summary(times) }))
+    Ok(
+        json!({ "endpoints": PODS, "changes_per_s": 1000 / PACE.as_millis(), "readiness_patch_ms": readiness.summary(), "delete_ms": endings.summary() }),
+    )
+}
+
+/// How long the objects took to follow.
+#[derive(Default)]
+struct Follows {
+    slices: Vec<f64>,
+    endpoints: Vec<f64>,
+}
+
+impl Follows {
+    fn summary(self) -> Value {
+        json!({ "to_slice_event": stats::summary(self.slices), "to_endpoints_event": stats::summary(self.endpoints) })
+    }
+}
+
+/// Waits for the change that says it.
+async fn told<K: Clone>(changes: &mut Changes<K>, begun: Instant, times: &mut Vec<f64>, says: impl Fn(&K) -> bool) -> Result<()> {
+    loop {
+        let change = tokio::time::timeout(LIMIT, changes.try_next())
+            .await
+            .context("nothing changed in time")??;
+        match change.context("the watch ended")? {
+            WatchEvent::Modified(object) if says(&object) => {
+                times.push(ms(begun));
+                return Ok(());
+            }
+            WatchEvent::Error(status) => bail!("the watch failed: {}", status.message),
+            _ => {}
+        }
+    }
 }
 
 fn name(index: usize) -> String {
@@ -116,10 +154,37 @@ fn says(slice: &EndpointSlice, index: usize, ready: bool) -> bool {
     })
 }
 
-type Changes = futures::stream::BoxStream<'static, kube::Result<WatchEvent<EndpointSlice>>>;
+/// Whether a pod is among those that are ready.
+fn lists(endpoints: &Endpoints, index: usize) -> bool {
+    let name = name(index);
+    let ready = endpoints
+        .subsets
+        .iter()
+        .flatten()
+        .flat_map(|subset| subset.addresses.iter().flatten());
+    ready
+        .filter_map(|address| address.target_ref.as_ref()?.name.as_ref())
+        .any(|target| *target == name)
+}
+
+type Changes<K> = futures::stream::BoxStream<'static, kube::Result<WatchEvent<K>>>;
+
+/// Waits until all pods are among the Endpoints; gives the changes after that.
+async fn complete(endpoints: &Api<Endpoints>) -> Result<Changes<Endpoints>> {
+    let begun = Instant::now();
+    loop {
+        let web = endpoints.get("web").await?;
+        if (0..PODS).all(|index| lists(&web, index)) {
+            let version = web.metadata.resource_version.unwrap_or_default();
+            return Ok(endpoints.watch(&WatchParams::default().timeout(290), &version).await?.boxed());
+        }
+        ensure!(begun.elapsed() < LIMIT, "some of {PODS} pods are missing from the Endpoints");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
 
 /// Waits until all pods are ready in the slices; gives the changes after that.
-async fn filled(slices: &Api<EndpointSlice>) -> Result<Changes> {
+async fn filled(slices: &Api<EndpointSlice>) -> Result<Changes<EndpointSlice>> {
     let begun = Instant::now();
     loop {
         let list = slices.list(&ListParams::default()).await?;
