@@ -342,6 +342,15 @@ fn selected(asked: &str) -> String {
     format!("{}{}{}", &asked[..start], terms.join("%2C"), &asked[end..])
 }
 
+/// What was asked, with requests for logs that follow each other in order:
+/// kubectl takes the containers of `--all-containers` from a map.
+fn logs_in_order(mut asked: Vec<String>) -> Vec<String> {
+    for run in asked.chunk_by_mut(|one, next| one.contains("/log?") && next.contains("/log?")) {
+        run.sort_unstable();
+    }
+    asked
+}
+
 fn told(kubectl: &Kubectl, conversation: &Conversation) -> String {
     let server = Server::start().unwrap();
     for (name, text) in conversation.files {
@@ -356,7 +365,7 @@ fn told(kubectl: &Kubectl, conversation: &Conversation) -> String {
     for line in conversation.lines {
         let run = kubectl.run(&server, line, "").unwrap();
         let _ = writeln!(out, "$ kubectl {line}");
-        for asked in server.asked() {
+        for asked in logs_in_order(server.asked()) {
             // Kubectls before 1.33 ask for the version first; the rest is one
             // conversation. The hash is that of the document; revisions and the
             // patience of a watch are never the same.

@@ -29,10 +29,13 @@ async fn damage(rig: &Rig, key: &str) -> u64 {
     rig.store.commit(txn).await.unwrap().0
 }
 
-async fn maps(rig: &Rig) {
+/// Three ConfigMaps, and the revision of a list of them.
+async fn maps(rig: &Rig) -> String {
     for name in ["a", "b", "c"] {
         rig.config_map(name, &json!({})).await;
     }
+    let list = rig.get(MAPS).await.json();
+    list["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
 }
 
 fn corrupt(key: &str, revision: u64) -> String {
@@ -44,11 +47,7 @@ fn corrupt(key: &str, revision: u64) -> String {
 #[tokio::test]
 async fn a_damaged_object_is_an_error_that_names_it_and_the_rest_stays_within_reach() {
     let rig = Rig::new().await;
-    maps(&rig).await;
-    let before = rig.get(MAPS).await.json()["metadata"]["resourceVersion"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let before = maps(&rig).await;
     let revision = damage(&rig, KEY).await;
     let one = format!("500 Internal error occurred: {}", corrupt(KEY, revision));
     // As it is met while the server runs, and after it started on such a store.
@@ -112,11 +111,7 @@ async fn a_damaged_object_is_an_error_that_names_it_and_the_rest_stays_within_re
 #[tokio::test]
 async fn a_watch_is_told_that_it_has_to_list_again() {
     let rig = Rig::new().await;
-    maps(&rig).await;
-    let before = rig.get(MAPS).await.json()["metadata"]["resourceVersion"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let before = maps(&rig).await;
     let from = format!("watch=1&resourceVersion={before}");
     let mut running = rig.watch(&format!("{MAPS}?{from}")).await;
     let mut narrow = rig.watch(&format!("{MAPS}?{from}&fieldSelector=metadata.name%3Da")).await;
