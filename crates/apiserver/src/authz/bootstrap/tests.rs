@@ -44,11 +44,17 @@ fn the_policy_is_read_whole() {
 fn every_role_gives_what_is_written_of_it() {
     let words = |value: &Value| {
         let list = value.as_array().into_iter().flatten().filter_map(Value::as_str);
-        list.map(|word| if word.is_empty() { "core" } else { word }).collect::<Vec<_>>().join(" ")
+        list.map(|word| if word.is_empty() { "core" } else { word })
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let mut blocks: Vec<String> = Vec::new();
     for Wanted { object, .. } in wanted() {
-        let mut block = format!("{} {}", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
+        let mut block = format!(
+            "{} {}",
+            object["kind"].as_str().unwrap(),
+            object["metadata"]["name"].as_str().unwrap()
+        );
         if let Some(namespace) = object["metadata"]["namespace"].as_str() {
             block += &format!(" in {namespace}");
         }
@@ -73,8 +79,14 @@ fn every_role_gives_what_is_written_of_it() {
             block += &format!("  {of}{named} [{}]\n", words(&rule["verbs"]));
         }
         for subject in object["subjects"].as_array().into_iter().flatten() {
-            let namespace = subject["namespace"].as_str().map_or_else(String::new, |namespace| format!("{namespace}/"));
-            block += &format!("  {} {namespace}{}\n", subject["kind"].as_str().unwrap(), subject["name"].as_str().unwrap());
+            let namespace = subject["namespace"]
+                .as_str()
+                .map_or_else(String::new, |namespace| format!("{namespace}/"));
+            block += &format!(
+                "  {} {namespace}{}\n",
+                subject["kind"].as_str().unwrap(),
+                subject["name"].as_str().unwrap()
+            );
         }
         blocks.push(block);
     }

@@ -215,9 +215,15 @@ async fn a_bookmark_of_a_table_watch_is_a_table_of_one_row() {
         (&mark["type"], &table["kind"], &table["metadata"]["resourceVersion"]),
         (&json!("BOOKMARK"), &json!("Table"), &json!(revision))
     );
-    assert!(table["columnDefinitions"].is_array(), "the first event describes the columns, whatever it is");
+    assert!(
+        table["columnDefinitions"].is_array(),
+        "the first event describes the columns, whatever it is"
+    );
     let row = &table["rows"][0];
-    assert_eq!(row["cells"].as_array().unwrap()[..5], [json!(""), json!("0/0"), json!(""), json!("0"), json!("<unknown>")]);
+    assert_eq!(
+        row["cells"].as_array().unwrap()[..5],
+        [json!(""), json!("0/0"), json!(""), json!("0"), json!("<unknown>")]
+    );
     assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
     assert_eq!(
         row["object"]["metadata"],
@@ -225,7 +231,10 @@ async fn a_bookmark_of_a_table_watch_is_a_table_of_one_row() {
     );
     rig.pod("a", None).await;
     let second = watching.next().await.unwrap();
-    assert_eq!((&second["type"], &second["object"]["columnDefinitions"]), (&json!("ADDED"), &Value::Null));
+    assert_eq!(
+        (&second["type"], &second["object"]["columnDefinitions"]),
+        (&json!("ADDED"), &Value::Null)
+    );
 }
 
 /// What a watcher has put together from its events.
