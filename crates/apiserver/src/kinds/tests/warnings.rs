@@ -14,7 +14,7 @@ fn what_is_deprecated_is_told() {
         r#"metadata.annotations[volume.beta.kubernetes.io/storage-class]: deprecated since v1.8; use "storageClassName" attribute instead"#;
     let zone = r#"deprecated since v1.17; use "topology.kubernetes.io/zone" instead"#;
     let term = json!({"matchExpressions": [{"key": "failure-domain.beta.kubernetes.io/zone", "operator": "Exists"}]});
-    let table: [(&str, Value, Vec<String>); 10] = [
+    let table: [(&str, Value, Vec<String>); 6] = [
         (
             "persistentvolumes",
             json!({
@@ -68,6 +68,15 @@ fn what_is_deprecated_is_told() {
             json!({"metadata": {"name": "s"}, "addressType": "FQDN", "endpoints": []}),
             vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()],
         ),
+    ];
+    for (plural, object, wanted) in table {
+        assert_eq!(told(plural, object.clone(), None), wanted, "{plural} {object}");
+    }
+}
+
+#[test]
+fn unusual_addresses_are_told_of() {
+    let table: [(&str, Value, Vec<String>); 4] = [
         (
             "endpointslices",
             json!({"metadata": {"name": "s"}, "addressType": "IPv6", "endpoints": [{"addresses": ["fd00::1", "FD00::2"]}]}),
