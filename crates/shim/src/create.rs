@@ -119,19 +119,20 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
     }
     drop(root);
     stage::stage(&spec.staged, mapped.as_ref().map_or(dir, |mapped| mapped.place()), mapped.as_ref())?;
-    if let Some(mapped) = &mapped {
-        mapped.settle(&mut oci, &stage::in_place(dir))?;
-        join_users(&mut oci, mapped.users()).map_err(|message| (Refusal::Config, message))?;
-    }
     for stream in [&work.stdin, &work.stdout, &work.stderr] {
         let owner = ids.map_or(Some(identity.uid), |ids| ids.on_node(identity.uid));
         process::give_pipe(stream.as_fd(), owner.unwrap_or_default()).map_err(system("giving the container its streams"))?;
     }
-    let config = serde_json::to_vec(&oci).map_err(|cause| (Refusal::System, format!("writing {CONFIG_FILE}: {cause}")))?;
-    fs::write(dir.join(CONFIG_FILE), config).map_err(system("writing the container's configuration"))?;
     trees
         .settle_in(group, &spec.limits, spec.all_devices)
         .map_err(|cause| (Refusal::System, cause.to_string()))?;
+    // The container's groups, which it sees, are there now.
+    if let Some(mapped) = &mapped {
+        mapped.settle(&mut oci, &stage::in_place(dir))?;
+        join_users(&mut oci, mapped.users()).map_err(|message| (Refusal::Config, message))?;
+    }
+    let config = serde_json::to_vec(&oci).map_err(|cause| (Refusal::System, format!("writing {CONFIG_FILE}: {cause}")))?;
+    fs::write(dir.join(CONFIG_FILE), config).map_err(system("writing the container's configuration"))?;
     let filters = Filters::of_attempt(dir).map_err(system("reading the container's seccomp filters"))?;
     // A worker that was killed may have left these.
     let _ = fs::remove_dir_all(dir.join(LIBCONTAINER_DIR));
