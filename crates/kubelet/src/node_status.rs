@@ -270,14 +270,18 @@ pub fn status(node: &NodeIdentity, machine: &Machine, state: &NodeState, last: O
             system_uuid: machine.machine_id.clone(),
             ..NodeSystemInfo::default()
         }),
-        // There is one handler, the default one, which has no name.
-        runtime_handlers: Some(vec![NodeRuntimeHandler {
-            name: Some(String::new()),
-            features: Some(NodeRuntimeHandlerFeatures {
-                recursive_read_only_mounts: Some(true),
-                user_namespaces: Some(machine.user_namespaces),
-            }),
-        }]),
+        // One runtime by three names; that of the default has no letters.
+        runtime_handlers: Some(
+            ["", "lifepod", "runc"]
+                .map(|name| NodeRuntimeHandler {
+                    name: Some(name.to_owned()),
+                    features: Some(NodeRuntimeHandlerFeatures {
+                        recursive_read_only_mounts: Some(true),
+                        user_namespaces: Some(machine.user_namespaces),
+                    }),
+                })
+                .to_vec(),
+        ),
         features: Some(NodeFeatures {
             supplemental_groups_policy: Some(true),
         }),

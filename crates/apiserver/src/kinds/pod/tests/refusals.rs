@@ -50,13 +50,12 @@ fn parts_of_a_container() {
     );
 }
 
-/// Fields: spec.hostUsers spec.topologySpreadConstraints spec.affinity.podAffinity spec.affinity.podAntiAffinity spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution spec.volumes[].nfs
+/// Fields: spec.topologySpreadConstraints spec.affinity.podAffinity spec.affinity.podAntiAffinity spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution spec.volumes[].nfs
 #[test]
 fn parts_of_a_pod() {
     let term = json!({ "topologyKey": "kubernetes.io/hostname" });
     let preferred = json!([{ "weight": 1, "preference": { "matchExpressions": [{ "key": "a", "operator": "Exists" }] } }]);
     let rows = [
-        (json!({ "hostUsers": false }), "hostUsers"),
         (json!({ "os": { "name": "windows" } }), "os.name"),
         (
             json!({ "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule" }] }),
@@ -111,7 +110,7 @@ fn what_works_is_not_refused() {
         "ports": [{ "containerPort": 80, "name": "http" }], "imagePullPolicy": "Never", "terminationMessagePath": "/t",
         "resources": { "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m" } }, "stdin": true, "stdinOnce": true, "tty": true,
         "securityContext": {
-            "privileged": true, "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] }, "readOnlyRootFilesystem": true, "procMount": "Default",
+            "privileged": true, "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] }, "readOnlyRootFilesystem": true, "procMount": "Unmasked",
         },
     }));
     let full = pod(json!({
@@ -120,7 +119,7 @@ fn what_works_is_not_refused() {
         "hostAliases": [{ "ip": "1.2.3.4", "hostnames": ["a.b"] }], "dnsPolicy": "None",
         "dnsConfig": { "nameservers": ["1.1.1.1"], "options": [{ "name": "ndots" }] },
         "tolerations": [{ "key": "a", "operator": "Exists", "effect": "NoSchedule" }], "readinessGates": [{ "conditionType": "a.b/c" }],
-        "automountServiceAccountToken": true, "enableServiceLinks": true, "os": { "name": "linux" }, "hostUsers": true,
+        "automountServiceAccountToken": true, "enableServiceLinks": true, "os": { "name": "linux" }, "hostUsers": false,
         "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } } },
         "volumes": [{ "name": "v" }, { "name": "p", "projected": { "sources": [{ "serviceAccountToken": { "path": "t" } }] } }],
         "securityContext": { "fsGroup": 1, "fsGroupChangePolicy": "OnRootMismatch", "runAsUser": 1, "runAsGroup": 2, "runAsNonRoot": true, "supplementalGroups": [3], "seccompProfile": { "type": "RuntimeDefault" } },
