@@ -235,7 +235,9 @@ fn root_users_of_its_own_go_with_no_other_namespace_of_the_node() {
     // A number the pod does not have.
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: high}, spec: {hostUsers: false, securityContext: {runAsUser: 70000}, containers: [{name: c, image: 'busybox:1.30'}]}}";
     platform.create(pod).unwrap();
-    platform.wait_status("default", "high", "CreateContainerConfigError", LIMIT).unwrap();
+    platform
+        .wait_status("default", "high", "CreateContainerConfigError", LIMIT)
+        .unwrap();
     let events = platform.events("default", "high").unwrap();
     assert!(events.contains("user or group 70000 is out of range"), "{events}");
 }

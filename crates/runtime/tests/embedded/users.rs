@@ -1,12 +1,13 @@
 //! Pods with users of their own.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api::node::ContainerId;
 use runtime::embedded::Embedded;
 use runtime::{ContainerConfig, ExecRequest, Mount, RunAs, Runtime, SandboxConfig};
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::node::{Node, script};
 
@@ -21,6 +22,23 @@ fn own_users(node: &Node, n: u32) -> SandboxConfig {
 fn applets(node: &Node, names: &[&str]) {
     for name in names {
         std::os::unix::fs::symlink("busybox", node.place.root.join("layer/bin").join(name)).unwrap();
+    }
+}
+
+/// A file system that maps no owners, with flags that are locked in a pod with
+/// users of its own; mounted as long as this lives.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(at: &Path) -> Self {
+        rustix::mount::mount("plain", at, "ramfs", MountFlags::NOSUID | MountFlags::NODEV, None).unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, UnmountFlags::DETACH).unwrap();
     }
 }
 
@@ -55,7 +73,7 @@ fn first_id(map: &str) -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn root_root_of_a_pod_with_users_of_its_own_is_nobody_on_the_node() {
-    let node = Node::new("users").await;
+    let node = Node::new("users-map").await;
     let mut firsts = Vec::new();
     for n in [1, 2] {
         node.runtime.run_sandbox(&own_users(&node, n)).await.unwrap();
@@ -299,7 +317,7 @@ async fn root_a_host_whose_files_cannot_be_mapped_says_so() {
     assert!(node.runtime.features().user_namespaces);
     let dir = node.place.root.join("plain");
     std::fs::create_dir(&dir).unwrap();
-    rustix::mount::mount("plain", &dir, "ramfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    let mounted = Mounted::new(&dir);
     let mut options = node.place.options(node.images.clone(), node.network.clone());
     options.state_dir = dir.join("pods");
     let plain = Embedded::open(options).await.unwrap();
@@ -307,11 +325,60 @@ async fn root_a_host_whose_files_cannot_be_mapped_says_so() {
     let refused = plain.run_sandbox(&own_users(&node, 1)).await;
     plain.remove_sandbox(&Node::uid(1)).await.unwrap();
     drop(plain);
-    rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::empty()).unwrap();
+    drop(mounted);
     assert!(!features.user_namespaces);
     let refusal = refused.unwrap_err().to_string();
     assert!(
         refusal.starts_with("can't set `spec.hostUsers: false`, runtime does not support user namespaces: "),
         "{refusal}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_any_volume_and_a_privileged_container_go_with_users_of_its_own() {
+    let node = Node::new("users-volumes").await;
+    applets(&node, &["stat", "umount"]);
+    let volume = node.place.root.join("volume");
+    std::fs::create_dir_all(volume.join("below")).unwrap();
+    let mounted = Mounted::new(&volume.join("below"));
+    let config = ContainerConfig {
+        privileged: true,
+        mounts: vec![
+            Mount {
+                source: volume.clone(),
+                target: "/data".into(),
+                ..Mount::default()
+            },
+            Mount {
+                image: Some("busybox".into()),
+                target: "/image".into(),
+                ..Mount::default()
+            },
+            Mount {
+                source: volume.join("below"),
+                target: "/fixed".into(),
+                read_only: true,
+                ..Mount::default()
+            },
+        ],
+        ..script(
+            "app",
+            "stat -c '%u' /data /image/bin/busybox; touch /image/x 2> /dev/null || echo shut; touch /data/below/x 2> /dev/null || echo theirs; \
+             umount /data/below 2> /dev/null || echo locked; cat /dev/null && echo device; mount -t tmpfs none /tmp && echo mounted",
+        )
+    };
+    node.runtime.run_sandbox(&own_users(&node, 1)).await.unwrap();
+    let refusal = node.runtime.create(&Node::uid(1), &config).await;
+    let config = ContainerConfig {
+        mounts: config.mounts[..2].to_vec(),
+        ..config
+    };
+    let lines = printed(&node, 2, &config).await;
+    drop(mounted);
+    assert_eq!(
+        lines,
+        ["0", "0", "shut", "theirs", "locked", "device", "mounted"].map(str::to_owned)
+    );
+    let refusal = refusal.unwrap_err().to_string();
+    assert!(refusal.contains("which its file system may not support"), "{refusal}");
 }
