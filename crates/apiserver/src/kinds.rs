@@ -32,6 +32,7 @@ mod service_account;
 mod storage;
 mod usage;
 pub(crate) mod values;
+mod warnings;
 
 pub use self::pod::fields::{SchemaField, Standing, UsedField, examine, schema_fields};
 pub(crate) use self::priority_class::system as system_priority_classes;

@@ -142,7 +142,12 @@ fn subjects(words: &[&str]) -> Value {
 
 /// `VERBS GROUPS RESOURCES... [name=NAMES]`, or `VERBS url PATHS...`.
 fn rule(words: &[&str]) -> Value {
-    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+    // Upstream's `PolicyRuleBuilder` sorts every list.
+    let sorted = |mut words: Vec<String>| {
+        words.sort();
+        words
+    };
+    let list = |text: &str| sorted(text.split(',').map(str::to_owned).collect());
     let [verbs, groups, rest @ ..] = words else { return json!({}) };
     let verbs = match *verbs {
         "read" => list("get,list,watch"),
@@ -154,7 +159,7 @@ fn rule(words: &[&str]) -> Value {
         [rest @ .., last] if last.starts_with("name=") => (rest, list(&last["name=".len()..])),
         rest => (rest, Vec::new()),
     };
-    let rest = rest.iter().map(|word| (*word).to_owned()).collect();
+    let rest = sorted(rest.iter().map(|word| (*word).to_owned()).collect());
     let rule = if *groups == "url" {
         Rule {
             urls: rest,
@@ -164,7 +169,7 @@ fn rule(words: &[&str]) -> Value {
     } else {
         let groups = list(groups).into_iter();
         Rule {
-            api_groups: groups.map(|group| if group == "core" { String::new() } else { group }).collect(),
+            api_groups: sorted(groups.map(|group| if group == "core" { String::new() } else { group }).collect()),
             resources: rest,
             resource_names: names,
             verbs,

@@ -11,6 +11,7 @@ use api::typed::discovery::{Endpoint, EndpointPort, EndpointSlice as Typed};
 use serde_json::Value;
 
 use super::values::objects;
+use super::warnings;
 use super::{plain, view};
 use crate::registry::{Cell, Column, Resource, Rules, Strategy};
 use crate::table;
@@ -74,6 +75,33 @@ fn too_many(field: &str, count: usize, max: usize) -> Option<Violation> {
 }
 
 impl Strategy for EndpointSlice {
+    /// Slices of controllers are as the pods' addresses are; nobody reads what
+    /// they would be told.
+    ///
+    /// Source: upstream `registry/discovery/endpointslice/strategy.go`,
+    /// `warnOnDeprecatedAddressType`, `warnOnBadIPs`.
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        const BY: &str = "endpointslice.kubernetes.io/managed-by";
+        const CONTROLLERS: [&str; 2] = ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+        if new.str_at("addressType") == "FQDN" {
+            // A slice has no spec; upstream says so all the same.
+            return vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()];
+        }
+        let by = new.meta.labels.as_ref().and_then(|labels| labels.get(BY));
+        if by.is_some_and(|by| CONTROLLERS.contains(&by.as_str())) {
+            return Vec::new();
+        }
+        let mut told = Vec::new();
+        let endpoints = new.at("endpoints").and_then(Value::as_array);
+        for (index, endpoint) in endpoints.into_iter().flatten().enumerate() {
+            for (at, address) in warnings::list(endpoint, "addresses").iter().enumerate() {
+                let field = format!("endpoints[{index}].addresses[{at}]");
+                told.extend(warnings::ip(&field, address.as_str().unwrap_or_default()));
+            }
+        }
+        told
+    }
+
     fn default(&self, slice: &mut Object) {
         for port in objects(&mut slice.body, "ports") {
             for (field, value) in [("name", ""), ("protocol", "TCP")] {

@@ -9,6 +9,7 @@ use api::typed::{EndpointAddress, EndpointPort, Endpoints as Typed};
 use serde_json::Value;
 
 use super::values::{objects, set_absent};
+use super::warnings::{ip, list, text};
 use super::{plain, short, view};
 use crate::registry::{Cell, Column, Resource, Rules, Strategy};
 use crate::table;
@@ -65,6 +66,28 @@ fn shown(endpoints: &Object) -> String {
 struct Endpoints;
 
 impl Strategy for Endpoints {
+    /// The controller's own are as the pods' addresses are; nobody reads what
+    /// it would be told.
+    ///
+    /// Source: upstream `registry/core/endpoint/strategy.go`, `endpointsWarnings`.
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        const BY: &str = "endpoints.kubernetes.io/managed-by";
+        let labels = new.meta.labels.as_ref();
+        if labels.is_some_and(|labels| labels.get(BY).is_some_and(|by| by == "endpoint-controller")) {
+            return Vec::new();
+        }
+        let mut told = Vec::new();
+        let subsets = new.at("subsets").and_then(Value::as_array);
+        for (index, subset) in subsets.into_iter().flatten().enumerate() {
+            for name in ["addresses", "notReadyAddresses"] {
+                for (at, address) in list(subset, name).iter().enumerate() {
+                    told.extend(ip(&format!("subsets[{index}].{name}[{at}].ip"), text(address, "ip")));
+                }
+            }
+        }
+        told
+    }
+
     fn default(&self, endpoints: &mut Object) {
         for subset in objects(&mut endpoints.body, "subsets") {
             for port in objects(subset, "ports") {

@@ -101,6 +101,18 @@ fn known(node: &Object, path: &str) -> Value {
 struct Node;
 
 impl Strategy for Node {
+    /// Source: upstream `registry/core/node/strategy.go`, `fieldIsDeprecatedWarnings`.
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut told = Vec::new();
+        if new.at("spec.configSource").is_some_and(|source| !source.is_null()) {
+            told.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !new.str_at("spec.externalID").is_empty() {
+            told.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        told
+    }
+
     /// A node registers itself together with its status, so a create keeps it.
     fn prepare(&self, change: Change<'_>, _now: Time) {
         match change {

@@ -10,6 +10,7 @@ use api::{Object, Quantity, Scope, Time};
 use serde_json::{Value, json};
 
 use super::pod::{comparable, node_selector, not_yet};
+use super::warnings::{of_term, old_class};
 use super::{keep_status_apart, plain, short, values, view};
 use crate::registry::{Cell, Change, Column, Resource, Rules, Strategy, Subresource};
 use crate::table;
@@ -109,6 +110,26 @@ fn claim(volume: &Object) -> String {
 struct PersistentVolume;
 
 impl Strategy for PersistentVolume {
+    /// Kinds of volumes that are gone have nothing to warn of: they are refused.
+    ///
+    /// Source: upstream `pkg/api/persistentvolume/util.go`.
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut told: Vec<String> = old_class(new).into_iter().collect();
+        if new.str_at("spec.persistentVolumeReclaimPolicy") == "Recycle" {
+            told.push(
+                "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. \
+                 Instead, the recommended approach is to use dynamic provisioning."
+                    .to_owned(),
+            );
+        }
+        const TERMS: &str = "spec.nodeAffinity.required.nodeSelectorTerms";
+        let terms = new.at(TERMS).and_then(Value::as_array);
+        for (index, term) in terms.into_iter().flatten().enumerate() {
+            told.extend(of_term(&format!("{TERMS}[{index}]"), term, false));
+        }
+        told
+    }
+
     /// Source: upstream `SetDefaults_PersistentVolume`, `SetDefaults_HostPathVolumeSource`.
     fn default(&self, volume: &mut Object) {
         if let Some(spec) = values::object(&mut volume.body, "spec") {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::persistent_volume::{attributes_class, mode_rules, modes, phase, prepare_protected};
 use super::pod::{comparable, not_yet};
+use super::warnings::{fractions, old_class};
 use super::{plain, short, values, view};
 use crate::registry::{Cell, Change, Column, Resource, Rules, Strategy, Subresource};
 use crate::table;
@@ -59,6 +60,16 @@ fn bound(claim: &Object, cell: fn(&Object) -> String) -> Value {
 struct PersistentVolumeClaim;
 
 impl Strategy for PersistentVolumeClaim {
+    /// Source: upstream `pkg/api/persistentvolumeclaim/util.go`.
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut told: Vec<String> = old_class(new).into_iter().collect();
+        for kind in ["requests", "limits"] {
+            let field = format!("spec.resources.{kind}");
+            told.extend(fractions(&field, new.at(&field).unwrap_or(&Value::Null), &["storage"]));
+        }
+        told
+    }
+
     /// Source: upstream `SetDefaults_PersistentVolumeClaimSpec`.
     fn default(&self, claim: &mut Object) {
         if let Some(spec) = values::object(&mut claim.body, "spec") {

@@ -5,7 +5,9 @@
 use api::status::Violation;
 use api::typed::node::RuntimeClass as Typed;
 use api::{Object, Scope};
+use serde_json::Value;
 
+use super::warnings::old_label;
 use super::{plain, pod, view};
 use crate::registry::{Cell, Column, Resource, Rules, Strategy};
 use crate::table;
@@ -27,6 +29,13 @@ pub(super) fn row() -> Resource {
 struct RuntimeClass;
 
 impl Strategy for RuntimeClass {
+    /// Source: upstream `pkg/api/node/util.go`, `GetWarningsForRuntimeClass`.
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let selector = new.at("scheduling.nodeSelector").and_then(Value::as_object);
+        let told = selector.into_iter().flatten().filter_map(|(key, _)| old_label(key));
+        told.map(|message| format!("scheduling.nodeSelector: {message}")).collect()
+    }
+
     fn validate(&self, new: &Object, old: Option<&Object>, _rules: Rules) -> Vec<Violation> {
         let class: Typed = match view(new) {
             Ok(class) => class,

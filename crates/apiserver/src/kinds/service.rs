@@ -15,6 +15,7 @@ use api::{Object, Time};
 use serde_json::{Map, Value, json};
 
 use super::values::{objects, set_absent, text};
+use super::warnings::{annotated, cidr, ip};
 use super::{keep_status_apart, plain, short, text_field};
 use crate::registry::{Cell, Change, Column, Ranges, Resource, Rules, Strategy, Subresource, Unallocated};
 use crate::table;
@@ -104,6 +105,23 @@ fn selector(service: &Object) -> String {
     joined(&parts)
 }
 
+/// Addresses that are written as they should not be.
+fn unusual_addresses(service: &Object) -> Vec<String> {
+    let all = |field: &'static str| {
+        let list = service.at(field).and_then(Value::as_array).into_iter().flatten().enumerate();
+        list.map(move |(index, value)| (format!("{field}[{index}]"), value.as_str().unwrap_or_default()))
+    };
+    let mut told = Vec::new();
+    for (field, value) in all("spec.clusterIPs").chain(all("spec.externalIPs")) {
+        told.extend(ip(&field, value));
+    }
+    told.extend(ip("spec.loadBalancerIP", service.str_at("spec.loadBalancerIP")));
+    for (field, value) in all("spec.loadBalancerSourceRanges") {
+        told.extend(cidr(&field, value));
+    }
+    told
+}
+
 struct Service;
 
 impl Strategy for Service {
@@ -112,15 +130,10 @@ impl Strategy for Service {
         const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
         let kind = new.str_at("spec.type");
         let some = |field: &str| new.at(field).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-        let annotated = new
-            .meta
-            .annotations
-            .as_ref()
-            .is_some_and(|annotations| annotations.contains_key(HINTS));
         let headless = kind == "ClusterIP" && new.str_at("spec.clusterIP") == "None";
         let told = [
             (
-                annotated,
+                annotated(new, HINTS),
                 "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
             ),
             (
@@ -147,6 +160,7 @@ impl Strategy for Service {
         told.into_iter()
             .filter(|(holds, _)| *holds)
             .map(|(_, text)| text.to_owned())
+            .chain(unusual_addresses(new))
             .collect()
     }
 

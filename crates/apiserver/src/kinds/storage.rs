@@ -8,6 +8,7 @@ use api::typed::storage::{CSINode as TypedNode, CSINodeDriver, StorageClass as T
 use api::{Object, Scope};
 use serde_json::Value;
 
+use super::warnings::{list, old_label, text};
 use super::{plain, short, values, view};
 use crate::registry::{Cell, Column, Resource, Rules, Strategy};
 use crate::table;
@@ -85,6 +86,20 @@ fn or(object: &Object, path: &str, absent: &str) -> Value {
 struct StorageClass;
 
 impl Strategy for StorageClass {
+    /// Source: upstream `pkg/api/storage/util.go`, `GetWarningsForStorageClass`.
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut told = Vec::new();
+        let topologies = new.at("allowedTopologies").and_then(Value::as_array);
+        for (index, topology) in topologies.into_iter().flatten().enumerate() {
+            for (at, expression) in list(topology, "matchLabelExpressions").iter().enumerate() {
+                if let Some(message) = old_label(text(expression, "key")) {
+                    told.push(format!("allowedTopologies[{index}].matchLabelExpressions[{at}].key: {message}"));
+                }
+            }
+        }
+        told
+    }
+
     fn default(&self, class: &mut Object) {
         values::set_absent(&mut class.body, "reclaimPolicy", "Delete");
         values::set_absent(&mut class.body, "volumeBindingMode", "Immediate");

@@ -440,3 +440,4 @@ fn service_accounts() {
 
 mod rows;
 mod volumes;
+mod warnings;

@@ -34,8 +34,73 @@ fn the_policy_is_read_whole() {
     let leases = find("clusterroles", "system:kube-scheduler")["rules"][2].clone();
     assert_eq!(
         leases,
-        json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["kube-scheduler"], "verbs": ["get", "update", "list", "watch"]})
+        json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["kube-scheduler"], "verbs": ["get", "list", "update", "watch"]})
     );
+}
+
+/// What every role gives, and to whom, one line a rule. Reviewed against upstream's
+/// `bootstrappolicy/testdata`; `UPDATE=1` writes it anew, and the difference is the review.
+#[test]
+fn every_role_gives_what_is_written_of_it() {
+    let words = |value: &Value| {
+        let list = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+        list.map(|word| if word.is_empty() { "core" } else { word })
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let mut blocks: Vec<String> = Vec::new();
+    for Wanted { object, .. } in wanted() {
+        let mut block = format!(
+            "{} {}",
+            object["kind"].as_str().unwrap(),
+            object["metadata"]["name"].as_str().unwrap()
+        );
+        if let Some(namespace) = object["metadata"]["namespace"].as_str() {
+            block += &format!(" in {namespace}");
+        }
+        if object.get("aggregationRule").is_some() {
+            block += " (of what is labelled for it)";
+        }
+        if let Some(role) = object.get("roleRef") {
+            block += &format!(" of {} {}", role["kind"].as_str().unwrap(), role["name"].as_str().unwrap());
+        }
+        block.push('\n');
+        // An aggregate's rules stand with the roles they come from.
+        let own = object.get("aggregationRule").is_none();
+        for rule in object["rules"].as_array().into_iter().flatten().filter(|_| own) {
+            let of = match rule.get("nonResourceURLs") {
+                Some(urls) => words(urls),
+                None => format!("{}: {}", words(&rule["apiGroups"]), words(&rule["resources"])),
+            };
+            let named = match words(&rule["resourceNames"]) {
+                names if names.is_empty() => names,
+                names => format!(" named {names}"),
+            };
+            block += &format!("  {of}{named} [{}]\n", words(&rule["verbs"]));
+        }
+        for subject in object["subjects"].as_array().into_iter().flatten() {
+            let namespace = subject["namespace"]
+                .as_str()
+                .map_or_else(String::new, |namespace| format!("{namespace}/"));
+            block += &format!(
+                "  {} {namespace}{}\n",
+                subject["kind"].as_str().unwrap(),
+                subject["name"].as_str().unwrap()
+            );
+        }
+        blocks.push(block);
+    }
+    blocks.sort();
+    let told = blocks.join("\n");
+    if std::env::var_os("UPDATE").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/authz/bootstrap/roles.txt");
+        std::fs::write(path, &told).unwrap();
+        return;
+    }
+    for (line, (told, written)) in told.lines().zip(include_str!("roles.txt").lines()).enumerate() {
+        assert_eq!(told, written, "line {}", line + 1);
+    }
+    assert_eq!(told, include_str!("roles.txt"));
 }
 
 #[test]

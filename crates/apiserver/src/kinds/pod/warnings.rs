@@ -3,42 +3,16 @@
 //! Read from JSON as it is, since every Pod that is made passes here. Warnings
 //! about volumes that are refused, and about AppArmor, have nothing to warn of.
 //!
-//! Source: upstream `pkg/api/pod/warnings.go` and `pkg/api/node/util.go`.
+//! Source: upstream `pkg/api/pod/warnings.go`.
 
-use api::{Object, Quantity};
+use api::Object;
 use serde_json::{Map, Value};
 
+use crate::kinds::warnings::{fractions, ip, list, of_term, old_label, text};
 use crate::validate::names;
 
-/// Labels of nodes that have other names now.
-const OLD_LABELS: [(&str, &str); 8] = [
-    (
-        "beta.kubernetes.io/arch",
-        r#"deprecated since v1.14; use "kubernetes.io/arch" instead"#,
-    ),
-    ("beta.kubernetes.io/os", r#"deprecated since v1.14; use "kubernetes.io/os" instead"#),
-    (
-        "failure-domain.beta.kubernetes.io/region",
-        r#"deprecated since v1.17; use "topology.kubernetes.io/region" instead"#,
-    ),
-    (
-        "failure-domain.beta.kubernetes.io/zone",
-        r#"deprecated since v1.17; use "topology.kubernetes.io/zone" instead"#,
-    ),
-    (
-        "beta.kubernetes.io/instance-type",
-        r#"deprecated since v1.17; use "node.kubernetes.io/instance-type" instead"#,
-    ),
-    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
-    (
-        "scheduler.alpha.kubernetes.io/preferAvoidPods",
-        "deprecated since v1.22; use Taints and Tolerations instead",
-    ),
-    (
-        "node-role.kubernetes.io/master",
-        r#"use "node-role.kubernetes.io/control-plane" instead"#,
-    ),
-];
+/// Resources that are counted in bytes.
+const BYTES: [&str; 2] = ["memory", "ephemeral-storage"];
 
 /// Annotations nobody reads any more.
 const OLD_ANNOTATIONS: [(&str, &str); 3] = [
@@ -87,18 +61,6 @@ pub(in crate::kinds) fn of_template(object: &Object, path: &str) -> Vec<String> 
     of_spec(&format!("{path}."), &template["spec"], &annotations)
 }
 
-fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
-    value[field].as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-fn text<'v>(value: &'v Value, field: &str) -> &'v str {
-    value[field].as_str().unwrap_or_default()
-}
-
-fn old_label(key: &str) -> Option<&'static str> {
-    OLD_LABELS.iter().find(|(old, _)| *old == key).map(|(_, message)| *message)
-}
-
 /// Containers of every kind with their paths, in upstream's order.
 fn containers<'v>(prefix: &str, spec: &'v Value) -> Vec<(String, &'v Value)> {
     let kinds = ["initContainers", "containers", "ephemeralContainers"];
@@ -126,7 +88,7 @@ fn of_spec(prefix: &str, spec: &Value, annotated: &dyn Fn(&str) -> bool) -> Vec<
     {
         warnings.push(format!("{prefix}spec.imagePullSecrets[{index}].name: invalid empty name \"\""));
     }
-    warnings.extend(fractions(&format!("{prefix}spec.overhead"), &spec["overhead"]));
+    warnings.extend(fractions(&format!("{prefix}spec.overhead"), &spec["overhead"], &BYTES));
     if spec["securityContext"]["seccompProfile"].is_null() && annotated(SECCOMP_OF_POD) {
         warnings.push(format!("{prefix}metadata.annotations[{SECCOMP_OF_POD}]: {SECCOMP_FIELD}"));
     }
@@ -137,7 +99,11 @@ fn of_spec(prefix: &str, spec: &Value, annotated: &dyn Fn(&str) -> bool) -> Vec<
             warnings.push(format!("{prefix}metadata.annotations[{seccomp}]: {SECCOMP_FIELD}"));
         }
         for kind in ["limits", "requests"] {
-            warnings.extend(fractions(&format!("{field}.resources.{kind}"), &container["resources"][kind]));
+            warnings.extend(fractions(
+                &format!("{field}.resources.{kind}"),
+                &container["resources"][kind],
+                &BYTES,
+            ));
         }
         warnings.extend(hidden(field, list(container, "env")));
     }
@@ -148,6 +114,13 @@ fn of_spec(prefix: &str, spec: &Value, annotated: &dyn Fn(&str) -> bool) -> Vec<
         ));
     }
     warnings.extend(selectors_of_nothing(prefix, spec));
+    for (index, server) in list(&spec["dnsConfig"], "nameservers").iter().enumerate() {
+        let field = format!("{prefix}spec.dnsConfig.nameservers[{index}]");
+        warnings.extend(ip(&field, server.as_str().unwrap_or_default()));
+    }
+    for (index, alias) in list(spec, "hostAliases").iter().enumerate() {
+        warnings.extend(ip(&format!("{prefix}spec.hostAliases[{index}].ip"), text(alias, "ip")));
+    }
     warnings
 }
 
@@ -192,36 +165,6 @@ fn labels_of_nodes(prefix: &str, spec: &Value) -> Vec<String> {
         }
     }
     warnings
-}
-
-/// A term of a selector of nodes. Values that cannot be a label's are refused
-/// where the term is required, and told of where it is preferred.
-fn of_term(field: &str, term: &Value, check_values: bool) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (index, expression) in list(term, "matchExpressions").iter().enumerate() {
-        let field = format!("{field}.matchExpressions[{index}]");
-        let key = text(expression, "key");
-        if let Some(message) = old_label(key) {
-            warnings.push(format!("{field}.key: {key} is {message}"));
-        }
-        for (at, value) in list(expression, "values").iter().enumerate().filter(|_| check_values) {
-            let value = value.as_str().unwrap_or_default();
-            for text in names::label_value(value).err().into_iter().flatten() {
-                warnings.push(format!("{field}.values[{at}]: {value} is invalid, {text}"));
-            }
-        }
-    }
-    warnings
-}
-
-/// Parts of bytes.
-fn fractions(field: &str, amounts: &Value) -> Vec<String> {
-    let of = |name: &&str| {
-        let amount: Quantity = amounts[*name].as_str()?.parse().ok()?;
-        let broken = amount.milli() % 1_000 != 0;
-        broken.then(|| format!("{field}[{name}]: fractional byte value \"{amount}\" is invalid, must be an integer"))
-    };
-    ["memory", "ephemeral-storage"].iter().filter_map(of).collect()
 }
 
 /// Variables that replace an earlier one of the name without using it.

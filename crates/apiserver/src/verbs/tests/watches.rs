@@ -202,6 +202,41 @@ async fn a_table_watch_describes_its_columns_once() {
     );
 }
 
+#[tokio::test]
+async fn a_bookmark_of_a_table_watch_is_a_table_of_one_row() {
+    let rig = Rig::new().await;
+    let query = "watch=true&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan";
+    let mut watching = rig
+        .watch_as(&format!("{PODS}?{query}"), "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .await;
+    let mark = watching.next().await.unwrap();
+    let (table, revision) = (&mark["object"], rig.store.revision().to_string());
+    assert_eq!(
+        (&mark["type"], &table["kind"], &table["metadata"]["resourceVersion"]),
+        (&json!("BOOKMARK"), &json!("Table"), &json!(revision))
+    );
+    assert!(
+        table["columnDefinitions"].is_array(),
+        "the first event describes the columns, whatever it is"
+    );
+    let row = &table["rows"][0];
+    assert_eq!(
+        row["cells"].as_array().unwrap()[..5],
+        [json!(""), json!("0/0"), json!(""), json!("0"), json!("<unknown>")]
+    );
+    assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
+    assert_eq!(
+        row["object"]["metadata"],
+        json!({"resourceVersion": revision, "annotations": {"k8s.io/initial-events-end": "true"}})
+    );
+    rig.pod("a", None).await;
+    let second = watching.next().await.unwrap();
+    assert_eq!(
+        (&second["type"], &second["object"]["columnDefinitions"]),
+        (&json!("ADDED"), &Value::Null)
+    );
+}
+
 /// What a watcher has put together from its events.
 #[derive(Default)]
 struct Mirror {

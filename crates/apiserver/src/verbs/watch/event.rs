@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::{Object, Status, protobuf};
 use bytes::{Bytes, BytesMut};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::call::{Call, partial, served};
 use crate::hub::{Change, Delivery, Entry};
@@ -110,16 +110,22 @@ impl Encoder {
         let shown = match self.call.form {
             Form::Whole => serde_json::to_vec(object.as_ref()),
             Form::Metadata => serde_json::to_vec(&partial(&object)),
-            Form::Table => {
-                let described = std::mem::replace(&mut self.described, true);
-                let now = (self.call.core.clock)();
-                serde_json::to_vec(&table::single(&self.call.row, &object, self.call.include, !described, now))
-            }
+            Form::Table => serde_json::to_vec(&self.tabled(&object)),
         };
         open(kind.name(), out);
         // All three came from JSON, so they go back into it.
         out.extend_from_slice(&shown.unwrap_or_default());
         out.extend_from_slice(b"}\n");
+    }
+
+    /// The table of an event: one row. A bookmark is no exception: its row is
+    /// that of an object with nothing but a revision.
+    ///
+    /// Source: upstream `endpoints/handlers/response.go`, `asTable`.
+    fn tabled(&mut self, object: &Object) -> Value {
+        let described = std::mem::replace(&mut self.described, true);
+        let now = (self.call.core.clock)();
+        table::single(&self.call.row, object, self.call.include, !described, now)
     }
 
     /// An event in protobuf. An object that has none is an error of this
@@ -141,32 +147,29 @@ impl Encoder {
 
     /// Everything up to `revision` has been sent.
     pub(super) fn bookmark(&mut self, revision: u64, initial_end: bool, out: &mut BytesMut) {
-        let id = &self.call.row.id;
+        let id = self.call.row.id.clone();
+        let mut object = Object {
+            types: id.types(),
+            ..Object::default()
+        };
+        object.meta.resource_version = Some(revision.to_string());
+        if initial_end {
+            object.meta.annotations = Some([(INITIAL_END.to_owned(), "true".to_owned())].into());
+        }
         if self.call.encoding == Encoding::Protobuf {
-            let mut object = Object {
-                types: id.types(),
-                ..Object::default()
-            };
-            object.meta.resource_version = Some(revision.to_string());
-            if initial_end {
-                object.meta.annotations = Some([(INITIAL_END.to_owned(), "true".to_owned())].into());
-            }
             self.framed("BOOKMARK", &object, out);
             return;
         }
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
-        if initial_end {
-            metadata["annotations"] = json!({INITIAL_END: "true"});
-        }
-        let object = match self.call.form {
-            Form::Whole => json!({"kind": id.kind, "apiVersion": id.api_version(), "metadata": metadata}),
-            Form::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
-            Form::Table => {
-                json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": null, "rows": []})
-            }
+        let mut shown = match self.call.form {
+            Form::Whole => json!({"kind": id.kind, "apiVersion": id.api_version(), "metadata": object.metadata()}),
+            Form::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata()}),
+            Form::Table => self.tabled(&object),
         };
+        if self.call.form != Form::Table {
+            shown["metadata"]["creationTimestamp"] = Value::Null;
+        }
         open("BOOKMARK", out);
-        out.extend_from_slice(object.to_string().as_bytes());
+        out.extend_from_slice(shown.to_string().as_bytes());
         out.extend_from_slice(b"}\n");
     }
 }
