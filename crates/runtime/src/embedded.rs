@@ -46,8 +46,8 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Features, Image, Network, NodeImage, Resize, Resources,
-    Runtime, RuntimeError, SandboxConfig, Session, StreamRequest,
+    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Features, Image, Network, NodeImage, PullBytes, Resize,
+    Resources, Runtime, RuntimeError, SandboxConfig, Session, StreamRequest,
 };
 use files::PodDir;
 use ids::Ranges;
@@ -195,6 +195,10 @@ impl Runtime for Embedded {
 
     async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<Image, RuntimeError> {
         self.options.images.pull(reference, auth).await
+    }
+
+    fn pulling(&self, reference: &str) -> Option<PullBytes> {
+        self.options.images.pulling(reference)
     }
 
     async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError> {

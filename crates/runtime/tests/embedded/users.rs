@@ -77,9 +77,9 @@ async fn root_root_of_a_pod_with_users_of_its_own_is_nobody_on_the_node() {
     let mut firsts = Vec::new();
     for n in [1, 2] {
         node.runtime.run_sandbox(&own_users(&node, n)).await.unwrap();
-        let text = "cat /proc/self/uid_map; cat /proc/self/gid_map; id -u; exec sleep 1000";
-        let id = node.start(n, &script("app", text)).await;
-        node.until_log(n, "app", "0").await;
+        let text = format!("cat /proc/self/uid_map; cat /proc/self/gid_map; echo ready; sleep 9876{n}; true");
+        let id = node.start(n, &script("app", &text)).await;
+        node.until_log(n, "app", "ready").await;
         let lines = node.lines(n, "app");
         let first = first_id(lines[0].trim_start_matches("stdout F "));
         assert_eq!(lines[0], lines[1], "users and groups are the same numbers");
@@ -90,7 +90,7 @@ async fn root_root_of_a_pod_with_users_of_its_own_is_nobody_on_the_node() {
         assert_eq!(first_id(own.lines().next().unwrap()), first, "a further command is one of them");
         let seen = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
             let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            command.starts_with(b"sleep\x001000") && entry.metadata().is_ok_and(|meta| meta.uid() == first)
+            String::from_utf8_lossy(&command).contains(&format!("sleep 9876{n}")) && entry.metadata().is_ok_and(|meta| meta.uid() == first)
         });
         assert_eq!(seen.count(), 1);
     }

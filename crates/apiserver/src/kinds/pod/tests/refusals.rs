@@ -110,7 +110,7 @@ fn what_works_is_not_refused() {
         "ports": [{ "containerPort": 80, "name": "http" }], "imagePullPolicy": "Never", "terminationMessagePath": "/t",
         "resources": { "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m" } }, "stdin": true, "stdinOnce": true, "tty": true,
         "securityContext": {
-            "privileged": true, "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] }, "readOnlyRootFilesystem": true, "procMount": "Unmasked",
+            "privileged": true, "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] }, "readOnlyRootFilesystem": true, "procMount": "Default",
         },
     }));
     let full = pod(json!({
@@ -119,7 +119,7 @@ fn what_works_is_not_refused() {
         "hostAliases": [{ "ip": "1.2.3.4", "hostnames": ["a.b"] }], "dnsPolicy": "None",
         "dnsConfig": { "nameservers": ["1.1.1.1"], "options": [{ "name": "ndots" }] },
         "tolerations": [{ "key": "a", "operator": "Exists", "effect": "NoSchedule" }], "readinessGates": [{ "conditionType": "a.b/c" }],
-        "automountServiceAccountToken": true, "enableServiceLinks": true, "os": { "name": "linux" }, "hostUsers": false,
+        "automountServiceAccountToken": true, "enableServiceLinks": true, "os": { "name": "linux" }, "hostUsers": true,
         "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } } },
         "volumes": [{ "name": "v" }, { "name": "p", "projected": { "sources": [{ "serviceAccountToken": { "path": "t" } }] } }],
         "securityContext": { "fsGroup": 1, "fsGroupChangePolicy": "OnRootMismatch", "runAsUser": 1, "runAsGroup": 2, "runAsNonRoot": true, "supplementalGroups": [3], "seccompProfile": { "type": "RuntimeDefault" } },
@@ -130,6 +130,10 @@ fn what_works_is_not_refused() {
         "containers": [main],
     }));
     assert_eq!(created(&full), Vec::<String>::new());
+    let own_users = pod(json!({
+        "hostUsers": false, "containers": [{ "name": "a", "image": "i", "securityContext": { "procMount": "Unmasked" } }],
+    }));
+    assert_eq!(created(&own_users), Vec::<String>::new());
 }
 
 #[test]
