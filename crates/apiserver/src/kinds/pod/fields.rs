@@ -102,6 +102,7 @@ const NOT_WRITTEN: &[(&str, &str)] = &[
         "status.containerStatuses[].state.terminated.signal",
         "the exit code tells the signal; nor does upstream with a CRI runtime",
     ),
+    ("status.containerStatuses[].resources.claims", "resource claims are refused"),
     ("status.containerStatuses[].user", "the users of a container are not reported"),
     ("status.nominatedNodeName", "no pod is preempted"),
     ("status.resize", "deprecated by upstream"),
@@ -118,7 +119,7 @@ pub fn schema_fields() -> Vec<SchemaField> {
     all
 }
 
-fn below(of: Schema, path: &str, all: &mut Vec<SchemaField>) {
+fn below(of: Schema<'_>, path: &str, all: &mut Vec<SchemaField>) {
     let mut fields: Vec<_> = of.fields().collect();
     fields.sort_by_key(|(name, _)| *name);
     for (name, field) in fields {
@@ -239,7 +240,7 @@ pub fn examine(registry: &Registry, manifest: &Value) -> Vec<UsedField> {
         return refused;
     }
     let mut used = Vec::new();
-    walk(row.schema, manifest, "", &refused, &mut used);
+    walk(row.schema(), manifest, "", &refused, &mut used);
     // Refused without being written there: a default, or something that lacks.
     let rest = refused
         .into_iter()
@@ -265,7 +266,7 @@ fn refused(row: &Resource, manifest: &Value) -> Vec<UsedField> {
         reason,
         instead: instead.to_owned(),
     };
-    let mut all: Vec<UsedField> = schema::unknown_fields(row.schema, manifest)
+    let mut all: Vec<UsedField> = schema::unknown_fields(row.schema(), manifest)
         .into_iter()
         .map(|complaint| {
             let path = complaint.split('"').nth(1).unwrap_or_default().to_owned();
@@ -273,8 +274,8 @@ fn refused(row: &Resource, manifest: &Value) -> Vec<UsedField> {
         })
         .collect();
     let mut value = manifest.clone();
-    schema::prune(row.schema, &mut value);
-    if let Err(error) = schema::check(row.schema, &value) {
+    schema::prune(row.schema(), &mut value);
+    if let Err(error) = schema::check(row.schema(), &value) {
         let path = match &error {
             schema::ShapeError::Field { path, .. } => path.clone(),
             _ => String::new(), // upstream does not say where
@@ -282,8 +283,8 @@ fn refused(row: &Resource, manifest: &Value) -> Vec<UsedField> {
         all.push(refused(&path, error.to_string(), ""));
         return all;
     }
-    schema::normalize(row.schema, &mut value);
-    schema::apply_defaults(row.schema, &mut value);
+    schema::normalize(row.schema(), &mut value);
+    schema::apply_defaults(row.schema(), &mut value);
     let mut object: Object = match serde_json::from_value(value) {
         Ok(object) => object,
         Err(error) => {
@@ -310,7 +311,7 @@ fn refused(row: &Resource, manifest: &Value) -> Vec<UsedField> {
 
 /// Goes through what is given, down to scalars, lists of scalars, and the
 /// keys of maps.
-fn walk(of: Schema, value: &Value, path: &str, refused: &[UsedField], used: &mut Vec<UsedField>) {
+fn walk(of: Schema<'_>, value: &Value, path: &str, refused: &[UsedField], used: &mut Vec<UsedField>) {
     if let Some(known) = refused.iter().find(|known| !path.is_empty() && known.path == path) {
         used.push(known.clone());
         return;
@@ -445,7 +446,7 @@ mod tests {
             ("spec.containers[0].name", false),
             ("spec.containers[0].ports[0].containerPort", false),
             ("spec.containers[0].ports[0].hostPort", true),
-            ("spec.hostUsers", true),
+            ("spec.hostUsers", false),
             ("spec.typo", true),
         ];
         assert_eq!(all, wanted.into_iter().collect());
