@@ -148,7 +148,7 @@ impl From<Located> for ProtobufError {
 
 /// The schema of a kind that has field numbers. `DeleteOptions` belongs to
 /// every group.
-fn schema_of(types: &TypeMeta) -> Option<Schema> {
+fn schema_of(types: &TypeMeta) -> Option<Schema<'static>> {
     let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
     let anywhere = || (types.kind == "DeleteOptions").then(|| named("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"))?;
     for_kind(group, version, &types.kind)

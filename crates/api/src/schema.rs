@@ -1,47 +1,71 @@
-//! The schema table of the built-in kinds: Kubernetes v1.33.
+//! Schemas of kinds: the table of the built-in ones, Kubernetes v1.33, and
+//! tables made at run time of the documents that declare other kinds.
 //!
 //! Unknown fields, pruning, type checks, strategic-merge keys and
-//! server-side-apply list types all come from this one table. It is generated
-//! (`cargo xtask schema`) from the published OpenAPI document; what that
-//! document is silent about is added in [`defaults`](apply_defaults) and in
-//! the table of named string types.
+//! server-side-apply list types all come from one table. The built-in one is
+//! generated (`cargo xtask schema`) from the published OpenAPI document; what
+//! that document is silent about is added in [`defaults`](apply_defaults) and
+//! in the table of named string types.
 //!
-//! Reading order: [`Schema`], [`Field`], then `walk.rs` (unknown fields and
-//! normal form), `check.rs` (type errors in Go's words), `parse.rs` (JSON with
-//! duplicate keys reported), `table.rs` (the arena), `describe.rs` (what
-//! people read of it).
+//! Reading order: [`Schema`], [`Field`], [`Root`] (what a kind's owner keeps),
+//! then `walk.rs` (unknown fields and normal form), `check.rs` (type errors in
+//! Go's words), `parse.rs` (JSON with duplicate keys reported), `table.rs` (the
+//! arena), `document.rs` (a table from a document), `describe.rs` (what people
+//! read of it).
 //!
-//! The table is decoded at first use. Names stay in the program image; a
-//! field costs 24 bytes.
+//! The built-in table is decoded at first use. Its names stay in the program
+//! image; a field costs 32 bytes.
 
 mod check;
 mod defaults;
 mod describe;
+mod document;
 mod parse;
 mod table;
 mod walk;
 
 pub use check::{ShapeError, check};
-pub use defaults::{FieldDefault, apply_defaults};
+pub use defaults::apply_defaults;
 pub use describe::{Described, Descriptions, scalar_name};
+pub use document::{DocumentError, declare};
 pub use parse::{ParseError, parse_strict};
 pub use walk::{normalize, prune, unknown_fields};
 
-use table::{Node, TABLE};
+use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
-/// The shape of a value: a handle into the built-in table.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Schema(u32);
+use serde_json::Value;
+
+use table::{Node, TABLE, Table};
+
+/// The shape of a value: a handle into a table.
+#[derive(Clone, Copy)]
+pub struct Schema<'t> {
+    table: &'t Table,
+    node: u32,
+}
+
+/// The schema of a kind as its owner keeps it: in the built-in table, or with
+/// the table that was made for it.
+#[derive(Clone)]
+pub struct Root(Home);
+
+#[derive(Clone)]
+enum Home {
+    BuiltIn(Schema<'static>),
+    Made(Arc<Table>, u32),
+}
 
 /// What a value of a [`Schema`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum Kind<'t> {
     /// An object with declared fields: see [`Schema::fields`].
     Object,
     /// An object with any keys and values of one schema.
-    Map(Schema),
+    Map(Schema<'t>),
     /// A list of one schema.
-    Array(Schema),
+    Array(Schema<'t>),
     /// Text.
     String,
     /// Bytes as base64 text.
@@ -92,63 +116,92 @@ pub enum ListType {
 
 /// A declared field of an object.
 #[derive(Clone, Copy)]
-pub struct Field {
+pub struct Field<'t> {
     /// Shape of its value.
-    pub schema: Schema,
+    pub schema: Schema<'t>,
     /// How a strategic merge patch treats it.
     pub patch: PatchStrategy,
     /// How server-side apply owns it; `None` is atomic for lists.
     pub list_type: Option<ListType>,
     /// Keys of the items of a [`ListType::Map`].
-    pub list_map_keys: &'static [&'static str],
+    pub list_map_keys: &'t [Cow<'static, str>],
     /// Server-side apply owns the object or map as a whole.
     pub atomic: bool,
-    /// What the published schema gives an absent field.
-    pub default: Option<FieldDefault>,
+    /// What an absent field is given.
+    pub default: Option<&'t Value>,
 }
 
-/// The schema of a definition of the OpenAPI document, such as
+/// The schema of a definition of the built-in table, such as
 /// `io.k8s.api.core.v1.Pod`. `None` when the table does not hold it.
 #[must_use]
-pub fn named(definition: &str) -> Option<Schema> {
-    TABLE.find(definition)
+pub fn named(definition: &str) -> Option<Schema<'static>> {
+    TABLE.find(definition).map(|node| TABLE.schema(node))
 }
 
 /// The schema of a built-in kind. `None` when the table does not hold it.
 #[must_use]
-pub fn for_kind(group: &str, version: &str, kind: &str) -> Option<Schema> {
-    TABLE.find_kind(group, version, kind)
+pub fn for_kind(group: &str, version: &str, kind: &str) -> Option<Schema<'static>> {
+    TABLE.find_kind(group, version, kind).map(|node| TABLE.schema(node))
 }
 
-impl Schema {
+impl From<Schema<'static>> for Root {
+    /// Of a built-in kind.
+    fn from(schema: Schema<'static>) -> Self {
+        Self(Home::BuiltIn(schema))
+    }
+}
+
+impl Root {
+    /// The schema.
+    #[must_use]
+    pub fn schema(&self) -> Schema<'_> {
+        match &self.0 {
+            Home::BuiltIn(schema) => *schema,
+            Home::Made(table, node) => table.schema(*node),
+        }
+    }
+}
+
+impl<'t> Schema<'t> {
     /// What a value is.
     #[must_use]
-    pub fn kind(self) -> Kind {
-        match TABLE.node(self) {
+    pub fn kind(self) -> Kind<'t> {
+        match self.table.node(self.node) {
             Node::Object(_) => Kind::Object,
-            Node::Map(values) => Kind::Map(values),
-            Node::Array(items) => Kind::Array(items),
+            Node::Map(values) => Kind::Map(self.table.schema(values)),
+            Node::Array(items) => Kind::Array(self.table.schema(items)),
             Node::Scalar(kind) => kind,
+            Node::BuiltIn(node) => TABLE.schema(node).kind(),
         }
     }
 
     /// Name of the definition, such as `io.k8s.api.core.v1.Pod`; objects alone
-    /// have one.
+    /// have one, and of tables made at run time only those with a kind.
     #[must_use]
-    pub fn name(self) -> Option<&'static str> {
-        TABLE.definition(self).map(|d| d.name)
+    pub fn name(self) -> Option<&'t str> {
+        self.table
+            .definition(self.node)
+            .map(|d| d.name.as_ref())
+            .filter(|name| !name.is_empty())
+    }
+
+    /// Whether it is of the built-in table: the one that states how lists are
+    /// merged by strategic merge patches, and has a protobuf form.
+    #[must_use]
+    pub fn is_built_in(self) -> bool {
+        std::ptr::eq(self.table, &*TABLE)
     }
 
     /// The declared field of this name. `None` when there is none, and for
     /// everything but objects.
     #[must_use]
-    pub fn field(self, name: &str) -> Option<Field> {
-        TABLE.field(self, name)
+    pub fn field(self, name: &str) -> Option<Field<'t>> {
+        self.table.field(self.node, name)
     }
 
     /// All declared fields, by name.
-    pub fn fields(self) -> impl Iterator<Item = (&'static str, Field)> {
-        TABLE.fields(self)
+    pub fn fields(self) -> impl Iterator<Item = (&'t str, Field<'t>)> {
+        self.table.fields(self.node)
     }
 
     /// Schema of the items of an array.
@@ -165,24 +218,48 @@ impl Schema {
 
     /// Names of the fields that must be present.
     #[must_use]
-    pub fn required(self) -> &'static [&'static str] {
-        TABLE.required(self)
+    pub fn required(self) -> &'t [Cow<'static, str>] {
+        self.table.required(self.node)
     }
 
     /// Server-side apply owns objects of this definition as a whole.
     #[must_use]
     pub fn atomic(self) -> bool {
-        TABLE.definition(self).is_some_and(|d| d.atomic)
+        self.table.definition(self.node).is_some_and(|d| d.atomic)
     }
 
     /// Group, version and kind, for definitions that are API objects.
     #[must_use]
-    pub fn group_version_kind(self) -> Option<(&'static str, &'static str, &'static str)> {
-        TABLE.definition(self).and_then(|d| d.kind)
+    pub fn group_version_kind(self) -> Option<(&'t str, &'t str, &'t str)> {
+        let (group, version, kind) = self.table.definition(self.node)?.kind.as_ref()?;
+        Some((group, version, kind))
+    }
+
+    /// The schema of another kind: from the same table, such as the list of
+    /// this kind, or else a built-in one.
+    #[must_use]
+    pub fn beside(self, group: &str, version: &str, kind: &str) -> Option<Self> {
+        let here = self.table.find_kind(group, version, kind).map(|node| self.table.schema(node));
+        here.or_else(|| for_kind(group, version, kind))
     }
 }
 
-impl std::fmt::Debug for Schema {
+impl PartialEq for Schema<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.table, other.table) && self.node == other.node
+    }
+}
+
+impl Eq for Schema<'_> {}
+
+impl Hash for Schema<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::ptr::hash(self.table, state);
+        self.node.hash(state);
+    }
+}
+
+impl std::fmt::Debug for Schema<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.name(), self.kind()) {
             (Some(name), _) => write!(f, "Schema({name})"),
@@ -190,6 +267,12 @@ impl std::fmt::Debug for Schema {
             (None, Kind::Array(items)) => write!(f, "Schema([]{items:?})"),
             (None, scalar) => write!(f, "Schema({scalar:?})"),
         }
+    }
+}
+
+impl std::fmt::Debug for Root {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.schema().fmt(f)
     }
 }
 

@@ -96,7 +96,7 @@ impl Call {
             .any(|subresource| subresource.name() == asked.subresource);
         let accept = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         let offer = Offer {
-            protobuf: api::protobuf::knows(&row.id.types()),
+            protobuf: row.has_protobuf(),
             watch: asked.verb == Verb::Watch,
             // What is not kept has no columns.
             table: row.review.is_none(),

@@ -114,11 +114,11 @@ pub(crate) async fn read_as(call: &mut Call, row: &Resource) -> Result<Object, S
 pub(crate) fn decode(row: &Resource, parsed: Parsed) -> Result<(Object, Vec<String>), Status> {
     let Parsed { mut value, mut complaints } = parsed;
     require_kind(row, &mut value)?;
-    check(row.schema, &value).map_err(|error| unhandled(row, &error.to_string()))?;
-    complaints.extend(unknown_fields(row.schema, &value));
-    prune(row.schema, &mut value);
-    normalize(row.schema, &mut value);
-    apply_defaults(row.schema, &mut value);
+    check(row.schema(), &value).map_err(|error| unhandled(row, &error.to_string()))?;
+    complaints.extend(unknown_fields(row.schema(), &value));
+    prune(row.schema(), &mut value);
+    normalize(row.schema(), &mut value);
+    apply_defaults(row.schema(), &mut value);
     let mut object = Object::from_value(value).map_err(|error| unhandled(row, &error.to_string()))?;
     row.strategy.default(&mut object);
     Ok((object, complaints))

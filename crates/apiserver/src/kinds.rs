@@ -120,7 +120,7 @@ fn plain(group: &str, kind: &str, plural: &str, storage: &'static str) -> Resour
     Resource::plain(ResourceId::new(group, "v1", kind, plural), storage, shape(group, kind))
 }
 
-fn shape(group: &str, kind: &str) -> Schema {
+fn shape(group: &str, kind: &str) -> Schema<'static> {
     schema::for_kind(group, "v1", kind).expect("the schema table is built into the binary and holds every kind named in this directory")
 }
 

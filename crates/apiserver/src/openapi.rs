@@ -179,14 +179,14 @@ fn info(core: &Core) -> Value {
 }
 
 /// Everything the paths of a row refer to.
-fn add_shapes(row: &Resource, shapes: &mut Shapes) {
-    let id = &row.id;
-    shapes.add(row.schema);
-    let list = api::schema::for_kind(&id.group, &id.version, &format!("{}List", id.kind));
+fn add_shapes<'t>(row: &'t Resource, shapes: &mut Shapes<'t>) {
+    let (id, schema) = (&row.id, row.schema());
+    shapes.add(schema);
+    let list = schema.beside(&id.group, &id.version, &format!("{}List", id.kind));
     let common = ["DeleteOptions", "Status"].map(|name| api::schema::named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}")));
     let of_subresources = row.subresources.iter().map(|subresource| {
         let (group, version) = crate::discovery::foreign(*subresource).unwrap_or((&id.group, &id.version));
-        api::schema::for_kind(group, version, crate::discovery::kind(row, *subresource))
+        schema.beside(group, version, crate::discovery::kind(row, *subresource))
     });
     for schema in common.into_iter().chain([list]).chain(of_subresources).flatten() {
         shapes.add(schema);

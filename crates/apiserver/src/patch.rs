@@ -15,6 +15,20 @@ const MAX_OPERATIONS: usize = 10_000;
 /// The media type of server-side apply, which is no patch of a value.
 pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
+/// The media type of patches that merge lists by the keys the schema states.
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+/// The media types of the patches of a schema's values.
+///
+/// Source: upstream `apiserver/pkg/endpoints/installer.go`; for what was
+/// declared at run time `apiextensions-apiserver/pkg/apiserver/
+/// customresource_handler.go`, `serveResource`.
+pub(crate) fn accepted(schema: Schema<'_>) -> &'static [&'static str] {
+    const BUILT_IN: [&str; 4] = ["application/json-patch+json", "application/merge-patch+json", STRATEGIC, APPLY];
+    const DECLARED: [&str; 3] = ["application/json-patch+json", "application/merge-patch+json", APPLY];
+    if schema.is_built_in() { &BUILT_IN } else { &DECLARED }
+}
+
 /// A patch, read.
 #[derive(Clone, Debug)]
 pub(crate) enum Patch {
@@ -28,12 +42,13 @@ pub(crate) enum Patch {
 
 impl Patch {
     /// Reads a patch of a media type; also says which fields it states twice.
+    /// `schema` is of what it will be applied to.
     ///
     /// # Errors
-    /// 415 for another media type, 400 for a patch that is malformed, 413 for
+    /// 415 for another media type, which strategic merge patch is where the
+    /// schema states no keys for it; 400 for a patch that is malformed, 413 for
     /// one with too many operations.
-    pub(crate) fn read(media_type: &str, bytes: &[u8], max_depth: usize) -> Result<(Self, Vec<String>), Status> {
-        const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+    pub(crate) fn read(schema: Schema<'_>, media_type: &str, bytes: &[u8], max_depth: usize) -> Result<(Self, Vec<String>), Status> {
         let malformed = |why: &str| Status::bad_request(format!("error decoding patch: {why}"));
         let parse = || parse_strict(bytes, max_depth).map_err(|error| malformed(&error.to_string()));
         let object = || {
@@ -57,9 +72,10 @@ impl Patch {
                 Ok((Self::Json(patch), duplicates))
             }
             "application/merge-patch+json" => object().map(|(value, duplicates)| (Self::Merge(value), duplicates)),
-            "application/strategic-merge-patch+json" => object().map(|(value, duplicates)| (Self::Strategic(value), duplicates)),
+            STRATEGIC if schema.is_built_in() => object().map(|(value, duplicates)| (Self::Strategic(value), duplicates)),
             _ => Err(Status::unsupported_media_type(format!(
-                "the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
+                "the body of the request was in an unknown format - accepted media types include: {}",
+                accepted(schema).join(", ")
             ))),
         }
     }
@@ -77,7 +93,7 @@ impl Patch {
     /// # Errors
     /// 422 when an operation cannot be done, 400 when a directive makes no
     /// sense. The value is then of no use any more.
-    pub(crate) fn apply(&self, schema: Schema, value: &mut Value) -> Result<(), Status> {
+    pub(crate) fn apply(&self, schema: Schema<'_>, value: &mut Value) -> Result<(), Status> {
         match self {
             Self::Json(patch) => {
                 grows_moderately(patch, value)?;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::schema::Schema;
+use api::schema::{Root, Schema};
 use api::status::{Status, Violation};
 use api::{Object, ResourceId, Scope, Time};
 use serde_json::Value;
@@ -27,7 +27,7 @@ pub struct Resource {
     /// Namespaced or cluster-wide.
     pub scope: Scope,
     /// Shape, patch rules and defaults of the kind.
-    pub schema: Schema,
+    pub schema: Root,
     /// Where its objects live in the store: `/registry/<storage>/[NS/]NAME`.
     /// Rows that serve one storage in two groups share it.
     pub storage: &'static str,
@@ -384,13 +384,13 @@ fn no_conditions(_: &Object) -> Vec<Value> {
 impl Resource {
     /// A row with nothing special: namespaced, name and age columns.
     #[must_use]
-    pub fn plain(id: ResourceId, storage: &'static str, schema: Schema) -> Self {
+    pub fn plain(id: ResourceId, storage: &'static str, schema: impl Into<Root>) -> Self {
         Self {
             id,
             short_names: Vec::new(),
             categories: Vec::new(),
             scope: Scope::Namespaced,
-            schema,
+            schema: schema.into(),
             storage,
             convert: None,
             strategy: &Plain,
@@ -404,6 +404,18 @@ impl Resource {
             review: None,
             computed: None,
         }
+    }
+
+    /// Shape, patch rules and defaults of the kind.
+    #[must_use]
+    pub fn schema(&self) -> Schema<'_> {
+        self.schema.schema()
+    }
+
+    /// Whether its objects have a protobuf form.
+    #[must_use]
+    pub fn has_protobuf(&self) -> bool {
+        self.schema().is_built_in() && api::protobuf::knows(&self.id.types())
     }
 
     /// The store key of an object.

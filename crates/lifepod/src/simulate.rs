@@ -57,8 +57,8 @@ pub(crate) fn run(flags: &Simulate) -> Result<ExitCode> {
 fn admitted(mut value: Value) -> Result<Pod> {
     let registry = apiserver::kinds::builtin();
     let row = registry.find("", "v1", "pods").context("pods are not served")?;
-    api::schema::check(row.schema, &value)?;
-    api::schema::apply_defaults(row.schema, &mut value);
+    api::schema::check(row.schema(), &value)?;
+    api::schema::apply_defaults(row.schema(), &mut value);
     let mut object: Object = serde_json::from_value(value)?;
     object.meta.namespace.get_or_insert_with(|| "default".to_owned());
     row.strategy.default(&mut object);

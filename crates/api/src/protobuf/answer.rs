@@ -93,11 +93,11 @@ fn meta_types(kind: &str) -> TypeMeta {
     }
 }
 
-fn known(types: &TypeMeta) -> Result<Schema, ProtobufError> {
+fn known(types: &TypeMeta) -> Result<Schema<'static>, ProtobufError> {
     schema_of(types).ok_or_else(|| ProtobufError::Kind { types: types.clone() })
 }
 
-fn list_meta() -> Result<Schema, Fault> {
+fn list_meta() -> Result<Schema<'static>, Fault> {
     named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta").ok_or(Fault::Shape { wanted: "of a known kind" })
 }
 
@@ -105,7 +105,7 @@ fn metadata(object: &Object) -> Result<Value, Fault> {
     serde_json::to_value(object.metadata()).map_err(|_| Fault::Shape { wanted: "metadata" })
 }
 
-fn raw(schema: Schema, object: &Object, out: &mut Vec<u8>) -> Result<(), Located> {
+fn raw(schema: Schema<'static>, object: &Object, out: &mut Vec<u8>) -> Result<(), Located> {
     let metadata = metadata(object)?;
     let fields = Fields {
         body: &object.body,

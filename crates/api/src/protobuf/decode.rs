@@ -12,7 +12,7 @@ use crate::quantity::Quantity;
 use crate::schema::{Kind, Schema, parse_strict};
 
 /// The fields of an object's message.
-pub(super) fn root(schema: Schema, bytes: &[u8], max_depth: usize) -> Result<Map<String, Value>, ProtobufError> {
+pub(super) fn root(schema: Schema<'static>, bytes: &[u8], max_depth: usize) -> Result<Map<String, Value>, ProtobufError> {
     let mut object = Map::new();
     let depth = Depth {
         left: max_depth,
@@ -38,7 +38,7 @@ impl Depth {
 
 /// Reads the fields of a message into an object. A message that comes in
 /// parts is one: later scalars win, lists grow.
-fn fill(schema: Schema, bytes: &[u8], depth: Depth, object: &mut Map<String, Value>) -> Result<(), Located> {
+fn fill(schema: Schema<'static>, bytes: &[u8], depth: Depth, object: &mut Map<String, Value>) -> Result<(), Located> {
     fill_held(numbers::of(schema), 0, bytes, depth, object)
 }
 
@@ -95,7 +95,7 @@ fn one(field: &Numbered, wire: WireType, reader: &mut Reader<'_>, depth: Depth, 
 
 /// Whether Go's JSON leaves out this value of a field that may be absent.
 /// Structs are never left out, and an `IntOrString` and a quantity are structs.
-fn is_zero(schema: Schema, value: &Value) -> bool {
+fn is_zero(schema: Schema<'static>, value: &Value) -> bool {
     match (schema.kind(), value) {
         (Kind::String | Kind::Bytes, Value::String(text)) => text.is_empty(),
         (Kind::Boolean, Value::Bool(set)) => !set,
@@ -106,7 +106,7 @@ fn is_zero(schema: Schema, value: &Value) -> bool {
 }
 
 /// Appends an item of a list, or all of a packed list of numbers.
-fn append(items: Schema, wire: WireType, reader: &mut Reader<'_>, depth: Depth, list: &mut Vec<Value>) -> Result<(), Located> {
+fn append(items: Schema<'static>, wire: WireType, reader: &mut Reader<'_>, depth: Depth, list: &mut Vec<Value>) -> Result<(), Located> {
     let unpacked = match items.kind() {
         Kind::Int32 | Kind::Int64 | Kind::Boolean => WireType::Varint,
         Kind::Number => WireType::Fixed64,
@@ -124,7 +124,7 @@ fn append(items: Schema, wire: WireType, reader: &mut Reader<'_>, depth: Depth, 
 }
 
 /// Key and value of a map: a message with the two as fields 1 and 2.
-fn entry(values: Schema, bytes: &[u8], depth: Depth) -> Result<(String, Value), Located> {
+fn entry(values: Schema<'static>, bytes: &[u8], depth: Depth) -> Result<(String, Value), Located> {
     let (mut key, mut value) = (String::new(), None);
     let mut reader = Reader::new(bytes);
     while let Some((number, wire)) = reader.tag()? {
@@ -142,7 +142,7 @@ fn entry(values: Schema, bytes: &[u8], depth: Depth) -> Result<(String, Value), 
 }
 
 /// What an entry without a value holds: the zero of its type.
-fn absent(schema: Schema, depth: Depth) -> Result<Value, Located> {
+fn absent(schema: Schema<'static>, depth: Depth) -> Result<Value, Located> {
     match schema.kind() {
         Kind::Int32 | Kind::Int64 => Ok(Value::from(0)),
         Kind::Number => Ok(Value::from(0.0)),
@@ -153,7 +153,7 @@ fn absent(schema: Schema, depth: Depth) -> Result<Value, Located> {
 }
 
 /// An item of a list or a value of a map.
-fn element(schema: Schema, wire: WireType, reader: &mut Reader<'_>, depth: Depth) -> Result<Value, Located> {
+fn element(schema: Schema<'static>, wire: WireType, reader: &mut Reader<'_>, depth: Depth) -> Result<Value, Located> {
     match schema.kind() {
         Kind::Object => {
             let mut object = Map::new();
@@ -184,7 +184,7 @@ fn element(schema: Schema, wire: WireType, reader: &mut Reader<'_>, depth: Depth
 }
 
 /// A value without declared fields.
-fn scalar(schema: Schema, wire: WireType, reader: &mut Reader<'_>, depth: Depth) -> Result<Value, Located> {
+fn scalar(schema: Schema<'static>, wire: WireType, reader: &mut Reader<'_>, depth: Depth) -> Result<Value, Located> {
     Ok(match schema.kind() {
         Kind::String => Value::from(reader.text(wire)?),
         Kind::Bytes => Value::from(STANDARD.encode(reader.bytes(wire)?)),

@@ -30,13 +30,13 @@ impl<'a> Fields<'a> {
 }
 
 /// Writes the fields of an object.
-pub(super) fn message(schema: Schema, value: &Value, out: &mut Vec<u8>) -> Result<(), Located> {
+pub(super) fn message(schema: Schema<'static>, value: &Value, out: &mut Vec<u8>) -> Result<(), Located> {
     let body = value.as_object().ok_or(Fault::Shape { wanted: "an object" })?;
     fields(schema, Fields { body, metadata: None }, out)
 }
 
 /// The same, from an object in parts.
-pub(super) fn fields(schema: Schema, object: Fields<'_>, out: &mut Vec<u8>) -> Result<(), Located> {
+pub(super) fn fields(schema: Schema<'static>, object: Fields<'_>, out: &mut Vec<u8>) -> Result<(), Located> {
     let fields = numbers::of(schema);
     let mut known = 0;
     for held in fields.chunk_by(|left, right| left.holder == right.holder) {
@@ -69,7 +69,7 @@ fn write_all(fields: &[Numbered], object: Fields<'_>, out: &mut Vec<u8>) -> Resu
 }
 
 /// Writes a field, once for each item and entry.
-fn write(number: u32, schema: Schema, value: &Value, out: &mut Vec<u8>) -> Result<(), Located> {
+fn write(number: u32, schema: Schema<'static>, value: &Value, out: &mut Vec<u8>) -> Result<(), Located> {
     match schema.kind() {
         Kind::Array(items) => {
             for item in value.as_array().ok_or(Fault::Shape { wanted: "a list" })? {
@@ -96,7 +96,7 @@ fn write(number: u32, schema: Schema, value: &Value, out: &mut Vec<u8>) -> Resul
 
 /// Writes an item of a list, the value of a map, or a field that occurs once.
 /// Null is the zero of its type.
-fn element(number: u32, schema: Schema, value: &Value, out: &mut Vec<u8>) -> Result<(), Located> {
+fn element(number: u32, schema: Schema<'static>, value: &Value, out: &mut Vec<u8>) -> Result<(), Located> {
     let kind = schema.kind();
     if value.is_null() {
         match kind {

@@ -10,7 +10,7 @@ use crate::schema::{Schema, named};
 
 const SOURCE: &str = include_str!("../schema/v1_33.numbers");
 
-static NUMBERS: LazyLock<HashMap<Schema, Box<[Numbered]>>> = LazyLock::new(|| {
+static NUMBERS: LazyLock<HashMap<Schema<'static>, Box<[Numbered]>>> = LazyLock::new(|| {
     // The file is generated, committed and decoded by this crate's tests.
     decode(SOURCE).expect("the committed field numbers decode: their test does it")
 });
@@ -23,7 +23,7 @@ pub(super) struct Numbered {
     pub(super) holder: u32,
     /// Its number there.
     pub(super) number: u32,
-    pub(super) schema: Schema,
+    pub(super) schema: Schema<'static>,
     pub(super) name: &'static str,
     /// A zero was set, and is not just what an unset field is sent as.
     pub(super) keeps_zero: bool,
@@ -31,7 +31,7 @@ pub(super) struct Numbered {
 
 /// The fields of a message, by holder and number. Empty for schemas that are
 /// no objects.
-pub(super) fn of(schema: Schema) -> &'static [Numbered] {
+pub(super) fn of(schema: Schema<'static>) -> &'static [Numbered] {
     NUMBERS.get(&schema).map_or(&[], |fields| fields)
 }
 
@@ -46,13 +46,13 @@ pub(super) enum NumbersError {
     Number { definition: &'static str, field: &'static str },
 }
 
-pub(super) fn decode(source: &'static str) -> Result<HashMap<Schema, Box<[Numbered]>>, NumbersError> {
+pub(super) fn decode(source: &'static str) -> Result<HashMap<Schema<'static>, Box<[Numbered]>>, NumbersError> {
     let mut table = HashMap::new();
     for line in source.lines() {
         let mut words = line.split(' ');
         let definition = words.next().unwrap_or_default();
         let schema = named(definition).ok_or(NumbersError::Definition(definition))?;
-        let required: HashSet<&str> = schema.required().iter().copied().collect();
+        let required: HashSet<&str> = schema.required().iter().map(AsRef::as_ref).collect();
         let mut fields = Vec::new();
         for word in words {
             let error = || NumbersError::Number { definition, field: word };

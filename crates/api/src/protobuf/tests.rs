@@ -318,7 +318,7 @@ impl Maker {
         self.0.pop().unwrap_or(0) % below
     }
 
-    fn object(&mut self, schema: Schema, root: bool, depth: usize) -> Value {
+    fn object(&mut self, schema: Schema<'static>, root: bool, depth: usize) -> Value {
         let mut object = Map::new();
         let types = schema.group_version_kind();
         if let (true, Some((group, version, kind))) = (root, types) {
@@ -340,7 +340,7 @@ impl Maker {
         Value::Object(object)
     }
 
-    fn value(&mut self, schema: Schema, depth: usize, zero: bool) -> Value {
+    fn value(&mut self, schema: Schema<'static>, depth: usize, zero: bool) -> Value {
         let least = i32::from(!zero);
         let number = |maker: &mut Self| match maker.pick(3) {
             0 => least,
@@ -369,7 +369,7 @@ impl Maker {
     }
 }
 
-fn roots() -> Vec<Schema> {
+fn roots() -> Vec<Schema<'static>> {
     let definitions = include_str!("../schema/v1_33.numbers").lines();
     definitions
         .filter_map(|line| named(line.split(' ').next()?))

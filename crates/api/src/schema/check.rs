@@ -67,7 +67,7 @@ pub enum ShapeError {
 ///
 /// # Errors
 /// The error upstream's decoder would report.
-pub fn check(schema: Schema, value: &Value) -> Result<(), ShapeError> {
+pub fn check(schema: Schema<'_>, value: &Value) -> Result<(), ShapeError> {
     let mut walk = Walk {
         path: Vec::new(),
         object: None,
@@ -78,18 +78,18 @@ pub fn check(schema: Schema, value: &Value) -> Result<(), ShapeError> {
     walk.first.map_or(Ok(()), Err)
 }
 
-struct Walk<'v> {
+struct Walk<'v, 't> {
     path: Vec<&'v str>,
     /// Definition whose field is being visited.
-    object: Option<&'static str>,
+    object: Option<&'t str>,
     /// That field.
     field: Option<&'v str>,
     first: Option<ShapeError>,
 }
 
-impl<'v> Walk<'v> {
+impl<'v, 't> Walk<'v, 't> {
     /// An `Err` ends the walk.
-    fn visit(&mut self, schema: Schema, value: &'v Value) -> Result<(), ShapeError> {
+    fn visit(&mut self, schema: Schema<'t>, value: &'v Value) -> Result<(), ShapeError> {
         match (schema.kind(), value) {
             (Kind::Any, _) | (_, Value::Null) => {}
             (Kind::Object, Value::Object(fields)) => {
@@ -155,7 +155,7 @@ impl<'v> Walk<'v> {
         }
     }
 
-    fn go_type(&self, schema: Schema) -> String {
+    fn go_type(&self, schema: Schema<'_>) -> String {
         match schema.kind() {
             Kind::Object => schema.name().map_or_else(|| "struct".to_owned(), qualified),
             // The only maps of quantities in the API.
@@ -183,12 +183,12 @@ impl<'v> Walk<'v> {
 }
 
 /// `PodSpec` of `io.k8s.api.core.v1.PodSpec`.
-fn short(definition: &'static str) -> &'static str {
+fn short(definition: &str) -> &str {
     definition.rsplit_once('.').map_or(definition, |(_, name)| name)
 }
 
 /// `v1.PodSpec` of `io.k8s.api.core.v1.PodSpec`.
-fn qualified(definition: &'static str) -> String {
+fn qualified(definition: &str) -> String {
     let mut parts = definition.rsplit('.');
     let name = parts.next().unwrap_or_default();
     format!("{}.{name}", parts.next().unwrap_or_default())

@@ -11,7 +11,7 @@ use super::{Kind, Schema};
 
 /// The value of an absent field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldDefault {
+pub(super) enum FieldDefault {
     /// A text.
     Text(&'static str),
     /// `true` or `false`.
@@ -20,8 +20,7 @@ pub enum FieldDefault {
 
 impl FieldDefault {
     /// As JSON.
-    #[must_use]
-    pub fn value(self) -> Value {
+    pub(super) fn value(self) -> Value {
         match self {
             Self::Text(text) => Value::from(text),
             Self::Boolean(boolean) => Value::from(boolean),
@@ -65,14 +64,14 @@ pub(super) fn of(definition: &str, field: &str) -> Option<FieldDefault> {
 
 /// Fills absent fields of `value` with the defaults of the published schema.
 /// Objects that are absent stay absent.
-pub fn apply_defaults(schema: Schema, value: &mut Value) {
+pub fn apply_defaults(schema: Schema<'_>, value: &mut Value) {
     match (schema.kind(), value) {
         (Kind::Object, Value::Object(object)) => {
             for (name, field) in schema.fields() {
                 if let Some(default) = field.default
                     && object.get(name).is_none_or(Value::is_null)
                 {
-                    object.insert(name.to_owned(), default.value());
+                    object.insert(name.to_owned(), default.clone());
                 }
             }
             for (name, child) in object.iter_mut() {

@@ -19,15 +19,15 @@ const BEGIN: &str = "{\"definition\":\"";
 pub struct Descriptions(BTreeMap<&'static str, &'static str>);
 
 /// What is said of one definition.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Described {
     #[serde(rename = "definition")]
-    _name: String,
+    pub(super) _name: String,
     /// Of the definition itself; may be empty.
     pub description: String,
-    fields: BTreeMap<String, String>,
-    enums: BTreeMap<Cow<'static, str>, Vec<String>>,
+    pub(super) fields: BTreeMap<String, String>,
+    pub(super) enums: BTreeMap<String, Vec<String>>,
 }
 
 impl Default for Descriptions {
@@ -38,8 +38,15 @@ impl Default for Descriptions {
 }
 
 impl Descriptions {
-    /// What is said of a definition, or of a scalar type with a name of its
-    /// own. Nothing, when the table does not hold it.
+    /// What is said of an object.
+    #[must_use]
+    pub fn of_schema<'t>(&self, schema: Schema<'t>) -> Cow<'t, Described> {
+        let own = schema.table.definition(schema.node).and_then(|d| d.described.as_deref());
+        own.map_or_else(|| Cow::Owned(self.of(schema.name().unwrap_or_default())), Cow::Borrowed)
+    }
+
+    /// What is said of a built-in definition, or of a scalar type with a name
+    /// of its own. Nothing, when the table does not hold it.
     #[must_use]
     pub fn of(&self, definition: &str) -> Described {
         // The file is generated, committed and decoded by this crate's tests.
@@ -70,11 +77,13 @@ impl Described {
     }
 }
 
-/// The name under which a scalar type is published; `None` for JSON's own.
+/// The name under which a scalar type is published; `None` for JSON's own, and
+/// for what a document declares in place.
 /// `field` tells the two types apart that hold anything.
 #[must_use]
-pub fn scalar_name(schema: Schema, field: &str) -> Option<&'static str> {
+pub fn scalar_name(schema: Schema<'_>, field: &str) -> Option<&'static str> {
     match schema.kind() {
+        _ if !schema.is_built_in() => None,
         Kind::Quantity => Some("io.k8s.apimachinery.pkg.api.resource.Quantity"),
         Kind::IntOrString => Some("io.k8s.apimachinery.pkg.util.intstr.IntOrString"),
         Kind::Time => Some("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),

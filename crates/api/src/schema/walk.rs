@@ -15,13 +15,13 @@ pub(super) const MAX_STRICT_ERRORS: usize = 100;
 /// Errors for fields of `value` the schema does not declare, in upstream's
 /// words: `unknown field "spec.containers[0].foo"`. At most 100.
 #[must_use]
-pub fn unknown_fields(schema: Schema, value: &Value) -> Vec<String> {
+pub fn unknown_fields(schema: Schema<'_>, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
     collect_unknown(schema, value, &mut String::new(), &mut found);
     found
 }
 
-fn collect_unknown(schema: Schema, value: &Value, path: &mut String, found: &mut Vec<String>) {
+fn collect_unknown(schema: Schema<'_>, value: &Value, path: &mut String, found: &mut Vec<String>) {
     let length = path.len();
     match (schema.kind(), value) {
         (Kind::Object, Value::Object(object)) => {
@@ -67,7 +67,7 @@ pub(super) fn push_index(path: &mut String, index: usize) {
 }
 
 /// Removes the fields of `value` the schema does not declare.
-pub fn prune(schema: Schema, value: &mut Value) {
+pub fn prune(schema: Schema<'_>, value: &mut Value) {
     match (schema.kind(), value) {
         (Kind::Object, Value::Object(object)) => object.retain(|name, child| match schema.field(name) {
             Some(field) => {
@@ -87,7 +87,7 @@ pub fn prune(schema: Schema, value: &mut Value) {
 /// round trip would give it: null fields are gone, null items and map values
 /// are the zero of their type, quantities are canonical (`0.5` is `500m`,
 /// numbers are text), times are UTC in the wire's precision.
-pub fn normalize(schema: Schema, value: &mut Value) {
+pub fn normalize(schema: Schema<'_>, value: &mut Value) {
     match (schema.kind(), &mut *value) {
         (Kind::Object, Value::Object(object)) => object.retain(|name, child| {
             if child.is_null() {
@@ -120,7 +120,7 @@ pub fn normalize(schema: Schema, value: &mut Value) {
     }
 }
 
-fn normalize_element(schema: Schema, value: &mut Value) {
+fn normalize_element(schema: Schema<'_>, value: &mut Value) {
     if !value.is_null() {
         return normalize(schema, value);
     }

@@ -83,7 +83,7 @@ fn every_row_is_there_once() {
     );
     for row in registry.rows() {
         assert_eq!(
-            row.schema.group_version_kind(),
+            row.schema().group_version_kind(),
             Some((row.id.group.as_str(), row.id.version.as_str(), row.id.kind.as_str()))
         );
         assert!(

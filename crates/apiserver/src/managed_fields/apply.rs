@@ -53,7 +53,7 @@ struct Conflict {
 /// configuration that does not have the shape of its kind.
 pub(crate) fn apply(forms: &Forms<'_>, live: Option<&Object>, config: &Config, writer: &Writer, reset: &Set) -> Result<Applied, Status> {
     require_kind(forms.row, &config.object)?;
-    let shape = Shape::of(forms.row.schema);
+    let shape = Shape::of(forms.row.schema());
     if text(&config.object, "metadata/managedFields").is_some() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
@@ -69,7 +69,7 @@ pub(crate) fn apply(forms: &Forms<'_>, live: Option<&Object>, config: &Config, w
     let mut managers = Owners::decode(live.and_then(|live| live.managed_fields.as_ref()))
         .map_err(|error| Status::unclassified(format!("failed to decode managed fields: {error}")))?;
     if let (Some(live), true) = (live, managers.0.is_empty()) {
-        let changes = compare::objects(forms.row.schema, None, live).without(reset);
+        let changes = compare::objects(forms.row.schema(), None, live).without(reset);
         let before = Writer {
             manager: BEFORE_FIRST.to_owned(),
             ..writer.clone()
@@ -138,7 +138,7 @@ fn require_kind(row: &Resource, object: &Map<String, Value>) -> Result<(), Statu
 
 struct Applying<'a> {
     forms: &'a Forms<'a>,
-    shape: Shape,
+    shape: Shape<'a>,
     live: &'a Map<String, Value>,
     config: &'a Map<String, Value>,
     reset: &'a Set,
@@ -181,7 +181,7 @@ impl Applying<'_> {
     }
 
     fn changes(&self, row: &Resource, old: &Map<String, Value>, new: &Map<String, Value>) -> Changes {
-        compare::values(row.schema, old, new)
+        compare::values(row.schema(), old, new)
     }
 
     /// Fields the apply would change and others own.

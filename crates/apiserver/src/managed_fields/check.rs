@@ -14,7 +14,7 @@ use super::shape::Shape;
 const ERRORS_MAX: usize = 100;
 
 /// Everything that is wrong, as `<path>: <why>`.
-pub(crate) fn errors(shape: Shape, object: &Map<String, Value>) -> Vec<String> {
+pub(crate) fn errors(shape: Shape<'_>, object: &Map<String, Value>) -> Vec<String> {
     let mut found = Vec::new();
     fields(shape, object, &mut String::new(), &mut found);
     found
@@ -41,7 +41,7 @@ fn complain(path: &str, why: &str, found: &mut Vec<String>) {
     }
 }
 
-fn fields(shape: Shape, object: &Map<String, Value>, path: &mut String, found: &mut Vec<String>) {
+fn fields(shape: Shape<'_>, object: &Map<String, Value>, path: &mut String, found: &mut Vec<String>) {
     let length = path.len();
     for (name, value) in object {
         path.push('.');
@@ -54,7 +54,7 @@ fn fields(shape: Shape, object: &Map<String, Value>, path: &mut String, found: &
     }
 }
 
-fn visit(shape: Shape, value: &Value, path: &mut String, found: &mut Vec<String>) {
+fn visit(shape: Shape<'_>, value: &Value, path: &mut String, found: &mut Vec<String>) {
     match (shape.schema.kind(), value) {
         (_, Value::Null) | (Kind::Any, _) => {}
         (Kind::Object | Kind::Map(_), Value::Object(object)) => fields(shape, object, path, found),
@@ -78,7 +78,7 @@ fn visit(shape: Shape, value: &Value, path: &mut String, found: &mut Vec<String>
     }
 }
 
-fn list(shape: Shape, items: &[Value], path: &mut String, found: &mut Vec<String>) {
+fn list(shape: Shape<'_>, items: &[Value], path: &mut String, found: &mut Vec<String>) {
     let length = path.len();
     let Some(item) = shape.item() else { return };
     let keyed = shape.parts() == super::shape::Parts::Items;

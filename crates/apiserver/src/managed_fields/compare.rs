@@ -73,7 +73,7 @@ impl Inner {
 }
 
 /// What changed from one object to the next; from nothing, where there was none.
-pub(crate) fn objects(schema: Schema, old: Option<&Object>, new: &Object) -> Changes {
+pub(crate) fn objects(schema: Schema<'_>, old: Option<&Object>, new: &Object) -> Changes {
     let empty = Object::default();
     let old = old.unwrap_or(&empty);
     let shape = Shape::of(schema);
@@ -87,7 +87,7 @@ pub(crate) fn objects(schema: Schema, old: Option<&Object>, new: &Object) -> Cha
 }
 
 /// What changed from one whole object, as JSON, to the next.
-pub(crate) fn values(schema: Schema, old: &Map<String, Value>, new: &Map<String, Value>) -> Changes {
+pub(crate) fn values(schema: Schema<'_>, old: &Map<String, Value>, new: &Map<String, Value>) -> Changes {
     let empty = Map::new();
     let mut changes = fields(Shape::of(schema), Some(old), Some(new));
     // Every object has metadata, even one that is not there yet.
@@ -148,7 +148,7 @@ fn metadata(old: &Object, new: &Object) -> (Map<String, Value>, Map<String, Valu
     (before, after)
 }
 
-fn fields(shape: Shape, old: Option<&Map<String, Value>>, new: Option<&Map<String, Value>>) -> Changes {
+fn fields(shape: Shape<'_>, old: Option<&Map<String, Value>>, new: Option<&Map<String, Value>>) -> Changes {
     let mut changes = Changes::default();
     let mut visit = |name: &str| {
         let Some(child) = shape.named(name) else { return };
@@ -170,7 +170,7 @@ fn fields(shape: Shape, old: Option<&Map<String, Value>>, new: Option<&Map<Strin
 }
 
 /// At least one of both is there.
-fn value(shape: Shape, old: Option<&Value>, new: Option<&Value>) -> Inner {
+fn value(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Inner {
     let leaf = || {
         let mut inner = Inner::default();
         match (old, new) {
@@ -201,7 +201,7 @@ fn value(shape: Shape, old: Option<&Value>, new: Option<&Value>) -> Inner {
     }
 }
 
-fn items(shape: Shape, old: &[Value], new: &[Value]) -> Changes {
+fn items(shape: Shape<'_>, old: &[Value], new: &[Value]) -> Changes {
     let mut changes = Changes::default();
     let Some(item) = shape.item() else { return changes };
     // Items of one element, of both lists; more than one where a list that

@@ -11,7 +11,7 @@ use super::set::{Set, Tree};
 use super::shape::{Parts, Shape};
 
 /// The paths of an object.
-pub(crate) fn of(shape: Shape, object: &Map<String, Value>) -> Set {
+pub(crate) fn of(shape: Shape<'_>, object: &Map<String, Value>) -> Set {
     let mut set = Set::default();
     for (name, value) in object {
         let Some(child) = shape.named(name) else { continue };
@@ -24,7 +24,7 @@ pub(crate) fn of(shape: Shape, object: &Map<String, Value>) -> Set {
     set
 }
 
-fn at(shape: Shape, value: &Value) -> Tree {
+fn at(shape: Shape<'_>, value: &Value) -> Tree {
     let below = |below| Tree { member: false, below };
     match (shape.parts(), value) {
         (Parts::Leaf, _) => Tree::member(),
@@ -35,7 +35,7 @@ fn at(shape: Shape, value: &Value) -> Tree {
     }
 }
 
-fn items(shape: Shape, array: &[Value]) -> Set {
+fn items(shape: Shape<'_>, array: &[Value]) -> Set {
     let mut found: BTreeMap<Element, (usize, Tree)> = BTreeMap::new();
     for value in array {
         let (Some(item), Ok(element)) = (shape.item(), shape.element(value)) else {

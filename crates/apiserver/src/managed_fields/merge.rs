@@ -10,7 +10,7 @@ use super::element::Element;
 use super::shape::{Parts, Shape};
 
 /// The stored object with what the configuration states.
-pub(crate) fn objects(shape: Shape, live: &Map<String, Value>, config: &Map<String, Value>) -> Map<String, Value> {
+pub(crate) fn objects(shape: Shape<'_>, live: &Map<String, Value>, config: &Map<String, Value>) -> Map<String, Value> {
     let mut out = Map::new();
     for (name, value) in live {
         let merged = match (config.get(name), shape.named(name)) {
@@ -28,7 +28,7 @@ pub(crate) fn objects(shape: Shape, live: &Map<String, Value>, config: &Map<Stri
 }
 
 /// Both of one path; `None` when nothing is left.
-fn values(shape: Shape, live: &Value, config: &Value) -> Option<Value> {
+fn values(shape: Shape<'_>, live: &Value, config: &Value) -> Option<Value> {
     match (shape.parts(), live, config) {
         (Parts::Fields, Value::Object(live), Value::Object(stated)) if !live.is_empty() || !stated.is_empty() => {
             let merged = objects(shape, live, stated);
@@ -47,7 +47,7 @@ fn values(shape: Shape, live: &Value, config: &Value) -> Option<Value> {
 
 /// Items in an order that keeps that of the configuration, and as far as that
 /// allows the stored one.
-fn items(shape: Shape, live: &[Value], config: &[Value]) -> Vec<Value> {
+fn items(shape: Shape<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
     let Some(item) = shape.item() else { return config.to_vec() };
     let elements = |values: &[Value]| -> Vec<Option<Element>> { values.iter().map(|value| shape.element(value).ok()).collect() };
     let (live_at, config_at) = (elements(live), elements(config));

@@ -45,7 +45,7 @@ pub(crate) fn record(forms: &Forms<'_>, old: Option<&Object>, new: &mut Object, 
         .managed_fields
         .take()
         .filter(|text| writer.subresource.is_empty() && Some(text) != stored);
-    let changes = compare::objects(forms.row.schema, old, new).without(reset);
+    let changes = compare::objects(forms.row.schema(), old, new).without(reset);
     if own_words.is_none() && changes.is_empty() {
         new.managed_fields = stored.cloned();
         return Ok(());
@@ -71,7 +71,7 @@ pub(crate) fn record(forms: &Forms<'_>, old: Option<&Object>, new: &mut Object, 
             Some(old) => Some(forms.convert(old, row)?),
             None => None,
         };
-        Some(compare::objects(row.schema, old.as_ref(), &forms.convert(new, row)?))
+        Some(compare::objects(row.schema(), old.as_ref(), &forms.convert(new, row)?))
     });
     own(&mut managers, &changes, writer);
     managers.cap();

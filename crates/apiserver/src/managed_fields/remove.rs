@@ -9,7 +9,7 @@ use super::set::Set;
 use super::shape::{Parts, Shape};
 
 /// The object without the paths of the set. What becomes empty is gone.
-pub(crate) fn objects(shape: Shape, object: &Map<String, Value>, paths: &Set) -> Map<String, Value> {
+pub(crate) fn objects(shape: Shape<'_>, object: &Map<String, Value>, paths: &Set) -> Map<String, Value> {
     let mut out = Map::new();
     for (name, value) in object {
         let kept = match (paths.get(&Element::field(name)), shape.named(name)) {
@@ -22,7 +22,7 @@ pub(crate) fn objects(shape: Shape, object: &Map<String, Value>, paths: &Set) ->
     out
 }
 
-fn values(shape: Shape, value: &Value, paths: &Set) -> Option<Value> {
+fn values(shape: Shape<'_>, value: &Value, paths: &Set) -> Option<Value> {
     match (shape.parts(), value) {
         (Parts::Fields, Value::Object(object)) => {
             let kept = objects(shape, object, paths);

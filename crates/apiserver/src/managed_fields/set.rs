@@ -175,7 +175,7 @@ impl Set {
     /// and this path, and neither the item nor keys of maps.
     ///
     /// Source: upstream `fieldpath.Set.EnsureNamedFieldsAreMembers`.
-    pub(crate) fn with_declared_fields(&self, shape: Shape) -> Self {
+    pub(crate) fn with_declared_fields(&self, shape: Shape<'_>) -> Self {
         let nodes = self.0.iter().map(|node| {
             let declared = matches!(&node.at, Element::Field(name) if shape.declares(name));
             let tree = Tree {

@@ -1,5 +1,6 @@
 //! What the schema says about who may own a value: as a whole, or in parts.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use api::schema::{Field, Kind, ListType, Schema};
@@ -9,10 +10,10 @@ use super::element::{Element, Scalar};
 
 /// A schema, and how the field that holds the value is owned.
 #[derive(Clone, Copy)]
-pub(crate) struct Shape {
-    pub(crate) schema: Schema,
+pub(crate) struct Shape<'t> {
+    pub(crate) schema: Schema<'t>,
     list: Option<ListType>,
-    keys: &'static [&'static str],
+    keys: &'t [Cow<'static, str>],
     atomic: bool,
 }
 
@@ -80,9 +81,9 @@ const ALWAYS: [(&str, &str); 22] = [
 static EMPTY_OBJECT: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
 static EMPTY_LIST: Value = Value::Array(Vec::new());
 
-impl Shape {
+impl<'t> Shape<'t> {
     /// A value of a schema that no field says anything about.
-    pub(crate) fn of(schema: Schema) -> Self {
+    pub(crate) fn of(schema: Schema<'t>) -> Self {
         Self {
             schema,
             list: None,
@@ -91,7 +92,7 @@ impl Shape {
         }
     }
 
-    fn field(field: Field) -> Self {
+    fn field(field: Field<'t>) -> Self {
         Self {
             schema: field.schema,
             list: field.list_type,
@@ -146,8 +147,8 @@ impl Shape {
 
     fn always(self, name: &str) -> Option<&'static Value> {
         let definition = self.schema.name()?;
-        // Every object has its spec and status.
-        let whole = matches!(name, "spec" | "status") && self.schema.group_version_kind().is_some();
+        // Every object of a built-in kind has its spec and status.
+        let whole = matches!(name, "spec" | "status") && self.schema.is_built_in() && self.schema.group_version_kind().is_some();
         let listed = || {
             ALWAYS
                 .iter()
@@ -178,11 +179,16 @@ impl Shape {
             Value::Null => return Err(NoElement::Null),
             _ => return Err(NoElement::NotAnObject),
         };
-        let default = |key: &str| self.schema.items()?.field(key)?.default.map(|default| default.value());
+        let default = |key: &str| self.schema.items()?.field(key)?.default.cloned();
         let mut fields: Vec<(Box<str>, Scalar)> = self
             .keys
             .iter()
-            .filter_map(|key| Some(((*key).into(), Scalar(object.get(*key).cloned().or_else(|| default(key))?))))
+            .filter_map(|key| {
+                Some((
+                    key.as_ref().into(),
+                    Scalar(object.get(key.as_ref()).cloned().or_else(|| default(key))?),
+                ))
+            })
             .collect();
         if fields.is_empty() {
             let keys: Vec<String> = self.keys.iter().map(|key| format!("{key:?}")).collect();

@@ -11,7 +11,7 @@ use super::*;
 
 mod models;
 
-fn schema(kind: &str) -> Schema {
+fn schema(kind: &str) -> Schema<'static> {
     for_kind("", "v1", kind).unwrap()
 }
 

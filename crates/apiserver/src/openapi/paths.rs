@@ -9,17 +9,12 @@ use serde_json::{Map, Value, json};
 
 use super::parameters::{self, In};
 use super::shapes::{Dialect, PATCH};
-use crate::discovery;
 use crate::registry::{Resource, Subresource};
+use crate::{discovery, patch};
 
 const JSON: &str = "application/json";
+const YAML: &str = "application/yaml";
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
-const PATCHES: [&str; 4] = [
-    "application/apply-patch+yaml",
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-];
 
 /// What an operation is about.
 struct Subject<'a> {
@@ -220,16 +215,35 @@ impl Subject<'_> {
                     body["required"] = json!(true);
                 }
                 queries.insert(0, body);
-                operation["consumes"] = if verb == "patch" { json!(PATCHES) } else { json!([JSON, PROTOBUF]) };
+                operation["consumes"] = json!(self.accepts(verb));
             }
             Dialect::V3 => {
-                let types: &[&str] = if verb == "patch" { &PATCHES } else { &[JSON, PROTOBUF] };
-                let content: Map<String, Value> = types.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect();
+                let types = self.accepts(verb).into_iter();
+                let content: Map<String, Value> = types.map(|media| (media.to_owned(), json!({"schema": schema}))).collect();
                 operation["requestBody"] = json!({"content": content});
                 if required {
                     operation["requestBody"]["required"] = json!(true);
                 }
             }
+        }
+    }
+
+    /// Media types of a body.
+    fn accepts(&self, verb: &str) -> Vec<&'static str> {
+        if verb != "patch" {
+            return self.produces();
+        }
+        let mut patches = patch::accepted(self.row.schema()).to_vec();
+        patches.sort_unstable();
+        patches
+    }
+
+    /// Media types of an object.
+    fn produces(&self) -> Vec<&'static str> {
+        if self.row.has_protobuf() {
+            vec![JSON, PROTOBUF]
+        } else {
+            vec![JSON, YAML]
         }
     }
 
@@ -249,10 +263,15 @@ impl Subject<'_> {
         } else if text {
             vec!["*/*"]
         } else {
-            vec![JSON, PROTOBUF]
+            self.produces()
         };
         if verb == "list" {
-            types.extend(["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"]);
+            types.push("application/json;stream=watch");
+            types.extend(
+                self.row
+                    .has_protobuf()
+                    .then_some("application/vnd.kubernetes.protobuf;stream=watch"),
+            );
         }
         let codes: &[(&str, &str)] = match verb {
             "create" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
@@ -280,18 +299,17 @@ impl Subject<'_> {
     fn definition(&self) -> Option<String> {
         let (group, version, kind) = self.kind();
         let schema = if self.subresource.is_none() {
-            Some(self.row.schema)
+            Some(self.row.schema())
         } else {
-            api::schema::for_kind(group, version, kind)
+            self.row.schema().beside(group, version, kind)
         };
         schema?.name().map(str::to_owned)
     }
 
     fn list_definition(&self) -> Option<String> {
         let (group, version, kind) = self.kind();
-        api::schema::for_kind(group, version, &format!("{kind}List"))?
-            .name()
-            .map(str::to_owned)
+        let list = self.row.schema().beside(group, version, &format!("{kind}List"));
+        list?.name().map(str::to_owned)
     }
 }
 

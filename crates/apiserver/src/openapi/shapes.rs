@@ -4,9 +4,9 @@
 //! Source: upstream `kube-openapi/pkg/generators/openapi.go` (defaults,
 //! extensions), `kube-openapi/pkg/openapiconv/convert.go` (what differs).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use api::schema::{Described, Descriptions, Field, Kind, ListType, Schema, named, scalar_name};
+use api::schema::{Described, Descriptions, Field, Kind, ListType, Schema, scalar_name};
 use serde_json::{Map, Value, json};
 
 /// The body of every patch.
@@ -31,56 +31,66 @@ impl Dialect {
 }
 
 /// The definitions a document refers to, each once.
-pub(super) struct Shapes {
+pub(super) struct Shapes<'t> {
     dialect: Dialect,
     descriptions: Descriptions,
-    wanted: BTreeSet<&'static str>,
+    /// By name; scalar types with a name have no schema of an object.
+    wanted: BTreeMap<&'t str, Option<Schema<'t>>>,
 }
 
-impl Shapes {
+impl<'t> Shapes<'t> {
     pub(super) fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
             descriptions: Descriptions::default(),
-            wanted: BTreeSet::from([PATCH]),
+            wanted: BTreeMap::from([(PATCH, None)]),
         }
     }
 
     /// Adds a definition and all it refers to.
-    pub(super) fn add(&mut self, root: Schema) {
+    pub(super) fn add(&mut self, root: Schema<'t>) {
         let mut waiting = vec![(root, "")];
         while let Some((schema, field)) = waiting.pop() {
             match schema.kind() {
                 Kind::Map(inner) | Kind::Array(inner) => waiting.push((inner, field)),
                 Kind::Object => {
-                    if schema.name().is_some_and(|name| self.wanted.insert(name)) {
+                    // Without a name it is written where it is used.
+                    if schema.name().is_none_or(|name| self.wanted.insert(name, Some(schema)).is_none()) {
                         waiting.extend(schema.fields().map(|(name, declared)| (declared.schema, name)));
                     }
                 }
-                _ => self.wanted.extend(scalar_name(schema, field)),
+                _ => self.wanted.extend(scalar_name(schema, field).map(|name| (name, None))),
             }
         }
     }
 
     /// Each definition with its name, in order. One at a time: a document is
     /// large, and nothing of it is kept.
-    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, Value)> {
-        self.wanted.iter().map(|name| (*name, self.shape(name)))
+    pub(super) fn each(&self) -> impl Iterator<Item = (&'t str, Value)> {
+        self.wanted.iter().map(|(name, schema)| (*name, self.shape(name, *schema)))
     }
 
-    fn shape(&self, name: &str) -> Value {
+    fn shape(&self, name: &str, schema: Option<Schema<'_>>) -> Value {
         if name == PATCH {
             return json!({"description": PATCH_DESCRIPTION, "type": "object"});
         }
-        let described = self.descriptions.of(name);
-        let mut shape = named(name).map_or_else(|| self.scalar(name), |schema| self.object(schema, &described));
+        let Some(schema) = schema else {
+            let mut shape = self.scalar(name);
+            let description = self.descriptions.of(name).description;
+            if !description.is_empty() {
+                shape["description"] = Value::from(description);
+            }
+            return shape;
+        };
+        let described = self.descriptions.of_schema(schema);
+        let mut shape = self.object(schema, &described);
         if !described.description.is_empty() {
-            shape["description"] = Value::from(described.description);
+            shape["description"] = Value::from(described.description.as_str());
         }
         shape
     }
 
-    fn object(&self, schema: Schema, described: &Described) -> Value {
+    fn object(&self, schema: Schema<'_>, described: &Described) -> Value {
         let mut shape = json!({"type": "object"});
         let properties: Map<String, Value> = schema
             .fields()
@@ -101,7 +111,7 @@ impl Shapes {
         shape
     }
 
-    fn property(&self, of: Schema, name: &str, field: &Field, described: &Described) -> Value {
+    fn property(&self, of: Schema<'_>, name: &str, field: &Field, described: &Described) -> Value {
         let mut property = self.value(field.schema, name);
         let mut beside = Map::new();
         if let Some(values) = described.item_values(name)
@@ -116,8 +126,10 @@ impl Shapes {
             beside.insert("description".to_owned(), Value::from(description));
         }
         if self.dialect == Dialect::V3 {
-            let zero = || of.required().contains(&name).then(|| zero(field.schema)).flatten();
-            if let Some(default) = field.default.map(api::schema::FieldDefault::value).or_else(zero) {
+            // Go has required fields by value.
+            let by_value = || of.is_built_in() && of.required().iter().any(|required| required == name);
+            let zero = || by_value().then(|| zero(field.schema)).flatten();
+            if let Some(default) = field.default.cloned().or_else(zero) {
                 beside.insert("default".to_owned(), default);
             }
         }
@@ -133,7 +145,7 @@ impl Shapes {
     }
 
     /// The shape of a value, without what only its field says.
-    fn value(&self, schema: Schema, field: &str) -> Value {
+    fn value(&self, schema: Schema<'_>, field: &str) -> Value {
         if let Some(name) = scalar_name(schema, field).or_else(|| schema.name()) {
             return self.dialect.reference(name);
         }
@@ -146,6 +158,9 @@ impl Shapes {
             Kind::Number => json!({"type": "number", "format": "double"}),
             Kind::Boolean => json!({"type": "boolean"}),
             Kind::String => json!({"type": "string"}),
+            Kind::Object if schema.name().is_none() => self.object(schema, &self.descriptions.of_schema(schema)),
+            Kind::IntOrString if !schema.is_built_in() => json!({"x-kubernetes-int-or-string": true}),
+            Kind::Any if !schema.is_built_in() => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
             // These have a name.
             Kind::Object | Kind::IntOrString | Kind::Quantity | Kind::Time | Kind::MicroTime | Kind::Any => json!({"type": "object"}),
         }
@@ -153,12 +168,14 @@ impl Shapes {
 
     /// The shape of an item or of a map's value: Go has them by value, so each
     /// has the zero of its type as its default.
-    fn item(&self, schema: Schema, field: &str) -> Value {
+    fn item(&self, schema: Schema<'_>, field: &str) -> Value {
         let item = self.value(schema, field);
         if self.dialect == Dialect::V2 {
             return item;
         }
+        // What a document declares has the defaults that it states.
         match schema.kind() {
+            _ if !schema.is_built_in() => item,
             Kind::Object => json!({"allOf": [item], "default": {}}),
             _ => match zero(schema) {
                 Some(zero) => {
@@ -185,7 +202,7 @@ impl Shapes {
 }
 
 /// The zero of a scalar that JSON has too.
-fn zero(schema: Schema) -> Option<Value> {
+fn zero(schema: Schema<'_>) -> Option<Value> {
     match schema.kind() {
         Kind::String => Some(json!("")),
         Kind::Int32 | Kind::Int64 | Kind::Number => Some(json!(0)),

@@ -51,7 +51,7 @@ pub(crate) enum StrategicError {
 type Applied<T> = Result<T, StrategicError>;
 
 /// What is left of a value, and whether it is left at all.
-pub(super) fn apply(schema: Schema, original: Value, patch: &Value) -> Applied<Value> {
+pub(super) fn apply(schema: Schema<'_>, original: Value, patch: &Value) -> Applied<Value> {
     match (original, patch) {
         (Value::Object(original), Value::Object(patch)) => merge(Some(schema), original, patch, "").map(Value::Object),
         // The caller hands in an object, and so is every patch that was read.
@@ -60,7 +60,12 @@ pub(super) fn apply(schema: Schema, original: Value, patch: &Value) -> Applied<V
 }
 
 /// Merges a patch into an object. `at` is the field it is in, for messages.
-fn merge(schema: Option<Schema>, mut original: Map<String, Value>, patch: &Map<String, Value>, at: &str) -> Applied<Map<String, Value>> {
+fn merge(
+    schema: Option<Schema<'_>>,
+    mut original: Map<String, Value>,
+    patch: &Map<String, Value>,
+    at: &str,
+) -> Applied<Map<String, Value>> {
     match directive(patch, at)? {
         Directive::Merge => {}
         Directive::Replace => return Ok(without_directives(patch)),
@@ -104,7 +109,7 @@ fn merge(schema: Option<Schema>, mut original: Map<String, Value>, patch: &Map<S
 
 /// Applies `$deleteFromPrimitiveList`, and the orders of lists of which the
 /// patch has no items.
-fn lists_without_items(schema: Option<Schema>, original: &mut Map<String, Value>, patch: &Map<String, Value>) -> Applied<()> {
+fn lists_without_items(schema: Option<Schema<'_>>, original: &mut Map<String, Value>, patch: &Map<String, Value>) -> Applied<()> {
     for (name, _) in patch {
         if let Some(field) = name.strip_prefix(DELETE_FROM) {
             let gone: BTreeSet<String> = list(patch, DELETE_FROM, field)?
@@ -188,7 +193,7 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &Map<String, Value>) ->
 
 /// Merges a list: by key, or as a set of scalars when the schema states none.
 fn merge_list(
-    schema: Option<Schema>,
+    schema: Option<Schema<'_>>,
     strategy: PatchStrategy,
     before: Vec<Value>,
     patch: &[Value],

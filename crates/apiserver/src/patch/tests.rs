@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn pod_schema() -> Schema {
+fn pod_schema() -> Schema<'static> {
     schema::for_kind("", "v1", "Pod").unwrap()
 }
 
@@ -138,17 +138,22 @@ fn directives_that_make_no_sense_are_refused() {
 #[test]
 fn json_patches_are_bounded() {
     let copies = Value::from(vec![json!({"op": "copy", "from": "", "path": "/x"}); 40]);
-    let (patch, _) = Patch::read("application/json-patch+json", copies.to_string().as_bytes(), 100).unwrap();
+    let (patch, _) = Patch::read(pod_schema(), "application/json-patch+json", copies.to_string().as_bytes(), 100).unwrap();
     assert_eq!(patch.apply(pod_schema(), &mut json!({"a": "b"})).unwrap_err().code, 413);
     let many = Value::from(vec![json!({"op": "remove", "path": "/x"}); MAX_OPERATIONS + 1]);
     assert_eq!(
-        Patch::read("application/json-patch+json", many.to_string().as_bytes(), 100)
+        Patch::read(pod_schema(), "application/json-patch+json", many.to_string().as_bytes(), 100)
             .unwrap_err()
             .code,
         413
     );
-    assert_eq!(Patch::read("application/json-patch+json", b"{}", 100).unwrap_err().code, 400);
-    assert_eq!(Patch::read("text/plain", b"{}", 100).unwrap_err().code, 415);
+    assert_eq!(
+        Patch::read(pod_schema(), "application/json-patch+json", b"{}", 100)
+            .unwrap_err()
+            .code,
+        400
+    );
+    assert_eq!(Patch::read(pod_schema(), "text/plain", b"{}", 100).unwrap_err().code, 415);
 }
 
 /// Containers as a map from name to image: the model of a merged list.

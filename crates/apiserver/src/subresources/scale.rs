@@ -45,11 +45,11 @@ pub(crate) async fn patch(mut call: Call) -> Result<Response<Body>, Status> {
     }
     let ownership = Ownership::Recorded(manager_name(&call, false)?);
     let bytes = call.read_body().await?;
-    let (patch, _) = Patch::read(&media_type, &bytes, call.core.limits.body_depth)?;
+    let (patch, _) = Patch::read(call.row.schema(), &media_type, &bytes, call.core.limits.body_depth)?;
     let row = scale();
     let make = |object: &Object, warnings: &mut Vec<String>| {
         let mut value = scale_of(object);
-        patch.apply(row.schema, &mut value)?;
+        patch.apply(row.schema(), &mut value)?;
         let (mut asked, complaints) = codec::decode(
             &row,
             Parsed {

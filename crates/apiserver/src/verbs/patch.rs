@@ -28,7 +28,7 @@ pub(crate) async fn patch(mut call: Call) -> Result<Response<Body>, Status> {
     }
     let ownership = Ownership::Recorded(manager_name(&call, false)?);
     let bytes = call.read_body().await?;
-    let (patch, duplicates) = Patch::read(&media_type, &bytes, call.core.limits.body_depth)?;
+    let (patch, duplicates) = Patch::read(call.row.schema(), &media_type, &bytes, call.core.limits.body_depth)?;
     let row = std::sync::Arc::clone(&call.row);
     let make = |current: &Object, warnings: &mut Vec<String>| {
         let (object, mut complaints) = patched(&row, &patch, current)?;
@@ -54,7 +54,7 @@ fn patched(row: &Resource, patch: &Patch, current: &Object) -> Result<(Object, V
         current.value()
     };
     let mut value = value.map_err(|error| Status::internal(&format!("the stored object could not be encoded: {error}")))?;
-    patch.apply(row.schema, &mut value)?;
+    patch.apply(row.schema(), &mut value)?;
     let (mut object, complaints) = codec::decode(
         row,
         Parsed {

@@ -126,7 +126,7 @@ pub fn schema_fields() -> Vec<SchemaField> {
     all
 }
 
-fn below(of: Schema, path: &str, all: &mut Vec<SchemaField>) {
+fn below(of: Schema<'_>, path: &str, all: &mut Vec<SchemaField>) {
     let mut fields: Vec<_> = of.fields().collect();
     fields.sort_by_key(|(name, _)| *name);
     for (name, field) in fields {
@@ -247,7 +247,7 @@ pub fn examine(registry: &Registry, manifest: &Value) -> Vec<UsedField> {
         return refused;
     }
     let mut used = Vec::new();
-    walk(row.schema, manifest, "", &refused, &mut used);
+    walk(row.schema(), manifest, "", &refused, &mut used);
     // Refused without being written there: a default, or something that lacks.
     let rest = refused
         .into_iter()
@@ -273,7 +273,7 @@ fn refused(row: &Resource, manifest: &Value) -> Vec<UsedField> {
         reason,
         instead: instead.to_owned(),
     };
-    let mut all: Vec<UsedField> = schema::unknown_fields(row.schema, manifest)
+    let mut all: Vec<UsedField> = schema::unknown_fields(row.schema(), manifest)
         .into_iter()
         .map(|complaint| {
             let path = complaint.split('"').nth(1).unwrap_or_default().to_owned();
@@ -281,8 +281,8 @@ fn refused(row: &Resource, manifest: &Value) -> Vec<UsedField> {
         })
         .collect();
     let mut value = manifest.clone();
-    schema::prune(row.schema, &mut value);
-    if let Err(error) = schema::check(row.schema, &value) {
+    schema::prune(row.schema(), &mut value);
+    if let Err(error) = schema::check(row.schema(), &value) {
         let path = match &error {
             schema::ShapeError::Field { path, .. } => path.clone(),
             _ => String::new(), // upstream does not say where
@@ -290,8 +290,8 @@ fn refused(row: &Resource, manifest: &Value) -> Vec<UsedField> {
         all.push(refused(&path, error.to_string(), ""));
         return all;
     }
-    schema::normalize(row.schema, &mut value);
-    schema::apply_defaults(row.schema, &mut value);
+    schema::normalize(row.schema(), &mut value);
+    schema::apply_defaults(row.schema(), &mut value);
     let mut object: Object = match serde_json::from_value(value) {
         Ok(object) => object,
         Err(error) => {
@@ -318,7 +318,7 @@ fn refused(row: &Resource, manifest: &Value) -> Vec<UsedField> {
 
 /// Goes through what is given, down to scalars, lists of scalars, and the
 /// keys of maps.
-fn walk(of: Schema, value: &Value, path: &str, refused: &[UsedField], used: &mut Vec<UsedField>) {
+fn walk(of: Schema<'_>, value: &Value, path: &str, refused: &[UsedField], used: &mut Vec<UsedField>) {
     if let Some(known) = refused.iter().find(|known| !path.is_empty() && known.path == path) {
         used.push(known.clone());
         return;
