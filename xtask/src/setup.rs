@@ -134,7 +134,8 @@ pub(crate) fn python_clients(target: &Path) -> Result<PathBuf> {
     eprintln!("==> installing the Python packages {wanted}");
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment)).context("cannot make a Python environment")?;
     let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_CLIENTS);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args(PYTHON_CLIENTS);
     run(&mut pip).with_context(|| format!("cannot install the Python packages {wanted}"))?;
     std::fs::write(&done, wanted).with_context(|| format!("cannot write {}", done.display()))?;
     Ok(python)
