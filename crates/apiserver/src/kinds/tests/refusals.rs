@@ -145,3 +145,43 @@ fn huge_pages_are_taken_whole() {
         })
     );
 }
+
+#[test]
+fn what_a_node_has_and_where_it_is() {
+    let node = |spec: Value, status: Value| json!({"metadata": {"name": "n"}, "spec": spec, "status": status});
+    let none = || json!({});
+    let families = "may specify no more than one CIDR for each IP family";
+    let two = json!(["10.0.0.0/24", "10.0.1.0/24"]);
+    let here = json!({"type": "InternalIP", "address": "10.0.0.1"});
+    let rows: [(Value, Vec<String>); 5] = [
+        (node(json!({"podCIDRs": ["10.0.0.0/24", "fd00::/64"]}), none()), vec![]),
+        (
+            node(json!({"podCIDRs": two}), none()),
+            vec![format!("spec.podCIDRs: Invalid value: {two}: {families}")],
+        ),
+        (
+            node(json!({"podCIDRs": ["10.0.0.0/99"]}), none()),
+            vec![
+                r#"spec.podCIDRs[0]: Invalid value: "10.0.0.0/99": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"#
+                    .to_owned(),
+            ],
+        ),
+        (
+            node(
+                none(),
+                json!({"capacity": {"cpu": "-1"}, "allocatable": {"example.com/gpu": "500m"}}),
+            ),
+            vec![
+                r#"status.capacity.cpu: Invalid value: "-1": must be greater than or equal to 0"#.to_owned(),
+                r#"status.allocatable.example.com/gpu: Invalid value: "500m": must be an integer"#.to_owned(),
+            ],
+        ),
+        (
+            node(none(), json!({"addresses": [here, {"type": "Hostname", "address": "n"}, here]})),
+            vec![format!("status.addresses[2]: Duplicate value: {here}")],
+        ),
+    ];
+    for (node, wanted) in rows {
+        assert_eq!(said("nodes", node.clone(), None), wanted, "{node}");
+    }
+}
