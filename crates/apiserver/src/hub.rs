@@ -51,9 +51,10 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Of a stored form that has just been given its revision.
+    /// Of a stored form that has just been given its revision; zero for one
+    /// that would have been made, and has none.
     pub(crate) fn new(key: &str, mut object: Object, stored: Bytes, revision: u64) -> Arc<Self> {
-        object.meta.resource_version = Some(revision.to_string());
+        object.meta.resource_version = (revision != 0).then(|| revision.to_string());
         Arc::new(Self {
             key: key.to_owned(),
             object: Arc::new(object),
