@@ -187,9 +187,11 @@ async fn perform(
             let name = container_name(&action.target)?;
             Ok(Outcome::Probed(prober::run(ports, subject, name, id, handler, *timeout).await))
         }
-        Verb::RunHook { id, handler, limit, .. } => {
+        Verb::RunHook {
+            id, hook, handler, limit, ..
+        } => {
             let name = container_name(&action.target)?;
-            hook::run(ports, subject, name, id, handler, *limit).await
+            hook::run(ports, subject, name, id, (*hook, handler), *limit).await
         }
         Verb::Stop { id, signal, grace } => done(runtime.stop(uid, id, *signal, *grace).await, FailureClass::Kill),
         Verb::Resize { id } => create::resize(ports, uid, wanted(subject)?, id).await,

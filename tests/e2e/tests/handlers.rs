@@ -289,10 +289,16 @@ fn root_every_handler_asks_over_tcp_and_grpc_what_its_fields_say() {
         );
     }
     await_ready(&platform, "open");
-    platform.ok(&["delete", "pod", "open", "closed"]).unwrap();
+    // This one's hook ends the container, and itself with it.
+    let ends = "    lifecycle: {preStop: {exec: {command: [sh, -c, 'kill -TERM 1; sleep 60']}}}\n";
+    platform.create(&sleeper("ends", 20, obeys, ends)).unwrap();
+    platform.wait_status("default", "ends", "Running", LIMIT).unwrap();
+    platform.ok(&["delete", "pod", "open", "closed", "ends"]).unwrap();
     await_event(&platform, "closed", "Warning FailedPreStopHook PreStopHook failed");
-    let seen = platform.events("default", "open").unwrap();
-    assert!(!seen.contains("Warning"), "{seen}");
+    for pod in ["open", "ends"] {
+        let seen = platform.events("default", pod).unwrap();
+        assert!(seen.contains("Killing") && !seen.contains("Warning"), "{pod}: {seen}");
+    }
 
     let listen = |port: u16| format!("(sleep 3600 | nc -l -p {port} > /tmp/{port}) & ");
     let asks = |kind: &str, port: u16| {
