@@ -121,6 +121,8 @@ impl Embedded {
 
     fn forget(&self, pod: &Arc<Pod>) {
         self.pods().remove(&pod.uid);
+        // It may have some although it was never written down.
+        self.ranges().give_back(&pod.uid);
         let _ = self.hints.send(pod.uid.clone());
     }
 

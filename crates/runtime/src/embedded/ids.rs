@@ -113,10 +113,12 @@ impl Ranges {
         }
     }
 
-    /// The lowest range nobody has, from now on `pod`'s; `None` if there is none.
+    /// The range `pod` has, else the lowest nobody has, from now on its own;
+    /// `None` if there is none.
     pub(super) fn take(&mut self, pod: &Uid) -> Option<IdRange> {
-        let all = (0..self.ids.pods).map(|n| self.ids.first + n * IDS_PER_POD);
-        let first = all.into_iter().find(|first| !self.taken.contains_key(first))?;
+        let own = self.taken.iter().find(|(_, owner)| *owner == pod).map(|(first, _)| *first);
+        let mut all = (0..self.ids.pods).map(|n| self.ids.first + n * IDS_PER_POD);
+        let first = own.or_else(|| all.find(|first| !self.taken.contains_key(first)))?;
         self.taken.insert(first, pod.clone());
         Some(IdRange {
             first,
@@ -148,6 +150,7 @@ mod tests {
         let mut ranges = Ranges::new(UserIds::for_pods(3));
         let first = ranges.take(&uid("a")).unwrap();
         assert_eq!((first.first, first.length), (65_536, 65_536));
+        assert_eq!(ranges.take(&uid("a")), Some(first), "asked again, it has no second one");
         ranges.keep(
             &uid("kept"),
             IdRange {

@@ -166,7 +166,7 @@ async fn root_files_of_a_pod_with_users_of_its_own_have_its_owners() {
 #[tokio::test(flavor = "multi_thread")]
 async fn root_users_of_a_pods_own_are_who_they_should_be() {
     let node = Node::new("users-run-as").await;
-    applets(&node, &["stat"]);
+    applets(&node, &["stat", "tty"]);
     let volume = node.place.root.join("volume");
     std::fs::create_dir(&volume).unwrap();
     chown(&volume, Some(0), Some(2000)).unwrap();
@@ -195,6 +195,15 @@ async fn root_users_of_a_pods_own_are_who_they_should_be() {
         lines,
         ["/work/here", "0 0", "1000 2000", "said", "uid=1000 gid=1001 groups=1001,2000"].map(str::to_owned)
     );
+    let terminal = ContainerConfig {
+        name: "terminal".into(),
+        tty: true,
+        ..script("terminal", "tty; echo typed > /dev/tty; id -u")
+    };
+    let id = node.start(1, &terminal).await;
+    assert_eq!(node.exit(1, &id).await.code, 0);
+    let lines = node.lines(1, "terminal").join(" ");
+    assert!(lines.contains("/dev/pts/0") && lines.contains("typed"), "{lines}");
     let too_high = ContainerConfig {
         run_as: RunAs {
             uid: Some(65_536),
