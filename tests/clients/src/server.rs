@@ -98,7 +98,7 @@ async fn open(directory: &Path, asked: Arc<Mutex<Vec<String>>>) -> Result<PathBu
     let key = tokens::key::SigningKey::ephemeral().context("a key for tokens")?;
     let config = Config {
         store: Arc::new(store) as Arc<dyn Store>,
-        registry: kinds::builtin(),
+        rows: kinds::rows(),
         nodes: Arc::new(NoNodes),
         tokens: Arc::new(tokens::Tokens::new(tokens::DEFAULT_ISSUER, "", key)),
         audit: None,
