@@ -6,11 +6,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::Quantity;
-use crate::typed::{Container, EphemeralContainer, Pod, PodCondition, PodSpec, WireQuantity};
+use crate::typed::{Container, ContainerStatus, EphemeralContainer, Pod, PodCondition, PodSpec, WireQuantity};
 
 /// Annotation in which the API server says who asked for a pod's deletion, for
 /// the flight recorder of its node. Whoever may change the pod may change it.
 pub const DELETED_BY: &str = "lifepod.dev/deleted-by";
+
+/// Condition of a pod that does not have the resources it was given last, and the
+/// reason of one that never can on its node.
+///
+/// Source: upstream `core/v1/types.go`, `PodResizePending`, `PodReasonInfeasible`.
+pub const RESIZE_PENDING: &str = "PodResizePending";
+/// See [`RESIZE_PENDING`].
+pub const RESIZE_INFEASIBLE: &str = "Infeasible";
 
 /// Amounts by resource name, such as `cpu`.
 pub type Resources = BTreeMap<String, Quantity>;
@@ -166,20 +174,55 @@ pub fn container_limits(container: &Container) -> Resources {
 /// `component-helpers/resource.PodRequests`.
 #[must_use]
 pub fn requests(pod: &Pod) -> Resources {
-    pod.spec
-        .as_ref()
-        .map(|spec| most_at_any_time(spec, container_requests))
-        .unwrap_or_default()
+    with_overhead(pod, container_requests)
+}
+
+/// What is counted for a pod on its node, by the same rule: of a container that
+/// is being resized the most of what it is to have, was granted and has; once
+/// the node has said that it can never have it, what it is to have no more.
+///
+/// Source: upstream `component-helpers/resource.PodRequests` with
+/// `UseStatusResources`, `determineContainerReqs`.
+#[must_use]
+pub fn requests_in_force(pod: &Pod) -> Resources {
+    let Some(status) = &pod.status else { return requests(pod) };
+    let refused = condition(pod, RESIZE_PENDING).is_some_and(|pending| pending.reason.as_deref() == Some(RESIZE_INFEASIBLE));
+    let inits = status.init_container_statuses.iter().flatten();
+    let known: BTreeMap<&str, &ContainerStatus> = inits
+        .chain(status.container_statuses.iter().flatten())
+        .map(|one| (one.name.as_str(), one))
+        .collect();
+    with_overhead(pod, |container| {
+        let Some(known) = known.get(container.name.as_str()) else {
+            return container_requests(container);
+        };
+        let mut counted = amounts(known.resources.as_ref().and_then(|has| has.requests.as_ref()));
+        raise(&mut counted, amounts(known.allocated_resources.as_ref()));
+        if !refused {
+            raise(&mut counted, container_requests(container));
+        }
+        counted
+    })
+}
+
+fn with_overhead(pod: &Pod, of: impl Fn(&Container) -> Resources) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::new() };
+    let mut peak = most_at_any_time(spec, of);
+    add(&mut peak, amounts(spec.overhead.as_ref()));
+    peak
 }
 
 /// What a pod is limited to, by the same rule. A resource some container has
-/// no limit for is not bounded, though it may appear here.
+/// no limit for is not bounded, though it may appear here; overhead raises a
+/// limit and makes none.
 #[must_use]
 pub fn limits(pod: &Pod) -> Resources {
-    pod.spec
-        .as_ref()
-        .map(|spec| most_at_any_time(spec, container_limits))
-        .unwrap_or_default()
+    let Some(spec) = &pod.spec else { return Resources::new() };
+    let mut peak = most_at_any_time(spec, container_limits);
+    let mut overhead = amounts(spec.overhead.as_ref());
+    overhead.retain(|name, _| peak.contains_key(name));
+    add(&mut peak, overhead);
+    peak
 }
 
 fn most_at_any_time(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
@@ -200,7 +243,6 @@ fn most_at_any_time(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Res
         add(&mut running, of(container));
     }
     raise(&mut peak, running);
-    add(&mut peak, amounts(spec.overhead.as_ref()));
     peak
 }
 

@@ -70,7 +70,7 @@ fn of_pod(object: &Object, now: Time, used: &mut Resources) {
     if pods::is_terminal(&pod) || overdue {
         return;
     }
-    used.extend(compute(&pods::requests(&pod), &pods::limits(&pod)));
+    used.extend(compute(&pods::requests_in_force(&pod), &pods::limits(&pod)));
 }
 
 /// Requests and limits under the names a quota has for them.

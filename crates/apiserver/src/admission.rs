@@ -107,6 +107,11 @@ impl<'a> Attributes<'a> {
         self.operation == Operation::Create && self.is(group, plural)
     }
 
+    /// Whether the containers of a Pod are to have other resources.
+    pub(crate) fn resizes(&self) -> bool {
+        self.operation == Operation::Update && self.subresource == "resize" && self.row.id.plural == "pods" && self.row.id.group.is_empty()
+    }
+
     /// 403: `pods "x" is forbidden: <why>`. An object that has no name yet goes
     /// by the prefix of the name it will be given.
     ///

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::pods::{Resources, add, is_terminal, is_terminating};
+use api::pods::{Resources, add, is_terminal, is_terminating, requests_in_force};
 use api::quota::{amounts, concerns, counts, in_scope, usage};
 use api::typed::{Pod, ResourceQuota};
 use api::{Object, Quantity};
@@ -113,14 +113,9 @@ async fn resources(client: &Client) -> Vec<ApiResource> {
 fn frees(client: &Client, resource: &ApiResource) -> BoxStream<'static, String> {
     if resource.group.is_empty() && resource.plural == "pods" {
         let pods = watch(Api::<Pod>::all(client.clone()), Config::default());
+        let mut counted = BTreeMap::new();
         return pods
-            .filter_map(|event| async move {
-                match event {
-                    Event::Delete(pod) => pod.namespace(),
-                    Event::Apply(pod) if is_terminal(&pod) || is_terminating(&pod) => pod.namespace(),
-                    _ => None,
-                }
-            })
+            .filter_map(move |event| std::future::ready(freed_by_pod(&mut counted, event)))
             .boxed();
     }
     // A Service or a claim may also come to use less.
@@ -135,6 +130,30 @@ fn frees(client: &Client, resource: &ApiResource) -> BoxStream<'static, String> 
             }
         })
         .boxed()
+}
+
+/// The namespace in which a pod uses less than it did: it is gone, has ended or
+/// is about to, or was resized. `counted` is what each pod was last seen to use.
+fn freed_by_pod(counted: &mut BTreeMap<Key, Resources>, event: Event<Pod>) -> Option<String> {
+    let named = |pod: &Pod| (pod.namespace().unwrap_or_default(), pod.name_any());
+    match event {
+        Event::Init => counted.clear(),
+        Event::InitDone => {}
+        Event::InitApply(pod) => drop(counted.insert(named(&pod), requests_in_force(&pod))),
+        Event::Apply(pod) => {
+            let now = requests_in_force(&pod);
+            let before = counted.insert(named(&pod), now.clone()).unwrap_or_default();
+            let shrunk = before.iter().any(|(name, amount)| now.get(name).is_none_or(|now| now < amount));
+            if shrunk || is_terminal(&pod) || is_terminating(&pod) {
+                return pod.namespace();
+            }
+        }
+        Event::Delete(pod) => {
+            counted.remove(&named(&pod));
+            return pod.namespace();
+        }
+    }
+    None
 }
 
 /// Counts what a quota limits, and writes it down.

@@ -12,7 +12,7 @@ use api::Uid;
 use api::node::Observation;
 use api::typed::{Node, Pod, WireQuantity};
 use lifecycle::{Action, Failure, FailureClass, Input, Outcome, Progress, PullPolicy, Pulled, Target, Verb};
-use runtime::{Image, LogLimits, NetError, Runtime, RuntimeError};
+use runtime::{Image, LogLimits, NetError, PullBytes, Runtime, RuntimeError};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -29,6 +29,9 @@ use crate::resources::NodeLimits;
 use crate::sources::Sources;
 use crate::status_writer::StatusWriter;
 use crate::volumes::{Scope, Volumes};
+
+/// How often it is told how far a download is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// Everything an action may act on.
 #[derive(Clone)]
@@ -264,9 +267,30 @@ async fn pull(
         })
         .await;
     let started = ports.clock.now();
-    let image = fetch(ports, &subject.uid, subject.pod.as_deref(), image)
-        .await
-        .map_err(|error| failure(&error, FailureClass::ErrImagePull))?;
+    let fetching = fetch(ports, &subject.uid, subject.pod.as_deref(), image);
+    tokio::pin!(fetching);
+    let mut told = None;
+    let fetched = loop {
+        tokio::select! {
+            fetched = &mut fetching => break fetched,
+            () = ports.clock.sleep_until(ports.clock.now() + PROGRESS_EVERY) => {}
+        }
+        let far = ports.runtime.pulling(image);
+        if let Some(PullBytes { done, total }) = far.filter(|_| far != told) {
+            told = far;
+            let progress_now = Progress::Pulled {
+                done_bytes: done,
+                total_bytes: total,
+            };
+            let _ = progress
+                .send(Input::Progress {
+                    id: action.id,
+                    progress: progress_now,
+                })
+                .await;
+        }
+    };
+    let image = fetched.map_err(|error| failure(&error, FailureClass::ErrImagePull))?;
     let took = ports.clock.now().since(started);
     Ok(Outcome::Pulled(Pulled::Fetched {
         took,

@@ -33,11 +33,9 @@ pub(crate) async fn exceeding(ports: &Ports, uid: &Uid, pod: &Pod) -> Option<Evi
     verdict(pod, &usage, volumes)
 }
 
+/// A limit of an init container alone bounds the pod too.
 fn is_limited(pod: &Pod) -> bool {
-    let containers = pod.spec.iter().flat_map(pods::long_running);
-    containers
-        .into_iter()
-        .any(|container| pods::container_limits(container).contains_key(RESOURCE))
+    pods::limits(pod).contains_key(RESOURCE)
 }
 
 /// What a pod keeps in volumes of its own on the node's disk.
@@ -97,6 +95,37 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// Source: upstream `podEphemeralStorageLimitEviction`: the limit of the pod,
+    /// where init containers count by the largest, is asked of all it has.
+    #[test]
+    fn an_init_containers_limit_bounds_its_pod() {
+        let pod = |main: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({ "metadata": {}, "spec": {
+                "initContainers": [{ "name": "i", "resources": { "limits": { "ephemeral-storage": "1Mi" } } }],
+                "containers": [{ "name": "c", "resources": main }],
+            } }))
+            .unwrap()
+        };
+        let written = ContainerUsage {
+            id: ContainerId(String::new()),
+            running: true,
+            counters: Counters::default(),
+            written: DiskUsage { bytes: 2 << 20, inodes: 1 },
+            logs: DiskUsage::default(),
+        };
+        let usage = PodUsage {
+            containers: [("i".to_owned(), written)].into(),
+            ..PodUsage::default()
+        };
+        let alone = pod(json!({}));
+        assert!(is_limited(&alone));
+        assert_eq!(
+            verdict(&alone, &usage, 0).unwrap().message,
+            "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. "
+        );
+        assert_eq!(verdict(&pod(json!({ "limits": { "ephemeral-storage": "3Mi" } })), &usage, 0), None);
+    }
 
     #[test]
     fn a_pod_keeps_what_it_may_as_a_whole_and_in_each_container() {

@@ -69,6 +69,17 @@ pub(crate) fn pulling(image: &str) -> PodEvent {
     PodEvent::normal("Pulling", format!("Pulling image \"{image}\""))
 }
 
+/// Reason of the event that says how far a download is. Upstream has none; its
+/// newest message takes the place of the one before (`client::recorder`).
+const PULL_PROGRESS: &str = "PullProgress";
+
+pub(crate) fn pull_progress(image: &str, done_bytes: u64, total_bytes: u64) -> PodEvent {
+    PodEvent::normal(
+        PULL_PROGRESS,
+        format!("Pulling image \"{image}\": {done_bytes} of {total_bytes} bytes"),
+    )
+}
+
 pub(crate) fn pulled(image: &str, took: Duration, waited: Duration, size_bytes: u64) -> PodEvent {
     let (took, whole) = (duration(truncate_ms(took)), duration(truncate_ms(took + waited)));
     PodEvent::normal(

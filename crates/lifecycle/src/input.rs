@@ -62,6 +62,13 @@ pub enum Input {
 pub enum Progress {
     /// The image was not on the node, or must be asked for: its download began.
     Pulling,
+    /// So many of its bytes are here.
+    Pulled {
+        /// Compressed bytes that are here.
+        done_bytes: u64,
+        /// Compressed bytes in all.
+        total_bytes: u64,
+    },
 }
 
 /// What a successful action has to tell beyond "it is so now".

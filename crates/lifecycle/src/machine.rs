@@ -143,20 +143,20 @@ impl Machine {
                 };
             }
             Input::Observed(seen) => self.see(now, seen),
-            Input::Progress {
-                id,
-                progress: Progress::Pulling,
-            } => {
+            Input::Progress { id, progress } => {
                 if let Some(InFlight {
                     target: Target::Container(name),
                     verb: Verb::Pull { image, .. },
                     pulling,
                     ..
                 }) = self.hands.0.get_mut(&id)
-                    && !std::mem::replace(pulling, true)
                 {
+                    let told = match progress {
+                        Progress::Pulling => (!std::mem::replace(pulling, true)).then(|| event::pulling(image)),
+                        Progress::Pulled { done_bytes, total_bytes } => Some(event::pull_progress(image, done_bytes, total_bytes)),
+                    };
                     let path = plan::container_of(&self.desired, name).map(Container::field_path);
-                    events.extend(path.map(|p| event::pulling(image).of(p)));
+                    events.extend(told.zip(path).map(|(told, path)| told.of(path)));
                 }
             }
             Input::Done { id, result, after } => {

@@ -106,7 +106,7 @@ pub fn verdict(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), ResizePend
         let [requested, capacity] = [&requests, &allocatable].map(|list| admit::in_units(list, name));
         if requested > capacity {
             return Err(ResizePending {
-                reason: "Infeasible",
+                reason: api::pods::RESIZE_INFEASIBLE,
                 message: format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}"),
             });
         }

@@ -44,8 +44,8 @@ pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Image, Network, NodeImage, Resize, Resources, Runtime,
-    RuntimeError, SandboxConfig, Session, StreamRequest,
+    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Image, Network, NodeImage, PullBytes, Resize, Resources,
+    Runtime, RuntimeError, SandboxConfig, Session, StreamRequest,
 };
 use files::PodDir;
 use pod::Pod;
@@ -176,6 +176,10 @@ impl Runtime for Embedded {
 
     async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<Image, RuntimeError> {
         self.options.images.pull(reference, auth).await
+    }
+
+    fn pulling(&self, reference: &str) -> Option<PullBytes> {
+        self.options.images.pulling(reference)
     }
 
     async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError> {

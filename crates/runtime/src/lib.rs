@@ -275,6 +275,15 @@ pub struct NodeImage {
     pub fetched: bool,
 }
 
+/// How far the download of an image is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullBytes {
+    /// Compressed bytes that are here.
+    pub done: u64,
+    /// Compressed bytes of all its layers.
+    pub total: u64,
+}
+
 /// A command to run in a running container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecRequest {
@@ -361,6 +370,9 @@ pub trait Runtime: Send + Sync {
     async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError>;
     /// Fetches an image. Two pulls of one reference share one download.
     async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<Image, RuntimeError>;
+    /// How far the download of an image is; `None` while there is none, or its
+    /// size is not known yet.
+    fn pulling(&self, reference: &str) -> Option<PullBytes>;
     /// Every image on this node.
     async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError>;
     /// Removes an image, under all its names, and the layers no other image

@@ -1,13 +1,19 @@
 //! A real registry on a host's loopback, with images pushed from archives.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use rustix::thread::LinkNameSpaceType;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::host::{Host, run};
@@ -88,11 +94,12 @@ impl Registry {
         format!("http://{}/v2/{path}", self.address)
     }
 
-    /// Pushes the first image of an OCI archive as `repository:tag`.
+    /// Pushes the first image of an OCI archive as `repository:tag`; gives the
+    /// descriptor of its manifest.
     ///
     /// # Errors
     /// When the archive is not of that form or the registry refuses.
-    pub fn push(&self, host: &Host, archive: &Path, repository: &str, tag: &str) -> Result<()> {
+    pub fn push(&self, host: &Host, archive: &Path, repository: &str, tag: &str) -> Result<Value> {
         let layout = tempfile::tempdir_in(self.dir.path())?;
         run(std::process::Command::new("tar")
             .arg("-xf")
@@ -131,23 +138,35 @@ impl Registry {
         let media_type = index["manifests"][0]["mediaType"]
             .as_str()
             .unwrap_or("application/vnd.oci.image.manifest.v1+json");
-        let (header, data) = (format!("Content-Type: {media_type}"), format!("@{}", blob(digest).display()));
-        run(self.curl(host).args([
-            "-sf",
-            "-X",
-            "PUT",
-            "-H",
-            &header,
-            "--data-binary",
-            &data,
-            &self.url(&format!("{repository}/manifests/{tag}")),
-        ]))?;
+        self.put_manifest(host, media_type, &blob(digest), repository, tag)?;
         let tags = run(self.curl(host).args(["-sf", &self.url(&format!("{repository}/tags/list"))]))?;
         ensure!(
             String::from_utf8_lossy(&tags.stdout).contains(tag),
             "the registry does not list {repository}:{tag}"
         );
+        Ok(json!({ "mediaType": media_type, "digest": digest, "size": fs::metadata(blob(digest))?.len() }))
+    }
+
+    fn put_manifest(&self, host: &Host, media_type: &str, file: &Path, repository: &str, tag: &str) -> Result<()> {
+        let (header, data) = (format!("Content-Type: {media_type}"), format!("@{}", file.display()));
+        let url = self.url(&format!("{repository}/manifests/{tag}"));
+        run(self
+            .curl(host)
+            .args(["-sf", "-X", "PUT", "-H", &header, "--data-binary", &data, &url]))?;
         Ok(())
+    }
+
+    /// Pushes an index of manifests that are in the repository; each descriptor
+    /// says of what platform it is.
+    ///
+    /// # Errors
+    /// When the registry refuses.
+    pub fn push_index(&self, host: &Host, manifests: &[Value], repository: &str, tag: &str) -> Result<()> {
+        let media_type = "application/vnd.oci.image.index.v1+json";
+        let index = json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": manifests });
+        let file = self.dir.path().join("index.json");
+        fs::write(&file, index.to_string())?;
+        self.put_manifest(host, media_type, &file, repository, tag)
     }
 }
 
@@ -156,4 +175,91 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A slow way to a registry: what comes through it comes at a rate. Ended when
+/// dropped.
+#[derive(Debug)]
+pub struct SlowLine {
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SlowLine {
+    /// Takes connections at `listen` on `host` and passes them on to `registry`.
+    ///
+    /// # Errors
+    /// When the address cannot be listened at.
+    pub fn start(host: &Host, listen: &str, registry: &Registry, bytes_per_s: u64) -> Result<Self> {
+        let (listen, to): (SocketAddr, SocketAddr) = (listen.parse()?, registry.address);
+        let namespace = fs::File::open(Path::new("/run/netns").join(host.name()))?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let (told, begun) = mpsc::channel();
+        let is_over = Arc::clone(&ended);
+        let thread = std::thread::spawn(move || {
+            let entered = rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
+            let listener = entered.map_err(io::Error::from).and_then(|()| TcpListener::bind(listen));
+            let listener = listener.and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+            let listener = match listener {
+                Ok(listener) => {
+                    let _ = told.send(Ok(()));
+                    listener
+                }
+                Err(error) => {
+                    let _ = told.send(Err(error));
+                    return;
+                }
+            };
+            let turn = Arc::new(Mutex::new(()));
+            while !is_over.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    // Its two threads end with their connection.
+                    Ok((client, _)) => {
+                        if let Err(error) = pass_on(client, to, Arc::clone(&turn), bytes_per_s) {
+                            eprintln!("the slow line to {to}: {error}");
+                        }
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                }
+            }
+        });
+        begun.recv().context("the slow line did not begin")??;
+        Ok(Self {
+            ended,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for SlowLine {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn pass_on(client: TcpStream, to: SocketAddr, turn: Arc<Mutex<()>>, bytes_per_s: u64) -> io::Result<()> {
+    client.set_nonblocking(false)?;
+    let server = TcpStream::connect(to)?;
+    let (mut asks, mut asked) = (client.try_clone()?, server.try_clone()?);
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut asks, &mut asked);
+        let _ = asked.shutdown(std::net::Shutdown::Write);
+    });
+    std::thread::spawn(move || {
+        let (mut from, mut into) = (server, client);
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(read) = from.read(&mut buffer) {
+            if read == 0 || into.write_all(&buffer[..read]).is_err() {
+                break;
+            }
+            // One at a time: the line has a rate, not each connection.
+            let _turn = turn.lock();
+            std::thread::sleep(Duration::from_micros(read as u64 * 1_000_000 / bytes_per_s));
+        }
+        let _ = into.shutdown(std::net::Shutdown::Both);
+    });
+    Ok(())
 }

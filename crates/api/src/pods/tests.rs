@@ -139,3 +139,36 @@ fn status_is_read_leniently() {
     pod.status = serde_json::from_value(json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] })).unwrap();
     assert!(!is_terminal(&pod) && is_ready(&pod));
 }
+
+/// Source: upstream `component-helpers/resource/helpers_test.go`, the cases with
+/// statuses.
+#[test]
+fn a_resize_counts_as_the_most_of_wanted_granted_and_had() {
+    let with = |wanted: &str, granted: &str, has: &str, reason: &str| {
+        let mut pod = pod(json!({ "containers": [container(json!({ "cpu": wanted }), json!({}))], "overhead": { "cpu": "10m" } }));
+        let status = json!({
+            "conditions": [{ "type": "PodResizePending", "status": "True", "reason": reason }],
+            "containerStatuses": [{
+                "name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "allocatedResources": { "cpu": granted }, "resources": { "requests": { "cpu": has } },
+            }],
+        });
+        pod.status = Some(serde_json::from_value(status).unwrap());
+        shown(&requests_in_force(&pod))
+    };
+    assert_eq!(with("300m", "200m", "100m", "Deferred"), "cpu=310m", "it may get it at any time");
+    assert_eq!(with("300m", "200m", "100m", "Infeasible"), "cpu=210m", "it never gets it");
+    assert_eq!(with("100m", "200m", "300m", "Infeasible"), "cpu=310m", "it still has it");
+    let new = pod(json!({ "containers": [container(json!({ "cpu": "1" }), json!({}))] }));
+    assert_eq!(shown(&requests_in_force(&new)), "cpu=1");
+}
+
+#[test]
+fn overhead_raises_limits_and_makes_none() {
+    let limited = pod(json!({
+        "containers": [container(json!({}), json!({ "memory": "64Mi" }))],
+        "overhead": { "cpu": "100m", "memory": "16Mi" },
+    }));
+    assert_eq!(shown(&limits(&limited)), "memory=80Mi");
+    assert_eq!(shown(&requests(&limited)), "cpu=100m memory=16Mi");
+}

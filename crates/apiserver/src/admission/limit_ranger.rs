@@ -24,7 +24,7 @@ pub(super) struct LimitRanger;
 #[async_trait]
 impl Plugin for LimitRanger {
     fn handles(&self, asked: &Attributes<'_>) -> bool {
-        asked.creates("", "pods") || asked.is("", "persistentvolumeclaims")
+        asked.creates("", "pods") || asked.resizes() || asked.is("", "persistentvolumeclaims")
     }
 
     async fn admit(&self, asked: &Attributes<'_>, pod: &mut Object) -> Result<(), Status> {

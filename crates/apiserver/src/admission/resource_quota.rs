@@ -64,8 +64,13 @@ pub(crate) async fn charge<'a>(asked: &Attributes<'a>, object: &Object, now: Tim
     Ok((!ops.is_empty()).then_some(Charge { compare, ops, _turn: turn }))
 }
 
-/// Creates count, and updates of what can grow.
+/// Creates count, and updates of what can grow; a Pod grows by its `resize` alone.
+///
+/// Source: upstream `pkg/quota/v1/evaluator/core/pods.go`, `Handles`.
 fn handles(asked: &Attributes<'_>) -> bool {
+    if asked.resizes() {
+        return true;
+    }
     let grows = asked.is("", "services") || asked.is("", "persistentvolumeclaims");
     asked.row.scope == Scope::Namespaced
         && asked.subresource.is_empty()

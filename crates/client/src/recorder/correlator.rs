@@ -18,6 +18,12 @@ const FOLD_AFTER_MESSAGES: usize = 10;
 const FOLD_WINDOW: Duration = Duration::from_secs(600);
 const REMEMBERED_KEYS: usize = 4_096;
 
+/// Reasons whose newest message says all that those before it did: each object,
+/// or container of it, has one such event, and its message is replaced. How far
+/// the download of an image is, is told so. It costs no token, since whoever
+/// reports it does so at a pace of his own.
+const NEWEST_ALONE: [&str; 1] = ["PullProgress"];
+
 /// What to do with an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
@@ -100,13 +106,18 @@ impl Correlator {
     /// Decides what becomes of `event`.
     pub fn correlate(&mut self, event: &RecordedEvent) -> Verdict {
         let object = object_key(&event.involved);
-        if !self.take_token(&object, event.at) {
+        let newest_alone = NEWEST_ALONE.contains(&event.reason.as_str());
+        if !newest_alone && !self.take_token(&object, event.at) {
             return Verdict::Spam;
         }
         let group = (object, event.kind, event.reason.clone());
-        let message = self.fold(&group, event);
         let field = event.involved.field_path.clone().unwrap_or_default();
-        let key = (group, field, message.clone());
+        let (message, key) = if newest_alone {
+            (event.message.clone(), (group, field, String::new()))
+        } else {
+            let message = self.fold(&group, event);
+            (message.clone(), (group, field, message))
+        };
         if let Some(seen) = self.seen.get_mut(&key) {
             seen.count = seen.count.saturating_add(1);
             seen.last = event.at;
@@ -243,6 +254,32 @@ mod tests {
             panic!("the first folded one is new")
         };
         assert_eq!(folded.message.as_deref(), Some("(combined from similar events): m10"));
+    }
+
+    #[test]
+    fn of_progress_the_newest_message_stands_alone_and_drowns_nothing() {
+        let mut correlator = correlator();
+        let progress = |done: i64| RecordedEvent {
+            reason: "PullProgress".into(),
+            ..event(&format!("{done} of 100 bytes"), done)
+        };
+        let Verdict::New(first) = correlator.correlate(&progress(1)) else {
+            panic!("the first is new")
+        };
+        for done in 2..60 {
+            let expected = Verdict::Repeat {
+                namespace: "dev".into(),
+                name: first.metadata.name.clone().unwrap(),
+                count: i32::try_from(done).unwrap(),
+                message: format!("{done} of 100 bytes"),
+                last: Time::from_secs(done),
+            };
+            assert_eq!(correlator.correlate(&progress(done)), expected);
+        }
+        assert!(
+            matches!(correlator.correlate(&event("x", 60)), Verdict::New(_)),
+            "no token was taken"
+        );
     }
 
     #[test]

@@ -134,7 +134,7 @@ fn facts(pod: &Pod) -> Option<PodFacts> {
         node_affinity: spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.clone()),
         tolerations: spec.tolerations.clone().unwrap_or_default(),
         host_ports: pods::host_ports(pod),
-        requests: pods::requests(pod),
+        requests: pods::requests_in_force(pod),
         scored: scored(pod),
         claims: pods::claims(pod).map(str::to_owned).collect(),
         pod_scheduled: pods::condition(pod, "PodScheduled").cloned(),

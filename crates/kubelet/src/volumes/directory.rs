@@ -164,38 +164,52 @@ impl Own {
 }
 
 /// Checks, and for some types makes, a path of the node. A path without a type
-/// that is not there becomes a directory, as containerd does.
+/// that is not there becomes a directory, as containerd does. Whatever is no
+/// directory counts as a file.
+///
+/// Source: upstream `pkg/volume/hostpath/host_path.go`, `checkTypeInternal`.
 ///
 /// # Errors
 /// In upstream's words.
 pub(crate) fn host_path(path: &Path, kind: &str) -> Result<(), String> {
-    let shown = path.display();
-    let failed = |error: io::Error| format!("hostPath type check failed: {error}");
-    let about = fs::metadata(path);
-    let is = |check: fn(&fs::FileType) -> bool| about.as_ref().is_ok_and(|about| check(&about.file_type()));
-    let missing = about.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    let refuse = |what: &str| Err(format!("hostPath type check failed: {shown} is not {what}"));
-    let make_dir = || fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed);
+    let about = fs::metadata(path).ok().map(|about| about.file_type());
+    let refuse = |what: &str| Err(format!("hostPath type check failed: {} is not {what}", path.display()));
+    let check = |is: fn(&fs::FileType) -> bool, what: &str| if about.as_ref().is_some_and(is) { Ok(()) } else { refuse(what) };
     match kind {
-        "" | "DirectoryOrCreate" if missing => make_dir(),
-        "" => Ok(()),
-        "Directory" | "DirectoryOrCreate" if !is(fs::FileType::is_dir) => refuse("a directory"),
-        "FileOrCreate" if missing => {
-            use std::os::unix::fs::OpenOptionsExt;
-            let made = fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644)
-                .open(path);
-            made.map(drop).map_err(failed)
-        }
-        "File" | "FileOrCreate" if !is(fs::FileType::is_file) => refuse("a file"),
-        "Socket" if !is(fs::FileType::is_socket) => refuse("a socket file"),
-        "CharDevice" if !is(fs::FileType::is_char_device) => refuse("a character device"),
-        "BlockDevice" if !is(fs::FileType::is_block_device) => refuse("a block device"),
+        "" | "DirectoryOrCreate" if about.is_none() => make_host_dir(path),
+        "FileOrCreate" if about.is_none() => make_host_file(path),
+        "Directory" | "DirectoryOrCreate" => check(fs::FileType::is_dir, "a directory"),
+        "File" | "FileOrCreate" => check(|kind| !kind.is_dir(), "a file"),
+        "Socket" => check(fs::FileType::is_socket, "a socket file"),
+        "CharDevice" => check(fs::FileType::is_char_device, "a character device"),
+        "BlockDevice" => check(fs::FileType::is_block_device, "a block device"),
         _ => Ok(()),
     }
+}
+
+fn make_host_dir(path: &Path) -> Result<(), String> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
+    made.map_err(|error| {
+        // Go names the first that is in the way.
+        let blocked = path
+            .ancestors()
+            .find(|above| above.symlink_metadata().is_ok_and(|about| !about.is_dir()));
+        format!("mkdir {}: {}", blocked.unwrap_or(path).display(), words(&error))
+    })
+}
+
+fn make_host_file(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = fs::OpenOptions::new();
+    let made = options.write(true).create(true).truncate(false).mode(0o644).open(path);
+    made.map(drop)
+        .map_err(|error| format!("open {}: {}", path.display(), words(&error)))
+}
+
+/// The system's reason as Go has it.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// Bytes a tree occupies on its own file system; links are not followed.
@@ -258,6 +272,11 @@ mod tests {
         host_path(&at("any"), "").unwrap();
         assert!(at("any").is_dir());
         host_path(Path::new("/dev/null"), "CharDevice").unwrap();
+        host_path(Path::new("/dev/null"), "File").unwrap();
+        let below = host_path(&at("file/dir"), "DirectoryOrCreate").unwrap_err();
+        assert_eq!(below, format!("mkdir {file}: not a directory"));
+        let none = host_path(&at("none/file"), "FileOrCreate").unwrap_err();
+        assert_eq!(none, format!("open {}: no such file or directory", at("none/file").display()));
     }
 
     #[test]

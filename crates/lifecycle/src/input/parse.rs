@@ -10,7 +10,7 @@ use api::typed::{self, Pod, VolumeMountStatus};
 use crate::input::{Container, Deletion, Desired, NodeFacts, ParseError, PullPolicy, RestartPolicy, Role};
 
 /// More is asked for than the node grants now. Source: KEP-1287.
-pub const RESIZE_PENDING: &str = "PodResizePending";
+pub const RESIZE_PENDING: &str = api::pods::RESIZE_PENDING;
 /// What was granted is not in force yet.
 pub const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{Embedded, blocking};
 use crate::image::{ImageError, ImageStore, Puller, StoredImage, layers_in_use};
-use crate::{Auth, Image, NodeImage, RuntimeError};
+use crate::{Auth, Image, NodeImage, PullBytes, RuntimeError};
 
 /// Images on this node, and a way to get more.
 #[async_trait]
@@ -31,6 +31,8 @@ pub trait Images: Send + Sync {
     /// # Errors
     /// [`RuntimeError::InvalidImageName`] and [`RuntimeError::Pull`].
     async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<Image, RuntimeError>;
+    /// How far the download of an image is.
+    fn pulling(&self, reference: &str) -> Option<PullBytes>;
 }
 
 /// The node's store, filled from registries.
@@ -60,6 +62,10 @@ impl Images for NodeImages {
     async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<Image, RuntimeError> {
         let pulled = self.puller.pull(reference, auth).await;
         pulled.map(|stored| stored.image).map_err(|error| trouble(&error))
+    }
+
+    fn pulling(&self, reference: &str) -> Option<PullBytes> {
+        self.puller.under_way(reference)
     }
 }
 

@@ -93,7 +93,7 @@ pub enum ImageError {
         reason: String,
     },
     /// The image is for other machines.
-    #[error("no image for platform {wanted} in {what}; it offers {offered}")]
+    #[error("no match for platform in manifest {what}: not found; this node is {wanted}, it offers {offered}")]
     Platform {
         /// The index or archive.
         what: String,

@@ -20,7 +20,7 @@ use super::reference::{Digest, Reference, Version};
 use super::registries::Registries;
 use super::registry::{RegistryError, Session, Timeouts};
 use super::store::{ImageStore, parse_reference};
-use crate::Auth;
+use crate::{Auth, PullBytes};
 
 /// Layers fetched at once, as containerd's default.
 const LAYERS_AT_ONCE: usize = 3;
@@ -117,6 +117,24 @@ pub struct Progress {
     pub total_bytes: u64,
 }
 
+/// Bytes of each layer that are here and in all, of every image that is pulled.
+type UnderWay = Arc<Mutex<HashMap<Arc<str>, BTreeMap<Arc<str>, PullBytes>>>>;
+
+/// Takes a pull off the list of those under way, however it ends.
+struct Landing {
+    reference: Arc<str>,
+    under_way: UnderWay,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.reference);
+    }
+}
+
 type Outcome = Result<StoredImage, Arc<ImageError>>;
 type Flight = Shared<BoxFuture<'static, Outcome>>;
 /// Credentials are part of what makes two pulls the same: a pod without them
@@ -134,6 +152,7 @@ struct Inner {
     options: PullOptions,
     flights: Mutex<HashMap<FlightKey, WeakShared<BoxFuture<'static, Outcome>>>>,
     progress: broadcast::Sender<Progress>,
+    under_way: UnderWay,
 }
 
 impl Puller {
@@ -147,8 +166,22 @@ impl Puller {
                 options,
                 flights: Mutex::default(),
                 progress,
+                under_way: UnderWay::default(),
             }),
         }
+    }
+
+    /// How far the pull of an image is; `None` while there is none, or its
+    /// layers are not known yet.
+    #[must_use]
+    pub fn under_way(&self, reference: &str) -> Option<PullBytes> {
+        let reference = parse_reference(reference).ok()?.to_string();
+        let under_way = self.inner.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let layers = under_way.get(reference.as_str())?.values();
+        Some(layers.fold(PullBytes::default(), |sum, layer| PullBytes {
+            done: sum.done + layer.done,
+            total: sum.total + layer.total,
+        }))
     }
 
     /// News of all pulls. A reader that falls behind misses some.
@@ -370,6 +403,10 @@ impl Inner {
     ) -> Result<(), PullError> {
         let slots = Arc::new(Semaphore::new(LAYERS_AT_ONCE));
         let name: Arc<str> = reference.to_string().into();
+        let _landing = Landing {
+            reference: Arc::clone(&name),
+            under_way: Arc::clone(&self.under_way),
+        };
         // A blob that occurs twice (empty layers do) is one download.
         let mut downloads: BTreeMap<&Digest, AbortOnDropHandle<Result<std::fs::File, PullError>>> = BTreeMap::new();
         for (layer, chain_id) in found.manifest.layers.iter().zip(chain.iter()) {
@@ -424,7 +461,7 @@ impl Inner {
 
     /// Reports of one layer; steps smaller than [`PROGRESS_STEP_BYTES`] are left out.
     fn news(&self, reference: &Arc<str>, layer: &Descriptor) -> impl Fn(LayerState, u64) + Send + Sync + use<> {
-        let progress = self.progress.clone();
+        let (progress, under_way) = (self.progress.clone(), Arc::clone(&self.under_way));
         let (reference, total_bytes) = (Arc::clone(reference), layer.size);
         let layer: Arc<str> = layer.digest.as_str().into();
         let last = Mutex::new((None, 0_u64));
@@ -435,6 +472,13 @@ impl Inner {
                 return;
             }
             *last = (Some(state), done_bytes);
+            let far = PullBytes {
+                done: done_bytes,
+                total: total_bytes,
+            };
+            let mut pulls = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            pulls.entry(Arc::clone(&reference)).or_default().insert(Arc::clone(&layer), far);
+            drop(pulls);
             // No receiver is no error: nobody is watching.
             let _ = progress.send(Progress {
                 reference: Arc::clone(&reference),

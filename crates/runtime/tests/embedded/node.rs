@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use runtime::embedded::{Embedded, Images, Options, ShimExe};
 use runtime::image::{ImageConfig, ImageError, StoredImage};
-use runtime::{Auth, ContainerConfig, Image, NetError, Network, PodNet, Resources, Runtime, RuntimeError, SandboxConfig};
+use runtime::{Auth, ContainerConfig, Image, NetError, Network, PodNet, PullBytes, Resources, Runtime, RuntimeError, SandboxConfig};
 
 /// Applets the test image has.
 const APPLETS: [&str; 18] = [
@@ -41,6 +41,10 @@ impl Images for OneImage {
 
     async fn pull(&self, reference: &str, _auth: Option<&Auth>) -> Result<Image, RuntimeError> {
         Err(RuntimeError::Pull(format!("{reference}: there is no registry here")))
+    }
+
+    fn pulling(&self, _reference: &str) -> Option<PullBytes> {
+        None
     }
 }
 

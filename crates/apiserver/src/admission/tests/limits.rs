@@ -175,3 +175,37 @@ async fn a_service_that_changes_its_type_is_charged_the_difference() {
     assert_eq!(changed.code, 200, "what was counted is not counted again");
     assert_eq!(used(&rig, "q").await["services"], "1");
 }
+
+/// A pod that asks for as much as its namespace has, and the answers to it
+/// wanting more.
+#[tokio::test]
+async fn a_resize_keeps_to_ranges_and_quotas() {
+    let rig = Rig::new().await;
+    quota(&rig, "q", json!({"requests.cpu": "1"}), json!({})).await;
+    let item = json!({"type": "Container", "max": {"cpu": "800m"}});
+    let made = rig
+        .post(RANGES, &json!({"metadata": {"name": "l"}, "spec": {"limits": [item]}}))
+        .await;
+    assert_eq!(made.code, 201, "{:?}", made.text);
+    let cpu = |request: &str, limit: &str| json!({"requests": {"cpu": request}, "limits": {"cpu": limit}});
+    for name in ["a", "b"] {
+        let made = rig.post(PODS, &with(name, cpu("400m", "700m"))).await;
+        assert_eq!(made.code, 201, "{:?}", made.text);
+    }
+    let resize = async |request: &str, limit: &str| {
+        let to = json!({"spec": {"containers": [{"name": "c", "resources": cpu(request, limit)}]}});
+        rig.patch(&format!("{PODS}/a/resize"), "strategic-merge-patch", &to).await
+    };
+    assert_eq!(
+        resize("500m", "900m").await.brief(),
+        r#"403 pods "a" is forbidden: maximum cpu usage per Container is 800m, but limit is 900m"#
+    );
+    assert_eq!(
+        resize("700m", "800m").await.brief(),
+        r#"403 pods "a" is forbidden: exceeded quota: q, requested: requests.cpu=300m, used: requests.cpu=800m, limited: requests.cpu=1"#
+    );
+    assert_eq!(used(&rig, "q").await["requests.cpu"], "800m", "what is refused is not charged");
+    let answer = resize("600m", "800m").await;
+    assert_eq!(answer.code, 200, "{:?}", answer.text);
+    assert_eq!(used(&rig, "q").await["requests.cpu"], "1", "a resize is charged with its write");
+}

@@ -106,6 +106,7 @@ const NOT_WRITTEN: &[(&str, &str)] = &[
         "status.containerStatuses[].state.terminated.signal",
         "the exit code tells the signal; nor does upstream with a CRI runtime",
     ),
+    ("status.containerStatuses[].resources.claims", "resource claims are refused"),
     ("status.containerStatuses[].user", "the users of a container are not reported"),
     ("status.nominatedNodeName", "no pod is preempted"),
     (

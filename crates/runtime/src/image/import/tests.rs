@@ -172,7 +172,8 @@ fn images_for_other_machines_are_refused() {
     let error = scene.import(&image.oci_archive("app:1")).unwrap_err().to_string();
     let host = Platform::host();
     assert!(
-        error.starts_with(&format!("no image for platform {host} in ")) && error.ends_with("it offers linux/s390x"),
+        error.starts_with("no match for platform in manifest ")
+            && error.ends_with(&format!("not found; this node is {host}, it offers linux/s390x")),
         "{error}"
     );
     scene.assert_empty();
