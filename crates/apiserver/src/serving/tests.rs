@@ -238,20 +238,20 @@ async fn server_side_apply_owns_by_the_document() {
     let config = |spec: &str| format!("apiVersion: example.com/v1\nkind: Widget\nmetadata: {{name: a}}\nspec: {spec}");
     let made = rig.apply(&one, "first", &config("{size: 3, parts: [{name: x, weight: 1}]}")).await;
     assert_eq!(made.code, 201, "{:?}", made.text);
-    let both = rig.apply(&one, "second", &config("{parts: [{name: y, weight: 2}]}")).await;
-    let parts = json!([{"name": "x", "weight": 1}, {"name": "y", "weight": 2}]);
+    let both = rig.apply(&one, "second", &config("{parts: [{name: z, weight: 2}]}")).await;
+    let parts = json!([{"name": "x", "weight": 1}, {"name": "z", "weight": 2}]);
     assert_eq!(
         (both.code, &both.json()["spec"]["parts"]),
         (200, &parts),
         "lists are merged by their keys"
     );
-    let conflict = rig.apply(&one, "second", &config("{size: 5, parts: [{name: y, weight: 2}]}")).await;
+    let conflict = rig.apply(&one, "second", &config("{size: 5, parts: [{name: z, weight: 2}]}")).await;
     assert_eq!(
         conflict.brief(),
         "409 Apply failed with 1 conflict: conflict with \"first\": .spec.size"
     );
     let dropped = rig.apply(&one, "first", &config("{size: 3}")).await.json();
-    assert_eq!(dropped["spec"]["parts"], json!([{"name": "y", "weight": 2}]));
+    assert_eq!(dropped["spec"]["parts"], json!([{"name": "z", "weight": 2}]));
     let wrong = rig.apply(&one, "first", &config("{size: 3, colour: red}")).await;
     assert!(
         wrong.message().ends_with(".spec.colour: field not declared in schema"),
