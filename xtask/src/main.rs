@@ -142,7 +142,7 @@ fn step(name: &str, command: &mut Command) -> Result<()> {
 fn test(root: &Path, rest: &[String]) -> Result<()> {
     setup::packages(&setup::ALL)?;
     setup::kubectl_for_tests()?;
-    let python = setup::python_client(&target_dir(root))?;
+    let python = setup::python_clients(&target_dir(root))?;
     eprintln!("==> images");
     images::run(&image_dir(root))?;
     eprintln!("==> tidy");

@@ -23,12 +23,13 @@ pub(crate) enum Tool {
     Curl,
     /// `mkfs.ext4`, for the tests of a full disk.
     Mkfs,
-    /// `python3`, for the test of the Python client.
+    /// `python3`, for the tests of clients that it runs.
     Python,
 }
 
-/// The Python client of the tests: of the API version that is served.
-const PYTHON_CLIENT: &str = "kubernetes==33.1.0";
+/// The clients of the tests that Python runs: the official one, of the API
+/// version that is served, and Helm's library, which is client-go.
+const PYTHON_CLIENTS: [&str; 2] = ["kubernetes==33.1.0", "helm-python-sdk==0.2.2"];
 
 /// The oldest `kubectl` that has every command the tests use: `events` came in
 /// 1.26, `explain` by OpenAPI v3 in 1.27.
@@ -116,24 +117,27 @@ fn apt(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A Python with the official Kubernetes client, in an environment of its own
-/// under the target directory. Made once.
+/// A Python with the clients of the tests, in an environment of its own under
+/// the target directory. Made once.
 ///
 /// # Errors
-/// When the environment cannot be made, or the client not be installed.
-pub(crate) fn python_client(target: &Path) -> Result<PathBuf> {
+/// When the environment cannot be made, or a client not be installed.
+pub(crate) fn python_clients(target: &Path) -> Result<PathBuf> {
     let environment = target.join("python");
     let python = environment.join("bin/python");
     // Written last: what is half made is made again.
     let done = environment.join("installed");
-    if std::fs::read_to_string(&done).is_ok_and(|installed| installed == PYTHON_CLIENT) {
+    let wanted = PYTHON_CLIENTS.join(" ");
+    if std::fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
         return Ok(python);
     }
-    eprintln!("==> installing the Python package {PYTHON_CLIENT}");
+    eprintln!("==> installing the Python packages {wanted}");
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment)).context("cannot make a Python environment")?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PYTHON_CLIENT]))
-        .with_context(|| format!("cannot install the Python package {PYTHON_CLIENT}"))?;
-    std::fs::write(&done, PYTHON_CLIENT).with_context(|| format!("cannot write {}", done.display()))?;
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args(PYTHON_CLIENTS);
+    run(&mut pip).with_context(|| format!("cannot install the Python packages {wanted}"))?;
+    std::fs::write(&done, wanted).with_context(|| format!("cannot write {}", done.display()))?;
     Ok(python)
 }
 

@@ -173,6 +173,16 @@ impl Violation {
         }
     }
 
+    /// `Duplicate value: <value>`, of a value with fields of its own.
+    #[must_use]
+    pub fn duplicate_value(field: impl Into<String>, value: &serde_json::Value) -> Self {
+        Self {
+            field: field.into(),
+            reason: "FieldValueDuplicate",
+            message: format!("Duplicate value: {value}"),
+        }
+    }
+
     /// `Not found: "<value>"`.
     #[must_use]
     pub fn not_found(field: impl Into<String>, value: &str) -> Self {

@@ -123,7 +123,8 @@ pub(crate) fn splice(stored: &[u8], revision: u64, out: &mut BytesMut) {
         .windows(METADATA.len())
         .position(|window| window == METADATA)
         .map(|at| at + METADATA.len());
-    let Some(at) = at else {
+    // What a dry run would have made has no revision.
+    let Some(at) = at.filter(|_| revision != 0) else {
         out.extend_from_slice(stored);
         return;
     };
@@ -176,7 +177,7 @@ mod tests {
             splice(r#"{"kind":"Pod","metadata":{}}"#, u64::MAX),
             r#"{"kind":"Pod","metadata":{"resourceVersion":"18446744073709551615"}}"#
         );
-        assert_eq!(splice(r#"{"metadata":{}}"#, 0), r#"{"metadata":{"resourceVersion":"0"}}"#);
+        assert_eq!(splice(r#"{"metadata":{}}"#, 0), r#"{"metadata":{}}"#);
     }
 
     #[test]

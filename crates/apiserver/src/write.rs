@@ -105,9 +105,10 @@ pub(crate) fn encode(row: &Resource, object: &Object) -> Result<(Option<Object>,
     Ok((converted, bytes.into()))
 }
 
-/// An entry of a stored form that has just been given its revision.
+/// An entry of a stored form that has just been given its revision; zero for
+/// one that would have been made, and has none.
 pub(crate) fn entry(key: &str, mut stored: Object, bytes: Bytes, revision: u64) -> Arc<Entry> {
-    stored.meta.resource_version = Some(revision.to_string());
+    stored.meta.resource_version = (revision != 0).then(|| revision.to_string());
     Arc::new(Entry {
         key: key.to_owned(),
         object: Arc::new(stored),

@@ -26,6 +26,7 @@ use crate::log;
 use crate::process::{StartFailure, exit_code, fork_worker};
 use crate::protocol::{ContainerStatus, CreateSpec, Refusal, State};
 use crate::record::{self, Cause, EXIT_FILE, ExitRecord, MESSAGE_FILE, RUN_FILE, RunRecord};
+use crate::user_namespace::UserNamespace;
 
 use oom::Oom;
 pub(crate) use streams::{SINKS_MAX, Streams};
@@ -88,9 +89,18 @@ pub(crate) enum Step {
     NotStarted(String),
 }
 
+/// What of its pod's a container is made in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Within<'a> {
+    /// First process of the process-id namespace it is to share.
+    pub(crate) reaper: Option<i32>,
+    /// The users the pod has of its own.
+    pub(crate) users: Option<&'a UserNamespace>,
+}
+
 impl Container {
     /// Forks the worker that makes it.
-    pub(crate) fn create(spec: CreateSpec, dir: PathBuf, trees: &Trees, group: PathBuf, reaper: Option<i32>) -> io::Result<Self> {
+    pub(crate) fn create(spec: CreateSpec, dir: PathBuf, trees: &Trees, group: PathBuf, within: Within<'_>) -> io::Result<Self> {
         let (streams, ends) = Streams::open(&spec)?;
         let (result, result_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let (report, report_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -115,6 +125,7 @@ impl Container {
             .map(AsRawFd::as_raw_fd)
             .to_vec();
         keep.extend(ends.terminal.as_ref().map(AsRawFd::as_raw_fd));
+        keep.extend(within.users.map(UserNamespace::number));
         let (result_number, report_number) = (result_end.as_raw_fd(), report_end.as_raw_fd());
         let birthplace = trees.birthplace(&container.group).map_err(io::Error::other)?;
         let worker = fork_worker(birthplace.as_ref(), &keep, || {
@@ -123,7 +134,8 @@ impl Container {
                 dir: &container.dir,
                 trees,
                 group: &container.group,
-                reaper,
+                reaper: within.reaper,
+                users: within.users,
                 stdin: ends.stdin,
                 stdout: ends.stdout,
                 stderr: ends.stderr,

@@ -17,10 +17,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
-use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags};
 
+use crate::mapped::{self, Mapped};
 use crate::protocol::{Refusal, Staged};
 use crate::rootfs;
+use crate::user_namespace::UserNamespace;
 
 /// In the attempt's directory: one place per mount, named by its index.
 pub const STAGE_DIR: &str = "mounts";
@@ -33,21 +35,21 @@ pub fn place(attempt_dir: &Path, index: usize) -> PathBuf {
 
 const INSIDE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
-/// Stages all mounts of an attempt. The calling process has a mount namespace
-/// that nobody looks into.
-pub(crate) fn stage(list: &[Staged], dir: &Path) -> Result<(), (Refusal, String)> {
+/// Where the mounts staged in a directory are.
+pub(crate) fn in_place(dir: &Path) -> PathBuf {
+    dir.join(STAGE_DIR)
+}
+
+/// Stages all mounts of an attempt, with owners `mapped` where its pod has users
+/// of its own. The calling process has a mount namespace that nobody looks into.
+pub(crate) fn stage(list: &[Staged], dir: &Path, mapped: Option<&Mapped<'_>>) -> Result<(), (Refusal, String)> {
     if list.is_empty() {
         return Ok(());
     }
-    let at = dir.join(STAGE_DIR);
-    match fs::create_dir(&at) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err((Refusal::System, format!("making directory {}: {error}", at.display())));
-        }
-        _ => {}
-    }
+    let at = in_place(dir);
+    mapped::make_dir(&at).map_err(|error| (Refusal::System, format!("making directory {}: {error}", at.display())))?;
     for (index, staged) in list.iter().enumerate() {
-        let staged = &of_image(staged, &place(dir, index))?;
+        let staged = &of_image(staged, &place(dir, index), mapped)?;
         let opened = match &staged.sub_path {
             None => open_volume(&staged.source).map_err(|error| {
                 let message = format!("opening {} for {}: {error}", staged.source.display(), staged.what);
@@ -58,7 +60,9 @@ pub(crate) fn stage(list: &[Staged], dir: &Path) -> Result<(), (Refusal, String)
         if lies_in(&opened, staged.outside.as_deref()).unwrap_or(true) {
             return Err((Refusal::Config, leads_in(staged)));
         }
-        attach(&opened, &place(dir, index), staged.slave).map_err(|error| {
+        // An image's own mount has mapped layers.
+        let users = mapped.filter(|_| staged.layers.is_none()).map(Mapped::users);
+        attach(&opened, &place(dir, index), staged.slave, users).map_err(|error| {
             (
                 Refusal::System,
                 format!("mounting {} for {}: {error}", staged.source.display(), staged.what),
@@ -70,7 +74,7 @@ pub(crate) fn stage(list: &[Staged], dir: &Path) -> Result<(), (Refusal, String)
 
 /// Mounts the files of an image beside the place of its mount; from there they
 /// are staged like any other volume.
-fn of_image(staged: &Staged, place: &Path) -> Result<Staged, (Refusal, String)> {
+fn of_image(staged: &Staged, place: &Path, mapped: Option<&Mapped<'_>>) -> Result<Staged, (Refusal, String)> {
     let Some(layers) = &staged.layers else { return Ok(staged.clone()) };
     let failed = |error: io::Error| (Refusal::System, format!("mounting the image of {}: {error}", staged.what));
     let (source, empty) = (place.with_extension("image"), place.with_extension("empty"));
@@ -80,6 +84,10 @@ fn of_image(staged: &Staged, place: &Path) -> Result<Staged, (Refusal, String)> 
             _ => {}
         }
     }
+    let layers = match (mapped, place.file_name()) {
+        (Some(mapped), Some(name)) => &mapped.layers(layers, &format!("image{}", name.display())).map_err(failed)?,
+        _ => layers,
+    };
     rootfs::mount_read_only(layers, &empty, &source).map_err(failed)?;
     Ok(Staged { source, ..staged.clone() })
 }
@@ -165,7 +173,7 @@ fn make_inside(volume: &OwnedFd, path: &Path, outside: Option<&Path>) -> io::Res
 }
 
 /// Mounts what was opened at `place`.
-fn attach(opened: &OwnedFd, place: &Path, slave: bool) -> io::Result<()> {
+fn attach(opened: &OwnedFd, place: &Path, slave: bool, users: Option<&UserNamespace>) -> io::Result<()> {
     let about = rustix::fs::fstat(opened)?;
     let made = if rustix::fs::FileType::from_raw_mode(about.st_mode).is_dir() {
         fs::create_dir(place)
@@ -176,9 +184,10 @@ fn attach(opened: &OwnedFd, place: &Path, slave: bool) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = rustix::mount::open_tree(opened.as_fd(), "", flags)?;
+    let tree = mapped::clone_tree(opened, true)?;
+    if let Some(users) = users {
+        mapped::map_owners(&tree, users.as_fd(), true)?;
+    }
     rustix::mount::move_mount(tree.as_fd(), "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     let propagation = if slave {
         MountPropagationFlags::DOWNSTREAM

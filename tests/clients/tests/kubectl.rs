@@ -8,6 +8,11 @@ use std::path::PathBuf;
 
 use clients::{Kubectl, Server, kubectls};
 
+#[path = "kubectl/more.rs"]
+mod more;
+#[path = "kubectl/objects.rs"]
+mod objects;
+
 /// A conversation: a name, files to have, and what kubectl is told in turn.
 struct Conversation {
     name: &'static str,
@@ -283,6 +288,10 @@ fn golden(name: &str) -> PathBuf {
 
 /// What differs from run to run, by what it is.
 fn normalized(text: &str, server: &Server) -> String {
+    // Some kubectls colour what they say of the cluster.
+    let text = ["\u{1b}[0;32m", "\u{1b}[0;33m", "\u{1b}[0m"]
+        .iter()
+        .fold(text.to_owned(), |text, colour| text.replace(colour, ""));
     let text = text.replace(&server.directory().display().to_string(), "DIR");
     let mut out = String::new();
     for line in text.lines() {
@@ -311,17 +320,40 @@ fn normalized(text: &str, server: &Server) -> String {
         if line.starts_with("--- ") || line.starts_with("+++ ") || line.starts_with("diff ") {
             line = line.split_whitespace().next().unwrap_or_default().to_owned();
         }
+        // A token is never the same, nor is a port.
+        if line.starts_with("eyJ") {
+            line = "<TOKEN>".to_owned();
+        }
+        if let Some((before, after)) = line.split_once("https://127.0.0.1:") {
+            line = format!(
+                "{before}https://127.0.0.1:<>{}",
+                after.trim_start_matches(|c: char| c.is_ascii_digit())
+            );
+        }
         // Ages are the last column, or the one after it.
         let words: Vec<&str> = line.split_whitespace().collect();
-        if let Some(age) = words
-            .last()
-            .filter(|age| age.len() < 4 && age.ends_with('s') && age[..age.len() - 1].parse::<u32>().is_ok())
-        {
+        if let Some(age) = words.last().filter(|age| is_age(age)) {
             line = format!("{}<AGE>", &line[..line.len() - age.len()]);
+        }
+        // Or amid them, with the blanks that make a column of it.
+        let amid = words_at(&line).find(|(_, word)| is_age(word)).map(|(at, age)| (at, at + age.len()));
+        if let Some((at, end)) = amid {
+            line = format!("{}<AGE> {}", &line[..at], line[end..].trim_start());
         }
         let _ = writeln!(out, "{}", line.trim_end());
     }
     out
+}
+
+/// Seconds, as tables show them.
+fn is_age(word: &str) -> bool {
+    word.len() < 4 && word.strip_suffix('s').is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+/// The words of a line and where they begin.
+fn words_at(line: &str) -> impl Iterator<Item = (usize, &str)> {
+    line.split_whitespace()
+        .map(|word| (word.as_ptr() as usize - line.as_ptr() as usize, word))
 }
 
 /// A request with the terms of its field selector in order, which kubectl
@@ -401,7 +433,7 @@ fn every_kubectl_asks_and_prints_what_was_reviewed() {
     older.iter().for_each(gets_by);
     let mut differ = Vec::new();
     let bless = std::env::var_os("LIFEPOD_BLESS").is_some();
-    for conversation in CONVERSATIONS {
+    for conversation in CONVERSATIONS.iter().chain(more::MORE) {
         let said: Vec<String> = std::thread::scope(|scope| {
             let running: Vec<_> = kubectls.iter().map(|kubectl| scope.spawn(|| told(kubectl, conversation))).collect();
             running.into_iter().map(|run| run.join().unwrap()).collect()

@@ -208,8 +208,12 @@ fn spec_rules(request: &Object) -> Vec<Violation> {
     broken
 }
 
+/// Source: upstream `pkg/apis/core/validation/names.go`, `ValidateSignerName`.
 fn signer_rules(name: &str) -> Vec<Violation> {
     const FIELD: &str = "spec.signerName";
+    const SUBDOMAIN_MAX: usize = 253;
+    /// A domain, a slash, and a label before another domain.
+    const SIGNER_MAX: usize = SUBDOMAIN_MAX + 1 + (SUBDOMAIN_MAX + 63 + 1);
     let refuse = |why: &str| vec![Violation::invalid(FIELD, &Value::from(name), why)];
     if name.is_empty() {
         return vec![Violation::required(FIELD, "")];
@@ -217,13 +221,33 @@ fn signer_rules(name: &str) -> Vec<Violation> {
     if name == "kubernetes.io/legacy-unknown" {
         return refuse("the legacy signerName is not allowed via this API version");
     }
-    let parts = name.split_once('/').filter(|(domain, path)| {
-        domain.contains('.') && names::dns1123_subdomain(domain).is_ok() && names::dns1123_subdomain(path).is_ok()
-    });
-    match parts {
-        Some(_) => Vec::new(),
-        None => refuse("must be a fully qualified domain and path of the form 'example.com/signer-name'"),
+    let segments: Vec<&str> = name.split('/').collect();
+    let [domain, path] = segments.as_slice() else {
+        return refuse("must be a fully qualified domain and path of the form 'example.com/signer-name'");
+    };
+    let mut broken = Vec::new();
+    if domain.len() > SUBDOMAIN_MAX {
+        broken.push(Violation::too_long(FIELD, SUBDOMAIN_MAX));
     }
+    broken.extend(first_wrong(domain, names::dns1123_label));
+    if !domain.contains('.') {
+        let why = "should be a domain with at least two segments separated by dots";
+        broken.push(Violation::invalid(FIELD, &Value::from(*domain), why));
+    }
+    broken.extend(first_wrong(path, names::dns1123_subdomain));
+    if name.len() > SIGNER_MAX {
+        broken.push(Violation::too_long(FIELD, SIGNER_MAX));
+    }
+    broken
+}
+
+/// What is wrong with the first part between dots that is not as it should be.
+fn first_wrong(segment: &str, check: fn(&str) -> names::Checked) -> Vec<Violation> {
+    let wrong = segment.split('.').find_map(|part| Some((part, check(part).err()?)));
+    let (part, texts) = wrong.unwrap_or_default();
+    let told = texts.iter().map(|text| format!("validating label {part:?}: {text}"));
+    told.map(|why| Violation::invalid("spec.signerName", &Value::from(segment), &why))
+        .collect()
 }
 
 /// The bytes of the one PEM block of a label.

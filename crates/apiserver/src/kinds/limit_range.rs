@@ -181,5 +181,25 @@ fn order_rules(field: &str, name: &str, amount: impl Fn(&str) -> Option<Quantity
     if let Some(ratio) = amount("maxLimitRequestRatio").filter(|ratio| ratio.milli() < 1_000) {
         refuse("maxLimitRequestRatio", ratio, format!("ratio {ratio} is less than 1"));
     }
+    if let (Some(ratio), Some(min), Some(max)) = (amount("maxLimitRequestRatio"), min, max) {
+        let most = thousandths(max) / thousandths(min);
+        if thousandths(ratio) / 1_000.0 > most {
+            let why = format!("ratio {ratio} is greater than max/min = {most:.6}");
+            refuse("maxLimitRequestRatio", ratio, why);
+        }
+    }
+    if let Some((request, limit)) = request.zip(limit)
+        && !pod::overcommits(name)
+        && request != limit
+    {
+        let why = format!("default value {limit} must equal to defaultRequest value {request} in {name}");
+        refuse("defaultRequest", request, why);
+    }
     broken
+}
+
+/// As upstream reckons it: in floating point.
+#[allow(clippy::cast_precision_loss)]
+fn thousandths(amount: Quantity) -> f64 {
+    amount.milli() as f64
 }

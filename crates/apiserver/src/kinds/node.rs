@@ -5,11 +5,11 @@
 //! `pkg/printers/internalversion/printers.go` `printNode`.
 
 use api::status::Violation;
-use api::typed::{Node as Typed, Taint};
+use api::typed::{Node as Typed, NodeStatus, Taint};
 use api::{Object, Scope, Time};
 use serde_json::Value;
 
-use super::pod::taint_effect;
+use super::pod::{self, taint_effect};
 use super::{flag_field, keep_status_apart, plain, short, view};
 use crate::registry::{Cell, Change, Column, Resource, Rules, Strategy, Subresource};
 use crate::table;
@@ -122,25 +122,50 @@ impl Strategy for Node {
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, rules: Rules) -> Vec<Violation> {
-        if rules == Rules::UpdateStatus {
-            return Vec::new();
-        }
         let node: Typed = match view(new) {
             Ok(node) => node,
             Err(broken) => return broken,
         };
+        let of_status = status_rules(&node.status.unwrap_or_default());
+        if rules == Rules::UpdateStatus {
+            return of_status;
+        }
         let spec = node.spec.unwrap_or_default();
         let mut broken = taints(spec.taints.as_deref().unwrap_or_default());
         let cidrs = spec.pod_cidrs.as_deref().unwrap_or_default();
         for (index, cidr) in cidrs.iter().enumerate() {
             broken.extend(range(&format!("spec.podCIDRs[{index}]"), cidr));
         }
+        let of_v6 = |cidr: &String| cidr.contains(':');
+        if cidrs.len() > 2 || matches!(cidrs, [one, other] if of_v6(one) == of_v6(other)) {
+            let rule = "may specify no more than one CIDR for each IP family";
+            broken.push(Violation::invalid("spec.podCIDRs", &Value::from(cidrs), rule));
+        }
+        broken.extend(of_status);
         if let Some(old) = old {
             broken.extend(fixed_once_set(new, old, "spec.podCIDR", "podCIDR"));
             broken.extend(fixed_once_set(new, old, "spec.providerID", "providerID"));
         }
         broken
     }
+}
+
+/// Source: upstream `ValidateNodeResources` and, of addresses, `ValidateNodeUpdate`.
+fn status_rules(status: &NodeStatus) -> Vec<Violation> {
+    let mut broken = Vec::new();
+    for (list, amounts) in [("capacity", &status.capacity), ("allocatable", &status.allocatable)] {
+        for (name, amount) in amounts.iter().flatten() {
+            broken.extend(pod::amount_rules(&format!("status.{list}.{name}"), name, pod::parsed(amount)));
+        }
+    }
+    let addresses = status.addresses.as_deref().unwrap_or_default();
+    for (index, address) in addresses.iter().enumerate() {
+        if addresses[..index].contains(address) {
+            let shown = serde_json::to_value(address).unwrap_or_default();
+            broken.push(Violation::duplicate_value(format!("status.addresses[{index}]"), &shown));
+        }
+    }
+    broken
 }
 
 fn fixed_once_set(new: &Object, old: &Object, path: &str, name: &str) -> Option<Violation> {

@@ -17,7 +17,7 @@ mod warnings;
 
 pub(super) use self::prepare::comparable;
 pub(super) use self::supported::not_yet;
-pub(super) use self::validate::{amount_rules, any_name, node_selector, parsed, taint_effect, tolerations};
+pub(super) use self::validate::{amount_rules, any_name, node_selector, overcommits, parsed, taint_effect, tolerations};
 pub(super) use self::warnings::of_template as template_warnings;
 
 use api::status::Violation;

@@ -3,7 +3,10 @@
 //! Source: upstream `pkg/apis/storage/validation/validation.go`,
 //! `pkg/apis/storage/v1/defaults.go`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::status::Violation;
+use api::typed::TopologySelectorTerm;
 use api::typed::storage::{CSINode as TypedNode, CSINodeDriver, StorageClass as TypedClass};
 use api::{Object, Scope};
 use serde_json::Value;
@@ -130,12 +133,13 @@ impl Strategy for StorageClass {
         let mut broken = provisioner(&class.provisioner);
         let parameters = class.parameters.unwrap_or_default();
         if parameters.len() > PARAMETERS_MAX {
-            broken.push(Violation::too_long("Provisioner Parameters Length", PARAMETERS_MAX));
-        }
-        if parameters.contains_key("") {
+            broken.push(Violation::too_long("parameters", PARAMETERS_MAX));
+        } else if parameters.contains_key("") {
             broken.push(Violation::invalid("parameters", &Value::from(""), "field can not be empty."));
         }
-        if parameters.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > PARAMETERS_MAX_BYTES {
+        if parameters.len() <= PARAMETERS_MAX
+            && parameters.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > PARAMETERS_MAX_BYTES
+        {
             broken.push(Violation::too_long("parameters", PARAMETERS_MAX_BYTES));
         }
         broken.extend(formats::one_of(
@@ -148,8 +152,45 @@ impl Strategy for StorageClass {
             class.volume_binding_mode.as_deref().unwrap_or_default(),
             &["Immediate", "WaitForFirstConsumer"],
         ));
+        broken.extend(topologies(class.allowed_topologies.as_deref().unwrap_or_default()));
         broken
     }
+}
+
+/// Source: upstream `validateAllowedTopologies`, `ValidateTopologySelectorTerm`.
+fn topologies(terms: &[TopologySelectorTerm]) -> Vec<Violation> {
+    let mut broken = Vec::new();
+    let mut seen: Vec<BTreeMap<&str, BTreeSet<&str>>> = Vec::new();
+    for (index, term) in terms.iter().enumerate() {
+        let field = format!("allowedTopologies[{index}]");
+        let expressions = term.match_label_expressions.as_deref().unwrap_or_default();
+        if expressions.is_empty() {
+            broken.push(Violation::required(field.as_str(), ""));
+        }
+        let mut keys: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (at, expression) in expressions.iter().enumerate() {
+            let field = format!("{field}.matchLabelExpressions[{at}]");
+            if expression.values.is_empty() {
+                broken.push(Violation::required(format!("{field}.values"), ""));
+            }
+            let mut values = BTreeSet::new();
+            for (at, value) in expression.values.iter().enumerate() {
+                if !values.insert(value.as_str()) {
+                    broken.push(Violation::duplicate(format!("{field}.values[{at}]"), value));
+                }
+            }
+            let key = expression.key.as_str();
+            broken.extend(invalid_each(&format!("{field}.key"), key, names::qualified_name(key)));
+            if keys.insert(key, values).is_some() {
+                broken.push(Violation::duplicate(format!("{field}.key"), key));
+            }
+        }
+        if seen.contains(&keys) {
+            broken.push(Violation::duplicate(format!("{field}.matchLabelExpressions"), ""));
+        }
+        seen.push(keys);
+    }
+    broken
 }
 
 fn provisioner(name: &str) -> Vec<Violation> {

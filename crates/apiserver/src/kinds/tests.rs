@@ -438,6 +438,7 @@ fn service_accounts() {
     );
 }
 
+mod refusals;
 mod rows;
 mod volumes;
 mod warnings;

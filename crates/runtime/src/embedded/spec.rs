@@ -95,7 +95,7 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
     if !sandbox.host_pid {
         namespaces.push(json!({"type": "pid"}));
     }
-    let open = container.privileged;
+    let open = container.privileged || container.unmasked_proc;
     let spec = json!({
         "ociVersion": "1.0.2",
         "root": {"path": dir.join("merged"), "readonly": container.read_only_root},

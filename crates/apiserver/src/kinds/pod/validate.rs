@@ -18,7 +18,7 @@ mod volume;
 
 pub(in crate::kinds) use self::placement::{node_selector, taint_effect, tolerations};
 pub(super) use self::resize::resized;
-pub(in crate::kinds) use self::resources::{amount_rules, any_name, parsed};
+pub(in crate::kinds) use self::resources::{amount_rules, any_name, overcommits, parsed};
 pub(super) use self::update::{ephemeral, status, update};
 
 use api::status::Violation;

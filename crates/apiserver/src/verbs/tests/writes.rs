@@ -60,6 +60,11 @@ async fn generated_names_and_dry_runs() {
     let before = rig.store.revision();
     let dry = rig.post(&format!("{MAPS}?dryRun=All"), &json!({"metadata": {"name": "dry"}})).await;
     assert_eq!(dry.brief(), "201 dry");
+    let metadata = dry.json()["metadata"].clone();
+    assert!(
+        metadata["uid"].is_string() && metadata.get("resourceVersion").is_none(),
+        "{metadata}"
+    );
     assert_eq!(rig.get(&format!("{MAPS}/dry")).await.brief(), "404 configmaps \"dry\" not found");
     assert_eq!(
         rig.post(&format!("{MAPS}?dryRun=All"), &json!({"metadata": {"name": name}}))

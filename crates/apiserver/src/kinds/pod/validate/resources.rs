@@ -47,6 +47,25 @@ fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_ok()
 }
 
+/// Whether more of it may be promised than there is.
+///
+/// Source: upstream `helper.IsOvercommitAllowed`.
+pub(in crate::kinds) fn overcommits(name: &str) -> bool {
+    is_native(name) && !is_huge_pages(name)
+}
+
+/// Pages are taken whole.
+///
+/// Source: upstream `validateResourceQuantityHugePageValue`.
+fn pages(field: &str, name: &str, amount: Quantity) -> Option<Violation> {
+    let size: i64 = name.strip_prefix("hugepages-")?.parse::<Quantity>().map_or(0, Quantity::bytes);
+    let whole = size > 0 && amount.bytes() % size == 0;
+    (!whole).then(|| {
+        let rule = format!("{amount} is not positive integer multiple of {name}");
+        Violation::invalid(field, &Value::from(amount.to_string()), &rule)
+    })
+}
+
 /// A name that some resource may have: qualified, or one of the standard ones.
 ///
 /// Source: upstream `validateResourceName`.
@@ -108,6 +127,7 @@ pub(super) fn requirements(field: &str, given: &ResourceRequirements) -> Vec<Vio
         let field = format!("{field}.limits[{name}]");
         broken.extend(name_rules(&field, name));
         broken.extend(amount_rules(&field, name, parsed(limit)));
+        broken.extend(pages(&field, name, parsed(limit)));
     }
     for (name, request) in given.requests.as_ref().into_iter().flatten() {
         let item = format!("{field}.requests[{name}]");
@@ -138,6 +158,7 @@ pub(super) fn requirements(field: &str, given: &ResourceRequirements) -> Vec<Vio
             )),
             _ => {}
         }
+        broken.extend(pages(&item, name, request));
     }
     let names = || {
         limits
