@@ -303,17 +303,20 @@ fn path_rules(field: &str, path: &str) -> Vec<Violation> {
 /// Source: upstream `ValidatePersistentVolumeUpdate`.
 fn unchanged(new: &Object, old: &Object) -> Vec<Violation> {
     let mut broken = Vec::new();
-    let source = |object: &Object| {
+    let source = |object: &Object| -> Value {
         let spec = object.at("spec").cloned().unwrap_or_default();
         let all = sources(object)
             .into_iter()
             .map(|name| (name.to_owned(), comparable(spec.get(name))));
-        all.collect::<Vec<_>>()
+        Value::Object(all.collect())
     };
-    if source(new) != source(old) {
+    let mut difference = String::new();
+    values::differ("spec", &source(old), &source(new), &mut difference);
+    if !difference.is_empty() {
+        let rule = "spec.persistentvolumesource is immutable after creation";
         broken.push(Violation::forbidden(
             "spec.persistentvolumesource",
-            "spec.persistentvolumesource is immutable after creation",
+            &format!("{rule}\n{difference}"),
         ));
     }
     for field in ["spec.volumeMode", "spec.nodeAffinity"] {

@@ -164,11 +164,11 @@ fn changed(new: &Object, old: &Object) -> Vec<Violation> {
             before[field] = now[field].clone();
         }
     }
-    if comparable(Some(&now)) != comparable(Some(&before)) {
-        broken.push(Violation::forbidden(
-            "spec",
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
-        ));
+    let mut difference = String::new();
+    values::differ("spec", &comparable(Some(&before)), &comparable(Some(&now)), &mut difference);
+    if !difference.is_empty() {
+        let rule = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        broken.push(Violation::forbidden("spec", &format!("{rule}\n{difference}")));
     }
     broken
 }

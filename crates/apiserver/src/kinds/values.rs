@@ -36,3 +36,34 @@ pub(crate) fn objects<'a>(map: &'a mut Map<String, Value>, key: &str) -> impl It
         .flatten()
         .filter_map(Value::as_object_mut)
 }
+
+/// The differing leaves of two values, one line each: `-` as stored, `+` as
+/// asked.
+pub(crate) fn differ(path: &str, old: &Value, new: &Value, out: &mut String) {
+    use std::fmt::Write;
+    match (old, new) {
+        (old, new) if old == new => {}
+        (Value::Object(before), Value::Object(after)) => {
+            let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            for key in keys {
+                differ(&format!("{path}.{key}"), &old[key.as_str()], &new[key.as_str()], out);
+            }
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            for index in 0..before.len().max(after.len()) {
+                let part = |list: &[Value]| list.get(index).cloned().unwrap_or_default();
+                differ(&format!("{path}[{index}]"), &part(before), &part(after), out);
+            }
+        }
+        (old, new) => {
+            for (sign, value) in [('-', old), ('+', new)] {
+                if !value.is_null() {
+                    // Writing to a String cannot fail.
+                    let _ = writeln!(out, "{sign} {path}: {value}");
+                }
+            }
+        }
+    }
+}

@@ -72,7 +72,9 @@ fn rules_of_a_volume() {
             volume(json!({ "hostPath": { "path": "/other" } })),
             Some(volume(json!({})))
         ),
-        ["spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation"]
+        [
+            "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n- spec.hostPath.path: \"/data\"\n+ spec.hostPath.path: \"/other\"\n"
+        ]
     );
 }
 
@@ -115,7 +117,9 @@ fn rules_of_a_claim() {
     let texts = said("persistentvolumeclaims", moved, Some(claim(json!({ "volumeName": "v" }))));
     assert_eq!(
         texts,
-        ["spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"]
+        [
+            "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n- spec.volumeName: \"v\"\n+ spec.volumeName: \"w\"\n"
+        ]
     );
 }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::super::prepare::comparable;
 use super::{any, each, placement, text};
+use crate::kinds::values::differ;
 use crate::validate::{immutable, invalid_each, names, values};
 
 const FIELDS: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -200,37 +201,6 @@ fn narrowed(spec: &PodSpec, old_spec: &PodSpec) -> Vec<Violation> {
     }
     broken.extend(placement::narrowed_affinity(spec.affinity.as_ref(), old_spec.affinity.as_ref()));
     broken
-}
-
-/// The differing leaves of two values, one line each: `-` as stored, `+` as
-/// asked.
-fn differ(path: &str, old: &Value, new: &Value, out: &mut String) {
-    use std::fmt::Write;
-    match (old, new) {
-        (old, new) if old == new => {}
-        (Value::Object(before), Value::Object(after)) => {
-            let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
-            keys.sort_unstable();
-            keys.dedup();
-            for key in keys {
-                differ(&format!("{path}.{key}"), &old[key.as_str()], &new[key.as_str()], out);
-            }
-        }
-        (Value::Array(before), Value::Array(after)) => {
-            for index in 0..before.len().max(after.len()) {
-                let part = |list: &[Value]| list.get(index).cloned().unwrap_or_default();
-                differ(&format!("{path}[{index}]"), &part(before), &part(after), out);
-            }
-        }
-        (old, new) => {
-            for (sign, value) in [('-', old), ('+', new)] {
-                if !value.is_null() {
-                    // Writing to a String cannot fail.
-                    let _ = writeln!(out, "{sign} {path}: {value}");
-                }
-            }
-        }
-    }
 }
 
 /// Every broken rule of a changed status.
