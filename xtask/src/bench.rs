@@ -8,7 +8,7 @@ use e2e::Platform;
 use e2e::host::run as run_command;
 use e2e::platform::Build;
 
-use crate::{cargo, image_dir, images, setup, step, target_dir};
+use crate::{image_dir, images, release, setup};
 
 /// Room for the fleets of probed pods.
 const FLAGS: [&str; 4] = ["--max-pods", "600", "--pod-cidr", "10.244.0.0/22"];
@@ -21,11 +21,7 @@ const FLAGS: [&str; 4] = ["--max-pods", "600", "--pod-cidr", "10.244.0.0/22"];
 pub(crate) fn run(root: &Path, rounds: usize, only: Option<&str>) -> Result<()> {
     setup::packages(&[setup::Tool::Ip, setup::Tool::Nft, setup::Tool::Kubectl])?;
     images::run(&image_dir(root))?;
-    step(
-        "release build",
-        cargo(root).args(["build", "--release", "--package", "lifepod", "--package", "bench"]),
-    )?;
-    let release = target_dir(root).join("release");
+    let release = release(root)?;
     let build = Build {
         binary: release.join("lifepod"),
         images: image_dir(root),

@@ -14,7 +14,7 @@ use e2e::Platform;
 use e2e::host::run as run_command;
 use e2e::platform::Build;
 
-use crate::{cargo, image_dir, images, setup, step, target_dir};
+use crate::{image_dir, images, release, setup};
 
 const MANIFEST: &str = include_str!("../../tests/e2e/manifests/pod-initcontainer.yaml");
 const POD: &str = "pod-initcontainer";
@@ -29,9 +29,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     setup::packages(&[setup::Tool::Ip, setup::Tool::Nft, setup::Tool::Kubectl, setup::Tool::Curl])?;
     eprintln!("==> images");
     images::run(&image_dir(root))?;
-    step("release build", cargo(root).args(["build", "--release", "--package", "lifepod"]))?;
     let build = Build {
-        binary: target_dir(root).join("release/lifepod"),
+        binary: release(root)?.join("lifepod"),
         images: image_dir(root),
     };
 

@@ -125,6 +125,17 @@ fn image_dir(root: &Path) -> PathBuf {
     target_dir(root).join("images")
 }
 
+/// Builds what is released and what measures it, always the same way: packages
+/// built apart would each be built with other features, and all again. Gives
+/// where they are.
+fn release(root: &Path) -> Result<PathBuf> {
+    step(
+        "release build",
+        cargo(root).args(["build", "--release", "--package", "lifepod", "--package", "bench"]),
+    )?;
+    Ok(target_dir(root).join("release"))
+}
+
 fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);

@@ -31,10 +31,15 @@ pub(crate) struct Claim<'a> {
     pub(crate) object: Object,
     marker: Key,
     marked: Option<Revision>,
-    _turn: SemaphorePermit<'a>,
+    turn: SemaphorePermit<'a>,
 }
 
-impl Claim<'_> {
+impl<'a> Claim<'a> {
+    /// The object, and the turn, which is held until that is stored.
+    pub(crate) fn into_parts(self) -> (Object, SemaphorePermit<'a>) {
+        (self.object, self.turn)
+    }
+
     /// Holds while nothing was given away since the choice.
     pub(crate) fn compare(&self) -> Compare {
         match self.marked {
@@ -85,7 +90,7 @@ impl Core {
             object,
             marker,
             marked,
-            _turn: turn,
+            turn,
         }))
     }
 }

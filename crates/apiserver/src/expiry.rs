@@ -148,7 +148,7 @@ impl Core {
         };
         let txn = Txn {
             compare: vec![compare],
-            ops: vec![Op::Put(key.to_owned(), encoded.into())],
+            ops: vec![Op::Put(key.to_owned(), encoded.into_boxed_slice().into())],
         };
         match self.store.commit(txn).await {
             Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),

@@ -11,6 +11,7 @@
 
 mod damage;
 mod state;
+mod written;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::damage::Damage;
 use self::state::{Bounds, State, decode};
 pub(crate) use self::state::{Change, Delivery, Index, Message, NoStart};
+pub(crate) use self::written::Expected;
+use self::written::Written;
 use crate::server::Limits;
 
 /// Entries read from the store at a time while listing.
@@ -45,6 +48,20 @@ pub(crate) struct Entry {
     pub(crate) stored: Bytes,
     /// The revision that last changed it.
     pub(crate) revision: u64,
+}
+
+impl Entry {
+    /// Of a stored form that has just been given its revision; zero for one
+    /// that would have been made, and has none.
+    pub(crate) fn new(key: &str, mut object: Object, stored: Bytes, revision: u64) -> Arc<Self> {
+        object.meta.resource_version = (revision != 0).then(|| revision.to_string());
+        Arc::new(Self {
+            key: key.to_owned(),
+            object: Arc::new(object),
+            stored,
+            revision,
+        })
+    }
 }
 
 /// Objects of one storage prefix, as of one revision.
@@ -104,6 +121,7 @@ pub(crate) struct Hub {
     changes: AtomicU64,
     /// Cancelled when nobody is to read it any more.
     ends: CancellationToken,
+    written: Arc<Written>,
 }
 
 impl Hub {
@@ -127,6 +145,7 @@ impl Hub {
             reached: watch::Sender::new(0),
             changes: AtomicU64::new(0),
             ends,
+            written: Arc::default(),
         });
         let changes = hub.list(store.as_ref()).await?;
         let follower = Arc::clone(&hub);
@@ -209,6 +228,12 @@ impl Hub {
             Some(entry) => Ok(entry),
             None => decode(key, versioned),
         }
+    }
+
+    /// Announces a version that is about to be stored, by its bytes: the news
+    /// of it need not be decoded.
+    pub(crate) fn expect(&self, object: Object, stored: Bytes) -> Expected {
+        Expected::new(&self.written, object, stored)
     }
 
     /// Starts a watcher of the keys that start with `prefix`, without a gap
@@ -316,7 +341,7 @@ impl Hub {
                 while let Some(message) = next.take() {
                     match message {
                         Some(Ok(WatchMessage::Events(events))) => {
-                            state.apply(events);
+                            state.apply(events, &self.written);
                             self.changes.fetch_add(1, Ordering::Release);
                         }
                         Some(Ok(WatchMessage::Progress(Revision(revision)))) => state.advance(revision),

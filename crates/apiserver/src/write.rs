@@ -102,19 +102,22 @@ pub(crate) fn encode(row: &Resource, object: &Object) -> Result<(Option<Object>,
     let converted = row.convert.map(|convert| convert.to_stored(object.clone())).transpose()?;
     let bytes = serde_json::to_vec(&converted.as_ref().unwrap_or(object).unversioned())
         .map_err(|error| Status::internal(&format!("the object could not be encoded: {error}")))?;
-    Ok((converted, bytes.into()))
+    Ok((converted, bytes.into_boxed_slice().into()))
 }
 
-/// An entry of a stored form that has just been given its revision; zero for
-/// one that would have been made, and has none.
-pub(crate) fn entry(key: &str, mut stored: Object, bytes: Bytes, revision: u64) -> Arc<Entry> {
-    stored.meta.resource_version = (revision != 0).then(|| revision.to_string());
-    Arc::new(Entry {
-        key: key.to_owned(),
-        object: Arc::new(stored),
-        stored: bytes,
-        revision,
-    })
+/// Commits what puts a stored form there. A failure gives it back.
+pub(crate) async fn commit(
+    core: &Core,
+    row: &Row,
+    key: &str,
+    (stored, bytes): (Object, Bytes),
+    txn: Txn,
+) -> Result<Arc<Entry>, (StoreError, Object)> {
+    let expected = row.hub().expect(stored, bytes);
+    match core.store.commit(txn).await {
+        Ok(revision) => Ok(expected.stored(key, revision.0)),
+        Err(error) => Err((error, *expected.withdraw())),
+    }
 }
 
 /// Every broken rule about a new version, as a 422.
@@ -253,7 +256,7 @@ pub(crate) async fn change(
 }
 
 /// Commits a new version; `None` when somebody else was faster.
-async fn replace(call: &Call, key: &str, new: Object, current: &Entry, part: Part, dry_run: bool) -> Result<Option<Outcome>, Status> {
+async fn replace(call: &Call, key: &str, mut new: Object, current: &Entry, part: Part, dry_run: bool) -> Result<Option<Outcome>, Status> {
     let removes =
         new.meta.deletion_timestamp.is_some() && !is_held(&call.row, &new) && new.meta.deletion_grace_period_seconds.unwrap_or(0) <= 0;
     for _ in 0..allocate::ATTEMPTS {
@@ -270,7 +273,7 @@ async fn replace(call: &Call, key: &str, new: Object, current: &Entry, part: Par
         let (converted, bytes) = encode(&call.row, claim.as_ref().map_or(&new, |claim| &claim.object))?;
         if dry_run {
             let stored = converted.or(claim.map(|claim| claim.object)).unwrap_or(new);
-            return Ok(Some(Outcome::Stored(entry(key, stored, bytes, current.revision))));
+            return Ok(Some(Outcome::Stored(Entry::new(key, stored, bytes, current.revision))));
         }
         let op = if removes {
             Op::Delete(key.to_owned())
@@ -287,16 +290,18 @@ async fn replace(call: &Call, key: &str, new: Object, current: &Entry, part: Par
             txn.compare.extend(charge.compare.iter().cloned());
             txn.ops.extend(charge.ops.iter().cloned());
         }
-        match call.core.store.commit(txn).await {
-            Ok(revision) => {
-                let stored = converted.or(claim.map(|claim| claim.object)).unwrap_or(new);
-                let entry = entry(key, stored, bytes, revision.0);
-                return Ok(Some(if removes { Outcome::Removed(entry) } else { Outcome::Stored(entry) }));
-            }
-            Err(StoreError::Conflict { key: lost }) if lost == key => return Ok(None),
+        let (claimed, _turn) = claim.map(Claim::into_parts).unzip();
+        let (stored, kept) = match converted.or(claimed) {
+            Some(other) => (other, Some(new)),
+            None => (new, None),
+        };
+        match commit(&call.core, &call.row, key, (stored, bytes), txn).await {
+            Ok(entry) if removes => return Ok(Some(Outcome::Removed(entry))),
+            Ok(entry) => return Ok(Some(Outcome::Stored(entry))),
+            Err((StoreError::Conflict { key: lost }, _)) if lost == key => return Ok(None),
             // Something was given away meanwhile; the object is as it was.
-            Err(StoreError::Conflict { .. }) => {}
-            Err(error) => return Err(store_failed(&error)),
+            Err((StoreError::Conflict { .. }, stored)) => new = kept.unwrap_or(stored),
+            Err((error, _)) => return Err(store_failed(&error)),
         }
     }
     Err(allocate::contended(&call.row, new.name()))

@@ -409,6 +409,7 @@ impl Controller {
         let target = json!([{
             "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
             "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now.wire(),
+            "observedGeneration": pod.metadata.generation,
         }]);
         self.patch_status(pod, json!({ "status": { "conditions": target } })).await?;
         let params = DeleteParams {

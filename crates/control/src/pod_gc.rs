@@ -175,11 +175,12 @@ impl Collector {
             if Api::<Node>::all(self.client.clone()).get_opt(&name).await?.is_some() {
                 continue;
             }
-            let condition = json!({
-                "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-                "message": "PodGC: node no longer exists", "lastTransitionTime": now.wire(),
-            });
             for pod in orphans.iter().filter(|pod| node_of(pod) == name) {
+                let condition = json!({
+                    "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
+                    "message": "PodGC: node no longer exists", "lastTransitionTime": now.wire(),
+                    "observedGeneration": pod.metadata.generation,
+                });
                 tracing::info!(pod = api::pods::label(pod), node = name, "the pod's node is gone; it is deleted");
                 self.collect(pod, Some(&condition)).await;
             }

@@ -4,7 +4,7 @@
 //! What is to be written is decided in [`crate::endpoint_slice`] and
 //! [`crate::endpoints`]; `cache.rs` knows what concerns whom, `crate::queue` who
 //! is next. For one Service one write is under way at a time: what changes
-//! meanwhile goes into the next. Slices go before Endpoints: who forwards
+//! meanwhile goes into the next. Slices are sent before Endpoints: who forwards
 //! traffic reads the slices, and Endpoints of many addresses are long.
 //!
 //! What belongs to a Service that is gone is deleted here; nothing waits for a
@@ -152,7 +152,7 @@ impl Listing {
 struct State {
     cache: Cache,
     queue: Queue<Item>,
-    /// Services whose Endpoints are looked at once their slices were.
+    /// Services whose Endpoints are looked at once their slices are on their way.
     after_slices: BTreeSet<Key>,
     services: Listing,
     pods: Listing,
@@ -184,8 +184,8 @@ impl State {
         let work = self.cache.work(&item);
         if work.is_none() {
             self.queue.done(&item);
-            self.follow(&item);
         }
+        self.follow(&item);
         work.map(|work| (item, work))
     }
 
@@ -196,7 +196,7 @@ impl State {
     fn push(&mut self, items: Vec<Item>) {
         for item in items {
             match item {
-                Item::Endpoints(key) if self.queue.holds(&Item::Slices(key.clone())) => {
+                Item::Endpoints(key) if self.queue.is_due(&Item::Slices(key.clone())) => {
                     self.after_slices.insert(key);
                 }
                 item => self.queue.push(item),
@@ -204,7 +204,8 @@ impl State {
         }
     }
 
-    /// What waited for an item is due, whatever became of that.
+    /// What waited for an item to be on its way is due, whatever becomes of
+    /// that: the server can work at both.
     fn follow(&mut self, item: &Item) {
         if let Item::Slices(key) = item
             && self.after_slices.remove(key)
@@ -304,7 +305,6 @@ impl State {
                 self.queue.failed(&item, now());
             }
         }
-        self.follow(&item);
     }
 }
 

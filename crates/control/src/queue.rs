@@ -50,9 +50,10 @@ impl<T: Ord + Clone> Queue<T> {
         }
     }
 
-    /// Whether an item is due or under way.
-    pub(super) fn holds(&self, item: &T) -> bool {
-        self.queued.contains(item) || self.under_way.contains_key(item)
+    /// Whether an item is to be looked at, now or when what is under way has
+    /// ended.
+    pub(super) fn is_due(&self, item: &T) -> bool {
+        self.queued.contains(item) || self.under_way.get(item) == Some(&true)
     }
 
     /// The next item; it is under way until [`Self::done`] or
@@ -135,16 +136,17 @@ mod tests {
     fn news_while_under_way_is_looked_at_afterwards() {
         let mut queue = Queue::default();
         queue.push("a");
-        assert!(queue.holds(&"a"), "due");
+        assert!(queue.is_due(&"a"));
         assert_eq!(queue.next(at_ms(0)), Some("a"));
-        assert!(queue.holds(&"a"), "under way");
+        assert!(!queue.is_due(&"a"), "under way");
         queue.push("a");
+        assert!(queue.is_due(&"a"), "under way, and again afterwards");
         assert_eq!(queue.next(at_ms(0)), None, "never two at a time");
         queue.done(&"a");
         assert_eq!(queue.next(at_ms(0)), Some("a"));
         queue.done(&"a");
         assert_eq!(queue.next(at_ms(0)), None);
-        assert!(!queue.holds(&"a"));
+        assert!(!queue.is_due(&"a"));
     }
 
     #[test]

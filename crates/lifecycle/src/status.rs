@@ -26,13 +26,7 @@ pub(crate) fn generate(w: World<'_>, stage: Stage) -> PodStatus {
         host_ip: w.desired.host_ips.first().map(ToString::to_string),
         host_ips: some_list(w.desired.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
         start_time: Some(w.last.and_then(|last| last.start_time.clone()).unwrap_or_else(|| w.now.wire())),
-        // Behind PodObservedGenerationTracking, alpha and off in 1.33; a status
-        // that has one already is kept up. Source: KEP-5067.
-        observed_generation: w
-            .last
-            .and_then(|last| last.observed_generation)
-            .filter(|g| *g > 0)
-            .map(|_| w.desired.generation),
+        observed_generation: observed_generation(w),
         ..PodStatus::default()
     };
     if rejected(w) {
@@ -63,6 +57,13 @@ pub(crate) fn generate(w: World<'_>, stage: Stage) -> PodStatus {
     decide_phase(w, &mut status, phase);
     status.conditions = Some(conditions::all(w, &status));
     status
+}
+
+/// Which spec the status is about. Upstream writes it behind
+/// `PodObservedGenerationTracking`, off in 1.33 and on ever since: who waits
+/// for a change to be acted on has no other way to tell. Source: KEP-5067.
+pub(super) fn observed_generation(w: World<'_>) -> Option<i64> {
+    Some(w.desired.generation).filter(|generation| *generation > 0)
 }
 
 /// Refused by the node before anything of it was made.

@@ -262,8 +262,13 @@ impl Checker {
         })
     }
 
-    /// A status reached the API.
-    pub fn written(&self, uid: &Uid, old: Option<&PodStatus>, new: &PodStatus) -> Result<(), Broken> {
+    /// A status reached the API, where the pod has that generation.
+    pub fn written(&self, uid: &Uid, generation: Option<i64>, old: Option<&PodStatus>, new: &PodStatus) -> Result<(), Broken> {
+        let observed = new.observed_generation;
+        let before = old.and_then(|old| old.observed_generation);
+        ensure(observed.is_some() && before <= observed && observed <= generation, || {
+            format!("{uid}: observedGeneration went from {before:?} to {observed:?} at generation {generation:?}")
+        })?;
         let phase = |s: &PodStatus| s.phase.clone().unwrap_or_default();
         if let Some(old) = old {
             let terminal = matches!(phase(old).as_str(), "Succeeded" | "Failed");

@@ -76,6 +76,9 @@ pub fn status(status: &PodStatus) -> String {
         .filter(|c| c.status == "True")
         .map(|c| c.type_.as_str());
     parts.push(format!("true=[{}]", conditions.collect::<Vec<_>>().join(" ")));
+    if let Some(generation) = status.observed_generation.filter(|generation| *generation > 1) {
+        parts.push(format!("generation={generation}"));
+    }
     let containers = status
         .init_container_statuses
         .iter()

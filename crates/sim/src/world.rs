@@ -414,7 +414,8 @@ impl World {
             .filter(|c| !others.iter().any(|o| o.type_ == c.type_));
         status.conditions = Some(others.iter().cloned().chain(mine).collect());
         pod.status = Some(status.clone());
-        if let Err(broken) = self.checker.written(uid, old.as_ref(), &status) {
+        let generation = pod.metadata.generation;
+        if let Err(broken) = self.checker.written(uid, generation, old.as_ref(), &status) {
             self.broken(&broken);
         }
         self.after(Duration::from_millis(1), Happening::Watch { uid: uid.clone() });

@@ -171,6 +171,10 @@ fn unsettled(world: &World, uid: &Uid) -> Option<String> {
         return Some("still terminating".to_owned());
     }
     let status = world.status(uid).unwrap();
+    let (observed, generation) = (status.observed_generation, pod.metadata.generation);
+    if observed != generation {
+        return Some(format!("its status is about generation {observed:?}, it has {generation:?}"));
+    }
     let running = |name: &str| {
         let newest = held
             .into_iter()

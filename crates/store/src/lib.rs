@@ -100,7 +100,9 @@ pub enum Compare {
 /// A change a transaction makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Create or replace.
+    /// Create or replace. The embedded store keeps these very bytes, for as
+    /// long as they are stored, and hands them on: no small part of a large
+    /// buffer, and no room to spare.
     Put(Key, Bytes),
     /// Remove; nothing happens if it does not exist.
     Delete(Key),

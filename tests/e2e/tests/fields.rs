@@ -65,6 +65,7 @@ fn post(platform: &Platform, path: &str, body: &str) -> (bool, String) {
 /// Fields: apiVersion kind metadata metadata.name metadata.namespace metadata.generateName
 /// Fields: metadata.creationTimestamp metadata.uid metadata.resourceVersion metadata.generation metadata.managedFields.*
 /// Fields: metadata.deletionGracePeriodSeconds metadata.deletionTimestamp metadata.finalizers
+/// Fields: status.observedGeneration status.conditions[].observedGeneration
 #[test]
 fn root_what_a_pod_is_called_and_who_wrote_what() {
     let build = Build::from_env().unwrap();
@@ -122,6 +123,13 @@ fn root_what_a_pod_is_called_and_who_wrote_what() {
     // One for its creation, one for the change of what it should be; the
     // kubelet's statuses are none.
     assert_eq!((&meta["generation"], &changed["metadata"]["generation"]), (&1.into(), &2.into()));
+    platform
+        .wait_pod("default", "held", "its status is about the change", LIMIT, |pod| {
+            let conditions = pod["status"]["conditions"].as_array()?;
+            let all = conditions.iter().all(|condition| condition["observedGeneration"] == 2);
+            (all && conditions.len() == 5 && pod["status"]["observedGeneration"] == 2).then_some(())
+        })
+        .unwrap();
     let shown = platform.ok(&["get", "pod", "held", "-o", "json", "--show-managed-fields"]).unwrap();
     let shown: Value = serde_json::from_str(&shown).unwrap();
     let writers = shown["metadata"]["managedFields"].as_array().unwrap();

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use store::{Event, Versioned};
 use tokio::sync::mpsc;
 
+use super::written::Written;
 use super::{Damage, Entry, From, Snapshot, Subscription};
 
 /// One change of one object.
@@ -126,16 +127,7 @@ pub(crate) struct Bounds {
 /// says: the words of the decoder may hold a part of it.
 pub(crate) fn decode(key: &str, versioned: &Versioned) -> Result<Arc<Entry>, Damage> {
     match serde_json::from_slice::<Object>(&versioned.value) {
-        Ok(mut object) => {
-            let revision = versioned.modified.0;
-            object.meta.resource_version = Some(revision.to_string());
-            Ok(Arc::new(Entry {
-                key: key.to_owned(),
-                object: Arc::new(object),
-                stored: versioned.value.clone(),
-                revision,
-            }))
-        }
+        Ok(object) => Ok(Entry::new(key, object, versioned.value.clone(), versioned.modified.0)),
         Err(error) => {
             tracing::error!(
                 key,
@@ -148,6 +140,11 @@ pub(crate) fn decode(key: &str, versioned: &Versioned) -> Result<Arc<Entry>, Dam
             Err(Damage::of(key, versioned))
         }
     }
+}
+
+/// Whether an entry is what decoding what is stored would give.
+fn is_what_is_stored(entry: &Entry, versioned: &Versioned) -> bool {
+    decode(&entry.key, versioned).is_ok_and(|decoded| decoded.object == entry.object && decoded.revision == entry.revision)
 }
 
 impl State {
@@ -276,9 +273,14 @@ impl State {
     }
 
     /// Applies changes of the store, in order, and hands them to watchers.
-    pub(crate) fn apply(&mut self, events: Vec<Event>) {
+    pub(crate) fn apply(&mut self, events: Vec<Event>, written: &Written) {
         for event in events {
-            let decoded = event.value.as_ref().map(|versioned| decode(&event.key, versioned)).transpose();
+            let decoded = event.value.as_ref().map(|versioned| {
+                let known = written.news(&event.key, &versioned.value, versioned.modified.0);
+                debug_assert!(known.as_ref().is_none_or(|known| is_what_is_stored(known, versioned)), "{known:?}");
+                known.map_or_else(|| decode(&event.key, versioned), Ok)
+            });
+            let decoded = decoded.transpose();
             let (new, damage) = match decoded {
                 Ok(new) => (new, self.damaged.remove(&event.key)),
                 Err(damage) => {
@@ -312,6 +314,7 @@ impl State {
             self.ring_bytes += change.bytes();
             self.ring.push_back(change);
         }
+        written.reached(self.revision);
         while self.ring.len() > self.bounds.ring_changes || self.ring_bytes > self.bounds.ring_bytes {
             let Some(dropped) = self.ring.pop_front() else { break };
             self.ring_bytes -= dropped.bytes();

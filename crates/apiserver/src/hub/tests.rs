@@ -220,3 +220,59 @@ async fn a_hub_s_answer_is_never_older_than_asked() {
     assert_eq!(rig.hub.get("/registry/x/a", at).unwrap().unwrap().unwrap().revision, at);
     assert!(rig.hub.get("/registry/x/b", at).unwrap().unwrap().is_none());
 }
+
+/// Announces a version and stores it, unless somebody has done so: the entry
+/// its writer gets, or what it is given back.
+async fn write(rig: &Rig, name: &str) -> Result<Arc<Entry>, Box<Object>> {
+    let key = format!("/registry/x/{name}");
+    let object: Object = serde_json::from_value(serde_json::json!({"kind": "X", "metadata": {"name": name}})).unwrap();
+    let bytes = Bytes::from(serde_json::to_vec(&object).unwrap());
+    let expected = rig.hub.expect(object, bytes.clone());
+    let txn = Txn {
+        compare: vec![Compare::Absent(key.clone())],
+        ops: vec![Op::Put(key.clone(), bytes)],
+    };
+    match rig.store.commit(txn).await {
+        Ok(revision) => {
+            // Now the news are first, now the writer is.
+            if revision.0.is_multiple_of(2) {
+                assert!(rig.hub.reach(revision.0, Duration::from_secs(5)).await);
+            }
+            Ok(expected.stored(&key, revision.0))
+        }
+        Err(_) => Err(expected.withdraw()),
+    }
+}
+
+#[tokio::test]
+async fn who_wrote_a_version_and_who_reads_the_news_of_it_have_the_same() {
+    let rig = rig(false, Limits::default()).await;
+    for number in 0..20 {
+        let name = format!("n{number}");
+        let entry = write(&rig, &name).await.unwrap();
+        assert_eq!(entry.object.meta.resource_version, Some(entry.revision.to_string()));
+        assert!(rig.hub.reach(entry.revision, Duration::from_secs(5)).await);
+        let known = rig.hub.get(&entry.key, entry.revision).unwrap().unwrap().unwrap();
+        assert!(Arc::ptr_eq(&known, &entry), "{name} was decoded again");
+        let back = write(&rig, &name).await.unwrap_err();
+        assert_eq!(back.meta.name.as_deref(), Some(name.as_str()), "it was there before");
+    }
+    assert_eq!(rig.hub.written.len(), 0);
+}
+
+#[tokio::test]
+async fn versions_nobody_comes_for_are_forgotten() {
+    let rig = rig(false, Limits::default()).await;
+    let object = Object::default();
+    drop(rig.hub.expect(object.clone(), Bytes::from_static(b"given up")));
+    assert_eq!(rig.hub.written.len(), 0);
+    // Stored under these bytes, but the store tells of others.
+    let key = "/registry/x/sealed";
+    let revision = rig.put("sealed").await;
+    let expected = rig.hub.expect(object, Bytes::from_static(b"in plain words"));
+    assert!(rig.hub.reach(revision, Duration::from_secs(5)).await);
+    assert_eq!(expected.stored(key, revision).revision, revision);
+    let next = rig.put("next").await;
+    assert!(rig.hub.reach(next, Duration::from_secs(5)).await);
+    assert_eq!(rig.hub.written.len(), 0);
+}

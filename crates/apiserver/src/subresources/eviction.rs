@@ -258,7 +258,7 @@ async fn mark(call: &Call, pod: &Object) -> Result<Option<String>, Status> {
     let mut marked = pod.clone();
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
-        "lastProbeTime": null, "lastTransitionTime": call.now.to_string(),
+        "lastProbeTime": null, "lastTransitionTime": call.now.to_string(), "observedGeneration": pod.meta.generation,
     });
     set_condition(marked.body.entry("status").or_insert_with(|| json!({})), condition);
     commit(call, &call.row, pod, &marked).await

@@ -20,7 +20,7 @@ async fn a_binding_gives_a_pod_its_node_once() {
         (&json!("n1"), &json!("b"))
     );
     assert_eq!(pod["metadata"]["generation"], 1);
-    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": "2027-01-15T08:00:00Z"});
+    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": "2027-01-15T08:00:00Z", "observedGeneration": 1});
     assert!(
         pod["status"]["conditions"].as_array().unwrap().contains(&condition),
         "{}",

@@ -107,7 +107,7 @@ fn own(object: &mut Object, call: &Call) {
 }
 
 /// Validates and commits; `None` when the name is taken.
-async fn commit(call: &Call, new: Object, dry_run: bool, warnings: &mut Vec<String>) -> Result<Option<Arc<Entry>>, Status> {
+async fn commit(call: &Call, mut new: Object, dry_run: bool, warnings: &mut Vec<String>) -> Result<Option<Arc<Entry>>, Status> {
     Authorizer::object(&call.identity, &call.asked, &new)?;
     call.core.served().authorizer.change(&call.identity, &call.asked, &new, None)?;
     let key = call.row.key(new.namespace(), new.name());
@@ -121,7 +121,7 @@ async fn commit(call: &Call, new: Object, dry_run: bool, warnings: &mut Vec<Stri
         if dry_run {
             let taken = call.core.current(&call.row, &key).await?.is_some();
             let object = converted.or(claim.map(|claim| claim.object)).unwrap_or(new);
-            return Ok((!taken).then(|| write::entry(&key, object, encoded, 0)));
+            return Ok((!taken).then(|| Entry::new(&key, object, encoded, 0)));
         }
         let mut txn = Txn {
             compare: vec![Compare::Absent(key.clone())],
@@ -137,15 +137,17 @@ async fn commit(call: &Call, new: Object, dry_run: bool, warnings: &mut Vec<Stri
             txn.compare.extend(charge.compare.iter().cloned());
             txn.ops.extend(charge.ops.iter().cloned());
         }
-        match call.core.store.commit(txn).await {
-            Ok(revision) => {
-                let object = converted.or(claim.map(|claim| claim.object)).unwrap_or(new);
-                return Ok(Some(write::entry(&key, object, encoded, revision.0)));
-            }
-            Err(StoreError::Conflict { key: lost }) if lost == key => return Ok(None),
+        let (claimed, _turn) = claim.map(Claim::into_parts).unzip();
+        let (stored, kept) = match converted.or(claimed) {
+            Some(other) => (other, Some(new)),
+            None => (new, None),
+        };
+        match write::commit(&call.core, &call.row, &key, (stored, encoded), txn).await {
+            Ok(entry) => return Ok(Some(entry)),
+            Err((StoreError::Conflict { key: lost }, _)) if lost == key => return Ok(None),
             // The namespace or a quota changed, or something was given away.
-            Err(StoreError::Conflict { .. }) => {}
-            Err(error) => return Err(write::store_failed(&error)),
+            Err((StoreError::Conflict { .. }, stored)) => new = kept.unwrap_or(stored),
+            Err((error, _)) => return Err(write::store_failed(&error)),
         }
     }
     Err(allocate::contended(&call.row, new.name()))

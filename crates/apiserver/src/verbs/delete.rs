@@ -316,7 +316,7 @@ pub(crate) async fn delete_one(call: &Call, name: &str, key: &str, options: &Opt
         let known = current.entry.revision;
         let deleted = |revision| match entry {
             Some((stored, bytes)) => Deleted {
-                entry: write::entry(key, stored, bytes, revision),
+                entry: Entry::new(key, stored, bytes, revision),
                 removed,
             },
             None => Deleted {

@@ -114,10 +114,12 @@ fn condition(report: &Report) -> Option<Value> {
     };
     let old = report.pod.pod_scheduled.as_ref();
     let same_status = old.is_some_and(|old| old.status == "False");
-    if same_status && old.is_some_and(|old| old.reason.as_deref() == Some(reason) && old.message.as_ref() == Some(message)) {
+    let same_spec = old.is_some_and(|old| old.observed_generation == report.pod.generation);
+    if same_status && same_spec && old.is_some_and(|old| old.reason.as_deref() == Some(reason) && old.message.as_ref() == Some(message)) {
         return None;
     }
-    let mut condition = json!({ "type": "PodScheduled", "status": "False", "reason": reason, "message": message, "lastProbeTime": null });
+    let mut condition = json!({ "type": "PodScheduled", "status": "False", "reason": reason, "message": message, "lastProbeTime": null,
+        "observedGeneration": report.pod.generation });
     if !same_status {
         condition["lastTransitionTime"] = json!(report.at.wire());
     }

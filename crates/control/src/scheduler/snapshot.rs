@@ -52,6 +52,8 @@ pub struct PodFacts {
     pub scored: Resources,
     /// Names of the claims its volumes are.
     pub claims: Vec<String>,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
     /// The condition `PodScheduled` as last seen.
     pub pod_scheduled: Option<PodCondition>,
 }
@@ -137,6 +139,7 @@ fn facts(pod: &Pod) -> Option<PodFacts> {
         requests: pods::requests_in_force(pod),
         scored: scored(pod),
         claims: pods::claims(pod).map(str::to_owned).collect(),
+        generation: meta.generation,
         pod_scheduled: pods::condition(pod, "PodScheduled").cloned(),
     })
 }

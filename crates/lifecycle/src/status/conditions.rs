@@ -104,8 +104,7 @@ fn condition(w: World<'_>, condition_type: &str, verdict: Verdict) -> PodConditi
         message,
         last_transition_time: Some(since.unwrap_or_else(|| w.now.wire())),
         last_probe_time: None,
-        // As upstream: only where one was written before (KEP-5067 is alpha).
-        observed_generation: old.and_then(|c| c.observed_generation).map(|_| w.desired.generation),
+        observed_generation: status::observed_generation(w),
     }
 }
 

@@ -19,6 +19,7 @@ impl World {
             .unwrap_or_default()
             .parse()
             .expect("worlds name their pods well");
+        pod.metadata.generation = Some(1);
         pod.status = Some(PodStatus {
             phase: Some("Pending".to_owned()),
             qos_class: Some("BestEffort".to_owned()),
@@ -52,6 +53,7 @@ impl World {
             };
             pod.metadata.deletion_timestamp = Some(WireTime((asked_at + Duration::from_secs(grace_s)).max(asked_at).wire().0));
             pod.metadata.deletion_grace_period_seconds = i64::try_from(grace_s).ok();
+            pod.metadata.generation = pod.metadata.generation.map(|generation| generation + 1);
         }
         let now = self.now;
         self.checker.deletion_asked(now, uid, grace_s);
@@ -61,7 +63,11 @@ impl World {
     /// A change of the spec or of conditions.
     pub fn change(&mut self, uid: &Uid, change: impl FnOnce(&mut Pod)) {
         if let Some(pod) = self.api.get_mut(uid) {
+            let before = pod.spec.clone();
             change(pod);
+            if pod.spec != before {
+                pod.metadata.generation = pod.metadata.generation.map(|generation| generation + 1);
+            }
             self.after(Duration::from_millis(1), Happening::Watch { uid: uid.clone() });
         }
     }

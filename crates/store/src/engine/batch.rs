@@ -6,8 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
 use crate::{Compare, Event, KEY_BYTES_MAX, Key, Op, Revision, StoreError, TXN_BYTES_MAX, TXN_OPS_MAX, Txn, Versioned};
 
 /// What one key was before a batch and is after it.
@@ -123,9 +121,7 @@ impl Plan {
             return;
         }
         let value = bytes.map(|bytes| Versioned {
-            // Copied: the caller's bytes may be a small part of a large buffer
-            // (or a buffer with spare room), and this value may stay for months.
-            value: Bytes::copy_from_slice(&bytes),
+            value: bytes,
             created: previous.as_ref().map_or(revision, |previous| previous.created),
             modified: revision,
         });

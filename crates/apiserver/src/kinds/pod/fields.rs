@@ -85,10 +85,6 @@ const KEPT: &[(&str, &str)] = &[("spec.preemptionPolicy", "no pod is preempted y
 const NOT_WRITTEN: &[(&str, &str)] = &[
     ("metadata.selfLink", "nor does upstream since v1.20"),
     ("status.conditions[].lastProbeTime", "upstream's is always null"),
-    (
-        "status.conditions[].observedGeneration",
-        "behind upstream's gate `PodObservedGenerationTracking`",
-    ),
     ("status.containerStatuses[].allocatedResourcesStatus", "there are no device plugins"),
     (
         "status.containerStatuses[].lastState.running",
@@ -109,10 +105,6 @@ const NOT_WRITTEN: &[(&str, &str)] = &[
     ("status.containerStatuses[].resources.claims", "resource claims are refused"),
     ("status.containerStatuses[].user", "the users of a container are not reported"),
     ("status.nominatedNodeName", "no pod is preempted"),
-    (
-        "status.observedGeneration",
-        "behind upstream's gate `PodObservedGenerationTracking`",
-    ),
     ("status.resize", "deprecated by upstream"),
     ("status.resourceClaimStatuses", "resource claims are refused"),
 ];

@@ -48,7 +48,7 @@ fn create(new: &mut Object, now: Time) {
     if gated {
         status["conditions"] = json!([{
             "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": GATED,
-            "lastProbeTime": null, "lastTransitionTime": now.to_string(),
+            "lastProbeTime": null, "lastTransitionTime": now.to_string(), "observedGeneration": 1,
         }]);
     }
     new.body.insert("status".to_owned(), status);

@@ -3,7 +3,7 @@ use crate::scheduler::snapshot::{Standing, standing};
 
 fn report(outcome: Outcome, at: Time, condition: Value) -> Report {
     let pod = serde_json::from_value(json!({
-        "metadata": { "name": "web", "namespace": "shop", "uid": "u-1", "resourceVersion": "7" },
+        "metadata": { "name": "web", "namespace": "shop", "uid": "u-1", "resourceVersion": "7", "generation": 3 },
         "spec": { "containers": [] },
         "status": { "conditions": [condition] },
     }))
@@ -96,11 +96,13 @@ fn the_condition_is_written_only_when_it_says_something_new() {
         json!({ "metadata": { "uid": "u-1" }, "status": { "conditions": [{
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room",
             "lastProbeTime": null, "lastTransitionTime": "2023-11-14T22:13:20Z",
+            "observedGeneration": 3,
         }] } })
     );
-    let said = |message: &str| json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message });
-    assert_eq!(condition(&refused(said("no room"))), None);
-    let changed = condition(&refused(said("no port"))).unwrap();
+    let said = |message: &str, generation: u32| json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message, "observedGeneration": generation });
+    assert_eq!(condition(&refused(said("no room", 3))), None);
+    assert!(condition(&refused(said("no room", 2))).is_some(), "it is about another spec now");
+    let changed = condition(&refused(said("no port", 3))).unwrap();
     assert!(
         changed["status"]["conditions"][0].get("lastTransitionTime").is_none(),
         "it was false before"

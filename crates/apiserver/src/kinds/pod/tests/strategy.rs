@@ -40,6 +40,7 @@ fn a_gated_pod_says_so() {
     );
     assert_eq!(condition["message"], "Scheduling is blocked due to non-empty scheduling gates");
     assert_eq!(condition["lastTransitionTime"], "2023-11-14T22:13:20Z");
+    assert_eq!(condition["observedGeneration"], 1);
 }
 
 fn stored() -> Object {
