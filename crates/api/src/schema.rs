@@ -10,13 +10,14 @@
 //! Reading order: [`Schema`], [`Field`], [`Root`] (what a kind's owner keeps),
 //! then `walk.rs` (unknown fields and normal form), `check.rs` (type errors in
 //! Go's words), `parse.rs` (JSON with duplicate keys reported), `table.rs` (the
-//! arena), `document.rs` (a table from a document), `describe.rs` (what people
-//! read of it).
+//! arena), `document.rs` (a table from a document) and `declared.rs` (what that
+//! document does not allow), `describe.rs` (what people read of it).
 //!
 //! The built-in table is decoded at first use. Its names stay in the program
 //! image; a field costs 32 bytes.
 
 mod check;
+mod declared;
 mod defaults;
 mod describe;
 mod document;
@@ -25,6 +26,7 @@ mod table;
 mod walk;
 
 pub use check::{ShapeError, check};
+pub use declared::violations;
 pub use defaults::apply_defaults;
 pub use describe::{Described, Descriptions, scalar_name};
 pub use document::{DocumentError, declare};

@@ -116,6 +116,17 @@ impl Violation {
         }
     }
 
+    /// `Invalid value: "<type>": <detail>`: a value of another type than the
+    /// field's.
+    #[must_use]
+    pub fn type_invalid(field: impl Into<String>, found: &str, detail: &str) -> Self {
+        Self {
+            field: field.into(),
+            reason: "FieldValueTypeInvalid",
+            message: format!("Invalid value: {found:?}: {detail}"),
+        }
+    }
+
     /// `Unsupported value: "<value>": supported values: "A", "B"`.
     #[must_use]
     pub fn not_supported(field: impl Into<String>, value: &str, supported: &[&str]) -> Self {

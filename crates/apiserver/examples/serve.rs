@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let store = Arc::new(store::Embedded::open(&directory.join("store"), store::Options::default())?);
     let config = Config {
         store: Arc::clone(&store) as Arc<dyn Store>,
-        registry: kinds::builtin(),
+        rows: kinds::rows(),
         nodes: Arc::new(NoNodes),
         tokens: Arc::new(tokens::Tokens::new(
             tokens::DEFAULT_ISSUER,

@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use crate::authn::Identity;
 use crate::call::{Call, served};
 use crate::hub::{Damage, Entry};
-use crate::registry::Resource;
+use crate::registry::{Resource, Row};
 use crate::server::Core;
 use crate::write::store_failed;
 
@@ -134,16 +134,16 @@ pub(crate) struct Lookup<'a> {
     pub(crate) core: &'a Core,
 }
 
-impl<'a> Lookup<'a> {
+impl Lookup<'_> {
     /// The row of a resource this server serves.
-    pub(crate) fn row(&self, group: &str, plural: &str) -> Option<&'a Arc<Resource>> {
-        self.core.registry.find(group, "v1", plural)
+    pub(crate) fn row(&self, group: &str, plural: &str) -> Option<Arc<Row>> {
+        self.core.row(group, "v1", plural)
     }
 
     /// One object.
     pub(crate) async fn object(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Result<Option<Arc<Object>>, Status> {
         let Some(row) = self.row(group, plural) else { return Ok(None) };
-        let current = self.core.current(row, &row.key(namespace, name)).await?;
+        let current = self.core.current(&row, &row.key(namespace, name)).await?;
         Ok(current.map(|current| current.object))
     }
 
@@ -152,15 +152,15 @@ impl<'a> Lookup<'a> {
         let Some(row) = self.row(group, plural) else {
             return Ok(Vec::new());
         };
-        let entries = self.core.current_all(row, Some(namespace).filter(|name| !name.is_empty())).await?;
-        Ok(entries.iter().map(|entry| served(row, &entry.object)).collect())
+        let entries = self.core.current_all(&row, Some(namespace).filter(|name| !name.is_empty())).await?;
+        Ok(entries.iter().map(|entry| served(&row, &entry.object)).collect())
     }
 }
 
 impl Core {
     /// The newest version of every object of a row, or of one namespace of it.
-    pub(crate) async fn current_all(&self, row: &Resource, namespace: Option<&str>) -> Result<Vec<Arc<Entry>>, Status> {
-        let (hub, prefix) = (self.hub(row), row.prefix(namespace));
+    pub(crate) async fn current_all(&self, row: &Row, namespace: Option<&str>) -> Result<Vec<Arc<Entry>>, Status> {
+        let (hub, prefix) = (row.hub(), row.prefix(namespace));
         let entries = match hub.all(&prefix, self.store.revision().0) {
             Some(snapshot) => snapshot.whole(),
             None => {

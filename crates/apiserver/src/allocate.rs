@@ -16,7 +16,7 @@ use store::{Compare, Key, Op, Revision};
 use tokio::sync::SemaphorePermit;
 
 use crate::hub::Damage;
-use crate::registry::{Resource, Unallocated};
+use crate::registry::{Resource, Row, Unallocated};
 use crate::server::Core;
 use crate::write::store_failed;
 
@@ -57,7 +57,7 @@ impl<'a> Claim<'a> {
 
 impl Core {
     /// Chooses what the object is to be given; `None` when that is nothing.
-    pub(crate) async fn allocate(&self, row: &Resource, new: &Object, old: Option<&Object>) -> Result<Option<Claim<'_>>, Status> {
+    pub(crate) async fn allocate(&self, row: &Row, new: &Object, old: Option<&Object>) -> Result<Option<Claim<'_>>, Status> {
         if !row.strategy.allocates(new, old) {
             return Ok(None);
         }
@@ -68,7 +68,7 @@ impl Core {
         let marked = self.store.get(&marker).await.map_err(|error| store_failed(&error))?;
         let marked = marked.map(|marked| marked.modified);
         let newest = marked.unwrap_or_default().max(self.store.revision());
-        let hub = self.hub(row);
+        let hub = row.hub();
         if !hub.reach(newest.0, self.limits.fresh_timeout).await {
             return Err(Status::unavailable(format!(
                 "the server is behind its store: what {} have taken up to revision {newest} is not read yet; try again",

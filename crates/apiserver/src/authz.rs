@@ -16,7 +16,6 @@ mod node_restriction;
 mod rbac;
 pub(crate) mod rules;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Object, Status};
@@ -69,12 +68,9 @@ pub(crate) struct Authorizer {
 }
 
 impl Authorizer {
-    /// Over the hubs of a server.
-    pub(crate) fn new(registry: &Registry, hubs: &BTreeMap<&'static str, Arc<Hub>>) -> Self {
-        let hub = |group: &str, plural: &str| {
-            let row = registry.find(group, "v1", plural)?;
-            hubs.get(row.storage).cloned()
-        };
+    /// Over the hubs of served rows.
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let hub = |group: &str, plural: &str| registry.find(group, "v1", plural).map(|row| Arc::clone(row.hub()));
         Self {
             rbac: Rbac::new(["clusterroles", "roles", "clusterrolebindings", "rolebindings"].map(|plural| hub(rules::GROUP, plural))),
             pods: hub("", "pods"),

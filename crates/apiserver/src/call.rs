@@ -13,7 +13,7 @@ use crate::body::{self, Body};
 use crate::hub::Entry;
 use crate::metrics::Permit;
 use crate::negotiate::{self, Accepted, Encoding, Form, Offer};
-use crate::registry::{Resource, Subresource};
+use crate::registry::{Resource, Row, Subresource};
 use crate::request::{Query, ResourceRequest, Verb};
 use crate::respond;
 use crate::server::Core;
@@ -42,7 +42,7 @@ pub(crate) enum Part {
 pub(crate) struct Call {
     pub(crate) core: Arc<Core>,
     pub(crate) identity: Identity,
-    pub(crate) row: Arc<Resource>,
+    pub(crate) row: Arc<Row>,
     pub(crate) asked: ResourceRequest,
     pub(crate) query: Query,
     pub(crate) method: Method,
@@ -74,7 +74,7 @@ impl Call {
     pub(crate) fn new(
         core: Arc<Core>,
         identity: Identity,
-        row: Arc<Resource>,
+        row: Arc<Row>,
         asked: ResourceRequest,
         query: Query,
         request: Request<Body>,

@@ -11,9 +11,8 @@ use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::negotiate::{self, DiscoveryForm};
-use crate::registry::{Registry, Resource, Subresource};
+use crate::registry::{Registry, Resource, Row, Subresource};
 use crate::respond;
-use crate::server::Core;
 
 /// Verbs of every row, in discovery's order.
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -30,7 +29,7 @@ pub(crate) fn row_verbs(row: &Resource) -> &'static [&'static str] {
 }
 
 /// Rows by group, then version.
-type Groups<'r> = BTreeMap<&'r str, BTreeMap<&'r str, Vec<&'r Arc<Resource>>>>;
+type Groups<'r> = BTreeMap<&'r str, BTreeMap<&'r str, Vec<&'r Arc<Row>>>>;
 
 pub(crate) fn groups(registry: &Registry) -> Groups<'_> {
     let mut groups = Groups::new();
@@ -46,8 +45,8 @@ pub(crate) fn groups(registry: &Registry) -> Groups<'_> {
 }
 
 /// The answer to a path of discovery.
-pub(crate) fn answer(core: &Core, path: &str, accept: Option<&str>) -> Result<Response<Body>, Status> {
-    let groups = groups(&core.registry);
+pub(crate) fn answer(registry: &Registry, path: &str, accept: Option<&str>) -> Result<Response<Body>, Status> {
+    let groups = groups(registry);
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let value = match parts.as_slice() {
         [] => json!({"paths": paths(&groups)}),
@@ -77,7 +76,7 @@ pub(crate) fn answer(core: &Core, path: &str, accept: Option<&str>) -> Result<Re
     Ok(respond::json(StatusCode::OK, &value))
 }
 
-fn named<'g, 'r>(groups: &'g Groups<'r>) -> impl Iterator<Item = (&'g &'r str, &'g BTreeMap<&'r str, Vec<&'r Arc<Resource>>>)> {
+fn named<'g, 'r>(groups: &'g Groups<'r>) -> impl Iterator<Item = (&'g &'r str, &'g BTreeMap<&'r str, Vec<&'r Arc<Row>>>)> {
     groups.iter().filter(|(group, _)| !group.is_empty())
 }
 
@@ -112,7 +111,7 @@ fn paths(groups: &Groups<'_>) -> Vec<String> {
     paths
 }
 
-fn group_document(group: &str, versions: &BTreeMap<&str, Vec<&Arc<Resource>>>) -> Value {
+fn group_document(group: &str, versions: &BTreeMap<&str, Vec<&Arc<Row>>>) -> Value {
     let versions: Vec<Value> = versions
         .keys()
         .map(|version| json!({"groupVersion": format!("{group}/{version}"), "version": version}))
@@ -211,7 +210,7 @@ pub(crate) const fn verbs(subresource: Subresource) -> &'static [&'static str] {
 
 fn aggregated<'g, 'r: 'g>(
     form: DiscoveryForm,
-    groups: impl Iterator<Item = (&'g &'r str, &'g BTreeMap<&'r str, Vec<&'r Arc<Resource>>>)>,
+    groups: impl Iterator<Item = (&'g &'r str, &'g BTreeMap<&'r str, Vec<&'r Arc<Row>>>)>,
 ) -> Response<Body> {
     let version = if form == DiscoveryForm::AggregatedV2 { "v2" } else { "v2beta1" };
     let items: Vec<Value> = groups.map(|(group, versions)| aggregated_group(group, versions)).collect();
@@ -234,7 +233,7 @@ fn aggregated<'g, 'r: 'g>(
     response
 }
 
-fn aggregated_group(group: &str, versions: &BTreeMap<&str, Vec<&Arc<Resource>>>) -> Value {
+fn aggregated_group(group: &str, versions: &BTreeMap<&str, Vec<&Arc<Row>>>) -> Value {
     let response_kind = |row: &Resource, kind: &str| json!({"group": row.id.group, "version": row.id.version, "kind": kind});
     let one = |row: &Resource| {
         let mut resource = json!({
@@ -267,7 +266,7 @@ fn aggregated_group(group: &str, versions: &BTreeMap<&str, Vec<&Arc<Resource>>>)
         }
         resource
     };
-    let version = |(version, rows): (&&str, &Vec<&Arc<Resource>>)| {
+    let version = |(version, rows): (&&str, &Vec<&Arc<Row>>)| {
         let mut resources: Vec<Value> = rows.iter().map(|row| one(row)).collect();
         if let Some(row) = rows.iter().find(|row| row.has(Subresource::Binding)) {
             resources.push(json!({

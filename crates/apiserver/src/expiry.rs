@@ -17,9 +17,8 @@ use api::Time;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use store::{Compare, Op, Revision, StoreError, Txn};
-use tokio_util::sync::CancellationToken;
 
-use crate::registry::Resource;
+use crate::registry::Row;
 use crate::server::Core;
 
 /// A mark is made at most this often within one `ttl`: an object lives longer
@@ -85,29 +84,30 @@ fn plan(marks: &[Mark], seen: Seen, now_s: i64, ttl_s: i64) -> Plan {
     Plan { expired_through, marks }
 }
 
-/// Looks after one storage until the server is closed or gone.
-pub(crate) async fn run(core: Weak<Core>, row: Arc<Resource>, ttl: Duration, closing: CancellationToken) {
+/// Looks after one storage until its hub ends.
+pub(crate) async fn run(core: Weak<Core>, row: Arc<Row>, ttl: Duration) {
+    let ends = row.hub().ends().clone();
     let mut looks = tokio::time::interval((ttl / STEPS).max(Duration::from_secs(1)));
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = closing.cancelled() => return,
+            () = ends.cancelled() => return,
             _ = looks.tick() => {}
         }
         let Some(core) = core.upgrade() else { return };
         let now = (core.clock)();
         match core.expire(&row, ttl, now).await {
             Ok(0) => {}
-            Ok(removed) => tracing::debug!(resource = row.storage, removed, "objects reached the end of their time"),
+            Ok(removed) => tracing::debug!(resource = row.storage.as_ref(), removed, "objects reached the end of their time"),
             Err(StoreError::Closed) => return,
-            Err(error) => tracing::warn!(resource = row.storage, %error, "removing old objects failed; will be tried again"),
+            Err(error) => tracing::warn!(resource = row.storage.as_ref(), %error, "removing old objects failed; will be tried again"),
         }
     }
 }
 
 impl Core {
     /// Removes what is over at `now`, and says how many objects that were.
-    pub(crate) async fn expire(&self, row: &Resource, ttl: Duration, now: Time) -> Result<usize, StoreError> {
+    pub(crate) async fn expire(&self, row: &Row, ttl: Duration, now: Time) -> Result<usize, StoreError> {
         let key = format!("/registry/expiry/{}", row.storage);
         let stored = self.store.get(&key).await?;
         let known: Vec<Mark> = stored.as_ref().map_or_else(Vec::new, |stored| {
@@ -127,9 +127,9 @@ impl Core {
         self.remove_through(row, plan.expired_through).await
     }
 
-    fn seen(&self, row: &Resource) -> Seen {
+    fn seen(&self, row: &Row) -> Seen {
         let newest = Cell::new(0);
-        let snapshot = self.hub(row).page(&row.prefix(None), None, None, |entry| {
+        let snapshot = row.hub().page(&row.prefix(None), None, None, |entry| {
             newest.set(entry.revision.max(newest.get()));
             false
         });
@@ -157,12 +157,12 @@ impl Core {
     }
 
     /// Removes every object of a row last written at or before a revision.
-    async fn remove_through(&self, row: &Resource, through: u64) -> Result<usize, StoreError> {
+    async fn remove_through(&self, row: &Row, through: u64) -> Result<usize, StoreError> {
         let mut removed = 0;
         let mut after: Option<String> = None;
         loop {
-            let batch = self
-                .hub(row)
+            let batch = row
+                .hub()
                 .page(&row.prefix(None), after.as_deref(), Some(BATCH), |entry| entry.revision <= through);
             // One that cannot be decoded has a time as well.
             for damage in batch.damaged.iter().filter(|damage| damage.revision <= through) {

@@ -2,6 +2,7 @@
 //!
 //! Source: Kubernetes "API health endpoints".
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use http::{Response, StatusCode};
@@ -54,9 +55,15 @@ fn checks(core: &Core, endpoint: &str) -> Vec<Check> {
         passed: true,
     }];
     if endpoint != "/livez" {
-        checks.extend(core.hubs.iter().map(|(storage, hub)| Check {
+        let served = core.served();
+        let hubs: BTreeMap<&str, bool> = served
+            .registry
+            .stored()
+            .map(|row| (row.storage.as_ref(), row.hub().follows()))
+            .collect();
+        checks.extend(hubs.into_iter().map(|(storage, passed)| Check {
             name: format!("hub-{storage}"),
-            passed: hub.follows(),
+            passed,
         }));
     }
     if endpoint == "/readyz" {

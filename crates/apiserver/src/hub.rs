@@ -119,17 +119,20 @@ pub(crate) struct Hub {
     reached: watch::Sender<u64>,
     /// Grows with every change of the objects.
     changes: AtomicU64,
+    /// Cancelled when nobody is to read it any more.
+    ends: CancellationToken,
     written: Arc<Written>,
 }
 
 impl Hub {
-    /// Lists the prefix, and returns the hub with the task that follows it.
+    /// Lists the prefix, and returns the hub with the task that follows it
+    /// until `ends` is cancelled; the hub is empty then.
     pub(crate) async fn open(
         store: Arc<dyn Store>,
         prefix: &str,
         index: Option<Index>,
         limits: &Limits,
-        closing: CancellationToken,
+        ends: CancellationToken,
     ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + use<>), StoreError> {
         let bounds = Bounds {
             ring_changes: limits.hub_events,
@@ -141,6 +144,7 @@ impl Hub {
             state: RwLock::new(State::new(bounds, index)),
             reached: watch::Sender::new(0),
             changes: AtomicU64::new(0),
+            ends,
             written: Arc::default(),
         });
         let changes = hub.list(store.as_ref()).await?;
@@ -148,13 +152,18 @@ impl Hub {
         let bookmarks = limits.bookmark_interval;
         let follow = async move {
             tokio::select! {
-                () = closing.cancelled() => {}
+                () = follower.ends.cancelled() => {}
                 () = follower.follow(store, changes, bookmarks) => {}
             }
             follower.reached.send_replace(0);
-            follower.state_mut().drop_watchers();
+            follower.state_mut().end();
         };
         Ok((hub, follow))
+    }
+
+    /// Cancelled when the hub ends; cancels it.
+    pub(crate) const fn ends(&self) -> &CancellationToken {
+        &self.ends
     }
 
     /// Whether the hub is connected to the store.
@@ -179,13 +188,16 @@ impl Hub {
     }
 
     /// Waits until everything up to `revision` is visible here; false if that
-    /// takes longer than `limit`.
+    /// takes longer than `limit`, or the hub ends.
     pub(crate) async fn reach(&self, revision: u64, limit: Duration) -> bool {
         if *self.reached.borrow() >= revision {
             return true;
         }
         let mut reached = self.reached.subscribe();
-        matches!(tokio::time::timeout(limit, reached.wait_for(|at| *at >= revision)).await, Ok(Ok(_)))
+        tokio::select! {
+            () = self.ends.cancelled() => false,
+            outcome = tokio::time::timeout(limit, reached.wait_for(|at| *at >= revision)) => matches!(outcome, Ok(Ok(_))),
+        }
     }
 
     /// The object of a key, if everything up to `revision` is visible here;

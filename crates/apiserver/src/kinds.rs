@@ -1,7 +1,7 @@
 //! The built-in rows of the registry, one file per kind that behaves in its
 //! own way.
 //!
-//! Reading order: [`builtin`], a small kind such as `config_map.rs`, then
+//! Reading order: [`rows`], a small kind such as `config_map.rs`, then
 //! `pod.rs`. A kind is its row; a row without a strategy behaves as its schema
 //! says.
 
@@ -76,11 +76,16 @@ macro_rules! flag_field {
 }
 use flag_field;
 
-/// Every built-in row.
+/// The built-in rows, for looking things up where nobody serves them.
 #[must_use]
 pub fn builtin() -> Registry {
-    let mut registry = Registry::default();
-    for row in [
+    Registry::of(rows())
+}
+
+/// Every built-in row.
+#[must_use]
+pub fn rows() -> Vec<Resource> {
+    let mut rows = vec![
         namespace::row(),
         node::row(),
         pod::row(),
@@ -106,13 +111,9 @@ pub fn builtin() -> Registry {
         storage::class_row(),
         storage::node_row(),
         certificate_signing_request::row(),
-    ] {
-        registry.insert(row);
-    }
-    for row in reviews::rows().into_iter().chain(rbac::rows()).chain(usage::rows()) {
-        registry.insert(row);
-    }
-    registry
+    ];
+    rows.extend(reviews::rows().into_iter().chain(rbac::rows()).chain(usage::rows()));
+    rows
 }
 
 /// The row of a kind the schema table holds, with nothing special.

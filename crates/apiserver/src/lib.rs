@@ -1,7 +1,7 @@
 //! The API server: registry, request chain, admission, patch, watch fan-out, HTTP.
 //!
-//! Reading order: [`registry`] (a resource is a row), [`server`] (the request
-//! chain: one entry for every request), [`request`], [`authn`] and [`authz`]
+//! Reading order: [`registry`] (a resource is a row), [`serving`] (rows come and
+//! go), [`server`] (the request chain: one entry for every request), [`request`], [`authn`] and [`authz`]
 //! (what is asked, by whom, may they), [`tokens`] (what bearers show),
 //! `verbs/create.rs` and `write.rs` (a write from body to store), `admission.rs`
 //! (rules for many kinds), `allocate.rs` (what must be unique among objects),
@@ -49,6 +49,7 @@ pub mod sealed;
 mod select;
 pub mod serve;
 pub mod server;
+pub mod serving;
 mod subresources;
 pub mod table;
 #[cfg(test)]
@@ -65,3 +66,4 @@ pub use body::Body;
 pub use nodes::{Kubelets, NodeAddress};
 pub use registry::{RangeError, Ranges};
 pub use server::{ApiServer, Clock, Config, Limits, NodeProxy, StartError, Version};
+pub use serving::AddError;

@@ -53,7 +53,7 @@ impl Forms<'_> {
     fn row(&self, api_version: &str) -> Option<&Resource> {
         self.registry
             .rows()
-            .map(AsRef::as_ref)
+            .map(|row| &***row)
             .find(|row| row.storage == self.row.storage && row.id.api_version() == api_version)
     }
 

@@ -228,8 +228,10 @@ impl Metrics {
 
     /// The text exposition.
     pub(crate) fn render(&self, core: &Core) -> Response<Body> {
-        for row in core.registry.stored() {
-            let count = i64::try_from(core.hub(row).len()).unwrap_or(i64::MAX);
+        // Rows that were removed are not told any more.
+        self.objects.clear();
+        for row in core.served().registry.stored() {
+            let count = i64::try_from(row.hub().len()).unwrap_or(i64::MAX);
             self.objects
                 .get_or_create(&Stored {
                     resource: row.id.qualified(),

@@ -55,8 +55,8 @@ impl NodeAddress {
 impl Core {
     /// Sends a request to the API of a node.
     pub(crate) async fn ask_node(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Status> {
-        let object = match self.registry.find("", "v1", "nodes") {
-            Some(row) => self.current(row, &row.key("", node)).await?,
+        let object = match self.row("", "v1", "nodes") {
+            Some(row) => self.current(&row, &row.key("", node)).await?,
             None => None,
         };
         let address = NodeAddress::of(node, object.as_ref().map(|current| current.object.as_ref()));

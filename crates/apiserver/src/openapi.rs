@@ -34,23 +34,24 @@ use crate::registry::{Registry, Resource};
 use crate::request::Query;
 use crate::respond;
 use crate::server::Core;
+use crate::serving::Served;
 
 /// When an address with a hash in it may be asked for again: never.
 ///
 /// Source: upstream `HandleGroupVersion`, "a year in the future".
 const IMMUTABLE: &str = "public, immutable, max-age=31536000";
 
-/// What is remembered of the documents: their hashes, which are made when
-/// somebody first asks.
+/// What is remembered of the documents of some rows: their hashes, which are
+/// made when somebody first asks. Other rows have other hashes.
 #[derive(Default)]
 pub(crate) struct Hashes(OnceLock<BTreeMap<String, String>>);
 
 impl Hashes {
     /// By path, such as `apis/apps/v1`.
-    fn of(&self, core: &Core) -> &BTreeMap<String, String> {
+    fn of(&self, core: &Core, registry: &Registry) -> &BTreeMap<String, String> {
         self.0.get_or_init(|| {
             let mut hashes = BTreeMap::new();
-            for (path, rows) in documents(&core.registry) {
+            for (path, rows) in documents(registry) {
                 hashes.insert(path, hash(&write(core, &rows)));
             }
             hashes
@@ -72,7 +73,7 @@ fn documents(registry: &Registry) -> BTreeMap<String, Vec<&Resource>> {
             } else {
                 format!("apis/{group}/{version}")
             };
-            documents.insert(path, rows.into_iter().map(AsRef::as_ref).collect());
+            documents.insert(path, rows.into_iter().map(|row| &***row).collect());
         }
     }
     documents
@@ -80,10 +81,10 @@ fn documents(registry: &Registry) -> BTreeMap<String, Vec<&Resource>> {
 
 /// The index: where each group and version has its document. The hash in an
 /// address changes when the document does.
-pub(crate) fn index(core: &Core, headers: &HeaderMap) -> Response<Body> {
-    let paths: Map<String, Value> = core
+pub(crate) fn index(core: &Core, served: &Served, headers: &HeaderMap) -> Response<Body> {
+    let paths: Map<String, Value> = served
         .openapi
-        .of(core)
+        .of(core, &served.registry)
         .iter()
         .map(|(path, hash)| {
             let url = format!("/openapi/v3/{path}?hash={hash}");
@@ -99,9 +100,13 @@ pub(crate) fn index(core: &Core, headers: &HeaderMap) -> Response<Body> {
 ///
 /// # Errors
 /// 404 for what is not served, 406 for a client that does not take JSON.
-pub(crate) fn document(core: &Core, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-    let rows = documents(&core.registry).remove(path).ok_or_else(Status::no_such_path)?;
-    let etag = core.openapi.of(core).get(path).ok_or_else(Status::no_such_path)?;
+pub(crate) fn document(core: &Core, served: &Served, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    let rows = documents(&served.registry).remove(path).ok_or_else(Status::no_such_path)?;
+    let etag = served
+        .openapi
+        .of(core, &served.registry)
+        .get(path)
+        .ok_or_else(Status::no_such_path)?;
     if !negotiate::accepts_json(headers) {
         return Err(Status::not_acceptable(
             "only the following media types are accepted: application/json",

@@ -34,12 +34,12 @@ pub struct OwnServiceError {
 async fn keep(core: Weak<Core>, reached: SocketAddr, closing: CancellationToken) {
     loop {
         let Some(strong) = core.upgrade() else { return };
-        let Some(row) = strong.registry.find("", "v1", "services").cloned() else {
+        let Some(row) = strong.row("", "v1", "services") else {
             return;
         };
         let key = row.key("default", NAME);
         // What was just written is there only once the hub has read it.
-        let (hub, written) = (Arc::clone(strong.hub(&row)), strong.store.revision().0);
+        let (hub, written) = (Arc::clone(row.hub()), strong.store.revision().0);
         drop(strong);
         let seen = tokio::select! {
             () = closing.cancelled() => return,

@@ -1,11 +1,14 @@
 //! The table of served resources, and the types of its rows.
 //!
 //! A resource is a row. Routes, discovery, validation, patching, printing and
-//! watch all read that row; there are no per-kind handlers.
+//! watch all read that row; there are no per-kind handlers. Rows of built-in
+//! kinds and rows made at run time do not differ: see [`rows`] and
+//! [`crate::serving`].
 
 mod ranges;
+mod rows;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use api::{Object, ResourceId, Scope, Time};
 use serde_json::Value;
 
 pub use self::ranges::{RangeError, Ranges};
+pub use self::rows::{Registry, Row};
 
 /// One served resource, owned data.
 pub struct Resource {
@@ -30,7 +34,7 @@ pub struct Resource {
     pub schema: Root,
     /// Where its objects live in the store: `/registry/<storage>/[NS/]NAME`.
     /// Rows that serve one storage in two groups share it.
-    pub storage: &'static str,
+    pub storage: Cow<'static, str>,
     /// Converts between this row's form and the stored one, where two rows
     /// share a storage; `None` when the stored form is this row's.
     pub convert: Option<&'static dyn Convert>,
@@ -384,14 +388,14 @@ fn no_conditions(_: &Object) -> Vec<Value> {
 impl Resource {
     /// A row with nothing special: namespaced, name and age columns.
     #[must_use]
-    pub fn plain(id: ResourceId, storage: &'static str, schema: impl Into<Root>) -> Self {
+    pub fn plain(id: ResourceId, storage: impl Into<Cow<'static, str>>, schema: impl Into<Root>) -> Self {
         Self {
             id,
             short_names: Vec::new(),
             categories: Vec::new(),
             scope: Scope::Namespaced,
             schema: schema.into(),
-            storage,
+            storage: storage.into(),
             convert: None,
             strategy: &Plain,
             fields: Vec::new(),
@@ -436,39 +440,15 @@ impl Resource {
         }
     }
 
+    /// Whether its objects are stored: those of others are answers.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.review.is_none() && self.computed.is_none()
+    }
+
     /// Whether the row has this subresource.
     #[must_use]
     pub fn has(&self, subresource: Subresource) -> bool {
         self.subresources.contains(&subresource)
-    }
-}
-
-/// All served resources.
-#[derive(Default)]
-pub struct Registry {
-    rows: BTreeMap<(String, String, String), Arc<Resource>>,
-}
-
-impl Registry {
-    /// Adds or replaces a row.
-    pub fn insert(&mut self, row: Resource) {
-        let key = (row.id.group.clone(), row.id.version.clone(), row.id.plural.clone());
-        self.rows.insert(key, Arc::new(row));
-    }
-
-    /// The row of a path's group, version and plural.
-    #[must_use]
-    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.rows.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
-    }
-
-    /// All rows, by group, version and plural.
-    pub fn rows(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.rows.values()
-    }
-
-    /// The rows whose objects are stored.
-    pub fn stored(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.rows().filter(|row| row.review.is_none() && row.computed.is_none())
     }
 }

@@ -4,12 +4,12 @@
 //! ([`crate::request`]), by whom, whether they may ([`crate::authz`]), then
 //! one file of [`crate::verbs`] or [`crate::subresources`].
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::{Status, Time};
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::{Method, Request, Response, header};
 use serde_json::{Value, json};
@@ -20,17 +20,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Seen;
 use crate::authn::Identity;
-use crate::authz::{Authorizer, bootstrap, rules};
+use crate::authz::{bootstrap, rules};
 use crate::body::{self, Body};
 use crate::call::Call;
-use crate::hub::Hub;
 use crate::metrics::{Labels, Metrics};
 use crate::nodes::NodeAddress;
 use crate::registry::{Ranges, Registry, Resource, Subresource};
 use crate::request::{self, Query, ResourceRequest, Target, Verb};
+use crate::serving::{AddError, Served};
 use crate::tokens::{self, Tokens};
 use crate::wish::Wish;
-use crate::{allow, audit, authn, discovery, expiry, health, kinds, openapi, respond, reviews, subresources, usage, verbs};
+use crate::{allow, audit, authn, discovery, health, kinds, openapi, respond, reviews, subresources, usage, verbs};
 
 /// Tells the time. Only the edge of the server asks; everything below is
 /// handed a [`Time`].
@@ -137,8 +137,8 @@ pub struct Config {
     /// Where objects live. This server must be the only one that writes there,
     /// or the store must be one that several servers share.
     pub store: Arc<dyn Store>,
-    /// What is served.
-    pub registry: Registry,
+    /// What is served at first; see [`ApiServer::add`].
+    pub rows: Vec<Resource>,
     /// The way to the nodes.
     pub nodes: Arc<dyn NodeProxy>,
     /// ServiceAccount tokens.
@@ -162,14 +162,14 @@ pub struct Config {
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The store could not be read.
-    #[error("reading {prefix} from the store")]
-    Read {
-        /// Which keys.
-        prefix: String,
+    /// A row could not be served.
+    #[error("adding {resource}")]
+    Row {
+        /// `plural.group` of the row.
+        resource: String,
         /// Why.
         #[source]
-        source: store::StoreError,
+        source: AddError,
     },
     /// An object every cluster has could not be made.
     #[error("making {name} under {path}: {message}")]
@@ -192,9 +192,10 @@ pub enum StartError {
 /// What every part of the request chain shares.
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) registry: Registry,
+    pub(crate) serving: ArcSwap<Served>,
+    /// The turn to add or remove a row.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) nodes: Arc<dyn NodeProxy>,
-    pub(crate) authorizer: Authorizer,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) audit: Option<audit::Log>,
     pub(crate) limits: Limits,
@@ -202,14 +203,11 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
     pub(crate) closing: CancellationToken,
-    pub(crate) hubs: BTreeMap<&'static str, Arc<Hub>>,
     pub(crate) ranges: Ranges,
     pub(crate) baseline_namespaces: bool,
     /// The turn to give away what must be unique. One for all rows: it is
     /// rarely asked for, and held for one commit.
     pub(crate) allocating: Semaphore,
-    /// Hashes of the OpenAPI documents.
-    pub(crate) openapi: openapi::Hashes,
     /// The turn to charge quotas: taken after that to give away, and held for
     /// one commit.
     pub(crate) charging: Semaphore,
@@ -223,14 +221,6 @@ impl Core {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(work);
-    }
-
-    /// The hub of a row. Every row has one: they are made from the registry,
-    /// which does not change afterwards.
-    pub(crate) fn hub(&self, row: &Resource) -> &Arc<Hub> {
-        self.hubs
-            .get(row.storage)
-            .expect("a hub is made for the storage of every row at start, and rows are not added later")
     }
 }
 
@@ -253,34 +243,17 @@ pub struct ApiServer {
 const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 impl ApiServer {
-    /// Reads the store, starts the hubs, and makes what every cluster has:
+    /// Adds the rows, which reads the store, and makes what every cluster has:
     /// namespaces and priority classes.
     ///
     /// # Errors
     /// When the store cannot be read or written.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let mut hubs = BTreeMap::new();
-        let mut tasks = JoinSet::new();
-        let closing = CancellationToken::new();
-        for row in config.registry.stored() {
-            if hubs.contains_key(row.storage) {
-                continue;
-            }
-            let prefix = row.prefix(None);
-            let (hub, follow) = Hub::open(Arc::clone(&config.store), &prefix, row.indexed, &config.limits, closing.clone())
-                .await
-                .map_err(|source| StartError::Read {
-                    prefix: prefix.clone(),
-                    source,
-                })?;
-            tasks.spawn(follow);
-            hubs.insert(row.storage, hub);
-        }
         let server = Self {
             core: Arc::new(Core {
-                authorizer: Authorizer::new(&config.registry, &hubs),
                 store: config.store,
-                registry: config.registry,
+                serving: ArcSwap::from_pointee(Served::of(Registry::default())),
+                changing: tokio::sync::Mutex::new(()),
                 nodes: config.nodes,
                 tokens: config.tokens,
                 audit: config.audit,
@@ -288,33 +261,21 @@ impl ApiServer {
                 version: config.version,
                 clock: config.clock,
                 metrics: Metrics::default(),
-                closing,
-                hubs,
+                closing: CancellationToken::new(),
                 ranges: config.ranges,
                 baseline_namespaces: config.baseline_namespaces,
                 allocating: Semaphore::new(1),
                 charging: Semaphore::new(1),
-                openapi: openapi::Hashes::default(),
-                tasks: Mutex::new(tasks),
+                tasks: Mutex::default(),
             }),
         };
-        server.bootstrap().await?;
-        server.expire();
-        Ok(server)
-    }
-
-    /// Starts to look after the storages whose objects do not live forever.
-    fn expire(&self) {
-        let mut tasks = self.core.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut storages = BTreeSet::new();
-        for row in self.core.registry.stored() {
-            let Some(ttl) = row.ttl.filter(|_| storages.insert(row.storage)) else {
-                continue;
-            };
-            // Weak: the tasks end with the server, which they must not keep.
-            let core = Arc::downgrade(&self.core);
-            tasks.spawn(expiry::run(core, Arc::clone(row), ttl, self.core.closing.clone()));
+        for row in config.rows {
+            let resource = row.id.qualified();
+            let added = server.add(row).await;
+            added.map_err(|source| StartError::Row { resource, source })?;
         }
+        server.bootstrap().await?;
+        Ok(server)
     }
 
     /// The server of a core.
@@ -362,8 +323,7 @@ impl ApiServer {
         let response = self
             .handle(Some(Identity::new("system:apiserver", &["system:masters"])), request)
             .await;
-        // 409: it is there since an earlier start. 404: the registry has no
-        // such row.
+        // 409: it is there since an earlier start. 404: there is no such row.
         if response.status().is_success() || matches!(response.status(), http::StatusCode::CONFLICT | http::StatusCode::NOT_FOUND) {
             return Ok(());
         }
@@ -391,7 +351,7 @@ impl ApiServer {
     /// # Errors
     /// 403, with upstream's words.
     pub fn allows(&self, identity: &Identity, asked: &ResourceRequest) -> Result<(), Status> {
-        self.core.authorizer.resource(identity, asked)
+        self.core.served().authorizer.resource(identity, asked)
     }
 
     /// Who shows the bearer token in an `Authorization` header, if it counts;
@@ -438,7 +398,7 @@ impl ApiServer {
         }
         let mut response = wish.fulfil(answer.unwrap_or_else(|status| respond::status(&status))).await;
         if response.status() == http::StatusCode::METHOD_NOT_ALLOWED
-            && let Some(allowed) = allow::methods(&core.registry, &path)
+            && let Some(allowed) = allow::methods(&core.served().registry, &path)
         {
             response.headers_mut().entry(header::ALLOW).or_insert(allowed);
         }
@@ -478,7 +438,7 @@ impl ApiServer {
         if let Some(seen) = &mut notes.seen {
             seen.user = Some(identity.clone());
         }
-        let identity = match authn::impersonation::apply(&self.core.authorizer, &identity, request.headers_mut())? {
+        let identity = match authn::impersonation::apply(&self.core.served().authorizer, &identity, request.headers_mut())? {
             Some(other) => {
                 if let Some(seen) = &mut notes.seen {
                     seen.impersonated = Some(other.clone());
@@ -489,17 +449,14 @@ impl ApiServer {
         };
         match asked? {
             (Target::Path(path), query) => self.path(&identity, &path, &query, &request),
-            (Target::Resource(asked), query) => {
-                let row = self.core.registry.find(&asked.group, &asked.version, &asked.resource);
-                notes.deprecation = row.and_then(|row| row.deprecation);
-                self.resource(identity, asked, query, request).await
-            }
+            (Target::Resource(asked), query) => self.resource(identity, asked, query, request, notes).await,
         }
     }
 
     fn path(&self, identity: &Identity, path: &str, query: &Query, request: &Request<Body>) -> Result<Response<Body>, Status> {
         let core = &self.core;
-        core.authorizer.path(identity, path, request.method())?;
+        let served = core.served();
+        served.authorizer.path(identity, path, request.method())?;
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(Status::method_not_allowed(
                 "the server does not allow this method on the requested resource",
@@ -508,13 +465,13 @@ impl ApiServer {
         let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
         match path {
             "/metrics" => Ok(core.metrics.render(core)),
-            "/openapi/v2" => openapi::v2::document(core, request.headers()),
-            "/openapi/v3" => Ok(openapi::index(core, request.headers())),
+            "/openapi/v2" => openapi::v2::document(core, &served, request.headers()),
+            "/openapi/v3" => Ok(openapi::index(core, &served, request.headers())),
             tokens::DISCOVERY_PATH => Ok(respond::public_json(&core.tokens.discovery(), "application/json")),
             tokens::JWKS_PATH => Ok(respond::public_json(&core.tokens.jwks(), "application/jwk-set+json")),
             _ => match path.strip_prefix("/openapi/v3/") {
-                Some(group_version) => openapi::document(core, group_version, query, request.headers()),
-                None => discovery::answer(core, path, accept),
+                Some(group_version) => openapi::document(core, &served, group_version, query, request.headers()),
+                None => discovery::answer(&served.registry, path, accept),
             },
         }
     }
@@ -525,15 +482,18 @@ impl ApiServer {
         asked: ResourceRequest,
         query: Query,
         request: Request<Body>,
+        notes: &mut Notes,
     ) -> Result<Response<Body>, Status> {
         let core = &self.core;
-        core.authorizer.resource(&identity, &asked)?;
         let binding = asked.group.is_empty() && asked.version == "v1" && asked.resource == "bindings";
         let plural = if binding { "pods" } else { asked.resource.as_str() };
-        let row = core
-            .registry
-            .find(&asked.group, &asked.version, plural)
-            .ok_or_else(Status::no_such_path)?;
+        let row = {
+            let served = core.served();
+            let row = served.registry.find(&asked.group, &asked.version, plural);
+            notes.deprecation = row.filter(|_| !binding).and_then(|row| row.deprecation);
+            served.authorizer.resource(&identity, &asked)?;
+            Arc::clone(row.ok_or_else(Status::no_such_path)?)
+        };
         let follows = match asked.subresource.as_str() {
             "log" => query.boolean("follow").unwrap_or(false),
             "proxy" | "exec" | "attach" | "portforward" => true,
@@ -542,14 +502,14 @@ impl ApiServer {
         let permit = core.metrics.admit(&core.limits, &identity, asked.verb, follows)?;
         // Whoever changed a role sees what came of it with the next request.
         let settles = asked.group == rules::GROUP && !asked.verb.reads();
-        let mut call = Call::new(Arc::clone(core), identity, Arc::clone(row), asked, query, request)?;
+        let mut call = Call::new(Arc::clone(core), identity, Arc::clone(&row), asked, query, request)?;
         call.permit = Some(permit);
         if binding {
             return subresources::binding::create_named_in_body(call).await;
         }
         let answer = dispatch(call).await;
         if settles {
-            core.hub(row).reach(core.store.revision().0, core.limits.fresh_timeout).await;
+            row.hub().reach(core.store.revision().0, core.limits.fresh_timeout).await;
         }
         answer
     }

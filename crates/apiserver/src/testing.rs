@@ -134,7 +134,7 @@ fn config(store: &Arc<dyn Store>, now_s: &Arc<AtomicI64>) -> Config {
     let clock = Arc::clone(now_s);
     Config {
         store: Arc::clone(store),
-        registry: kinds::builtin(),
+        rows: kinds::rows(),
         nodes: Arc::new(EchoNode),
         tokens: tokens(),
         audit: None,

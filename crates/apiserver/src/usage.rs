@@ -36,14 +36,14 @@ pub(crate) async fn answer(call: Call, what: Computed) -> Result<Response<Body>,
     };
     let core = &call.core;
     let plural = if what == Computed::NodeUsage { "nodes" } else { "pods" };
-    let row = core.registry.find("", "v1", plural).ok_or_else(Status::no_such_path)?;
+    let row = core.row("", "v1", plural).ok_or_else(Status::no_such_path)?;
     let namespace = Some(call.namespace()).filter(|namespace| !namespace.is_empty());
     let selection = Selection::of(&call)?;
-    let entries = core.current_all(row, namespace).await?;
+    let entries = core.current_all(&row, namespace).await?;
     let objects: Vec<&Object> = entries
         .iter()
         .map(|entry| entry.object.as_ref())
-        .filter(|object| selection.matches(row, object))
+        .filter(|object| selection.matches(&row, object))
         .collect();
     let node_of = |object: &Object| match what {
         Computed::NodeUsage => object.name().to_owned(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{Object, Status};
+use api::{Object, Status, schema};
 use bytes::Bytes;
 use store::{Compare, Op, StoreError, Txn};
 
@@ -13,7 +13,7 @@ use crate::authz::Authorizer;
 use crate::call::{Call, Part, served};
 use crate::hub::Entry;
 use crate::managed_fields::{self, Forms, Writer};
-use crate::registry::{Change, Resource, Rules, Subresource};
+use crate::registry::{Change, Resource, Row, Rules, Subresource};
 use crate::server::Core;
 use crate::validate;
 
@@ -47,12 +47,12 @@ impl Outcome {
 impl Core {
     /// The newest version of an object: from the hub when that has caught up,
     /// else from the store. Every acknowledged write is visible.
-    pub(crate) async fn current(&self, row: &Resource, key: &str) -> Result<Option<Current>, Status> {
-        let entry = match self.hub(row).get(key, self.store.revision().0) {
+    pub(crate) async fn current(&self, row: &Row, key: &str) -> Result<Option<Current>, Status> {
+        let entry = match row.hub().get(key, self.store.revision().0) {
             Some(entry) => entry,
             None => {
                 let versioned = self.store.get(key).await.map_err(|error| store_failed(&error))?;
-                versioned.map(|versioned| self.hub(row).resolve(key, &versioned)).transpose()
+                versioned.map(|versioned| row.hub().resolve(key, &versioned)).transpose()
             }
         };
         let entry = entry.map_err(|damage| damage.status())?;
@@ -108,12 +108,12 @@ pub(crate) fn encode(row: &Resource, object: &Object) -> Result<(Option<Object>,
 /// Commits what puts a stored form there. A failure gives it back.
 pub(crate) async fn commit(
     core: &Core,
-    row: &Resource,
+    row: &Row,
     key: &str,
     (stored, bytes): (Object, Bytes),
     txn: Txn,
 ) -> Result<Arc<Entry>, (StoreError, Object)> {
-    let expected = core.hub(row).expect(stored, bytes);
+    let expected = row.hub().expect(stored, bytes);
     match core.store.commit(txn).await {
         Ok(revision) => Ok(expected.stored(key, revision.0)),
         Err(error) => Err((error, *expected.withdraw())),
@@ -123,6 +123,9 @@ pub(crate) async fn commit(
 /// Every broken rule about a new version, as a 422.
 pub(crate) fn validate(row: &Resource, new: &Object, old: Option<&Object>, rules: Rules) -> Result<(), Status> {
     let mut violations = validate::metadata(row, new, old);
+    if !row.schema().is_built_in() {
+        violations.extend(schema::violations(row.schema(), &new.body));
+    }
     violations.extend(row.strategy.validate(new, old, rules));
     if violations.is_empty() {
         Ok(())
@@ -147,9 +150,10 @@ impl Ownership {
     pub(crate) fn settle(&self, call: &Call, old: Option<&Object>, new: &mut Object) -> Result<(), Status> {
         match (self, old) {
             (Self::Recorded(manager), _) => {
+                let served = call.core.served();
                 let forms = Forms {
                     row: &call.row,
-                    registry: &call.core.registry,
+                    registry: &served.registry,
                 };
                 let reset = managed_fields::reset_fields(&call.row, call.part());
                 managed_fields::record(&forms, old, new, &writer(call, manager), &reset)
@@ -204,7 +208,7 @@ pub(crate) async fn change(
         let pinned = check_revision(call, &new, old)?;
         take_over(&mut new, old);
         restrict(&call.row, part, &mut new, old);
-        call.core.authorizer.change(&call.identity, &call.asked, &new, Some(old))?;
+        call.core.served().authorizer.change(&call.identity, &call.asked, &new, Some(old))?;
         match part {
             Part::Main => {
                 call.row.strategy.prepare(Change::Update { new: &mut new, old }, call.now);

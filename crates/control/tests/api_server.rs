@@ -73,7 +73,7 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         let config = Config {
             store: Arc::new(store::Embedded::open(dir.path(), store::Options::default()).unwrap()),
-            registry: kinds::builtin(),
+            rows: kinds::rows(),
             nodes: Arc::new(NoNodes),
             tokens: tokens(),
             audit: None,

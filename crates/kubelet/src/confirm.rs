@@ -60,7 +60,7 @@ mod tests {
         let config = Config {
             baseline_namespaces: false,
             store: Arc::new(store::Embedded::open(dir, store::Options::default()).unwrap()),
-            registry: apiserver::kinds::builtin(),
+            rows: apiserver::kinds::rows(),
             nodes: Arc::new(NoNodes),
             tokens: Arc::new(Tokens::new(DEFAULT_ISSUER, "", SigningKey::ephemeral().unwrap())),
             audit: None,

@@ -400,7 +400,7 @@ async fn start_api(guard: Guard, authority: &Authority, version: &Version, clock
     let Guard { store, tokens, audit } = guard;
     let config = Config {
         store,
-        registry: apiserver::kinds::builtin(),
+        rows: apiserver::kinds::rows(),
         nodes: Arc::new(Kubelets::new(authority, &own)?),
         tokens,
         audit: Some(audit),

@@ -34,6 +34,7 @@ pub struct Server {
     directory: TempDir,
     asked: Arc<Mutex<Vec<String>>>,
     runtime: Option<tokio::runtime::Runtime>,
+    api: ApiServer,
     kubeconfig: PathBuf,
 }
 
@@ -56,11 +57,12 @@ impl Server {
         let asked = Arc::default();
         // On a thread of its own: the caller may be a task of another runtime.
         let opened = std::thread::scope(|scope| scope.spawn(|| runtime.block_on(open(directory.path(), Arc::clone(&asked)))).join());
-        let kubeconfig = opened.map_err(|_| anyhow::anyhow!("starting the server panicked"))??;
+        let (kubeconfig, api) = opened.map_err(|_| anyhow::anyhow!("starting the server panicked"))??;
         Ok(Self {
             directory,
             asked,
             runtime: Some(runtime),
+            api,
             kubeconfig,
         })
     }
@@ -75,6 +77,26 @@ impl Server {
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Serves another row, while clients ask.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub fn add(&self, row: apiserver::registry::Resource) -> Result<()> {
+        Ok(self.threads()?.block_on(self.api.add(row))?)
+    }
+
+    /// Serves a row no longer; false when it was not served.
+    ///
+    /// # Errors
+    /// When the server is being dropped.
+    pub fn remove(&self, group: &str, version: &str, plural: &str) -> Result<bool> {
+        Ok(self.threads()?.block_on(self.api.remove(group, version, plural)))
+    }
+
+    fn threads(&self) -> Result<&tokio::runtime::Runtime> {
+        self.runtime.as_ref().context("the server's threads are gone")
     }
 
     /// What was asked since the last call: method, path and answer, one line
@@ -93,12 +115,12 @@ impl Drop for Server {
     }
 }
 
-async fn open(directory: &Path, asked: Arc<Mutex<Vec<String>>>) -> Result<PathBuf> {
+async fn open(directory: &Path, asked: Arc<Mutex<Vec<String>>>) -> Result<(PathBuf, ApiServer)> {
     let store = store::Embedded::open(&directory.join("store"), store::Options::default()).context("the store")?;
     let key = tokens::key::SigningKey::ephemeral().context("a key for tokens")?;
     let config = Config {
         store: Arc::new(store) as Arc<dyn Store>,
-        registry: kinds::builtin(),
+        rows: kinds::rows(),
         nodes: Arc::new(NoNodes),
         tokens: Arc::new(tokens::Tokens::new(tokens::DEFAULT_ISSUER, "", key)),
         audit: None,
@@ -129,8 +151,8 @@ async fn open(directory: &Path, asked: Arc<Mutex<Vec<String>>>) -> Result<PathBu
     let text = pki::kubeconfig(&url, authority.certificate_pem(), "admin", &admin);
     pki::write_file(&kubeconfig, text.as_bytes(), 0o600)?;
     let acceptor = TlsAcceptor::from(authority.tls(&serving)?);
-    tokio::spawn(accept(listener, acceptor, server, asked));
-    Ok(kubeconfig)
+    tokio::spawn(accept(listener, acceptor, server.clone(), asked));
+    Ok((kubeconfig, server))
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, server: ApiServer, asked: Arc<Mutex<Vec<String>>>) {

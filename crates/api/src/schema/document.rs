@@ -236,9 +236,17 @@ fn node(table: &mut Table, path: &str, keywords: Keywords, depth: usize) -> Resu
 
 /// An object with its fields.
 fn object(table: &mut Table, path: &str, keywords: Keywords, depth: usize) -> Result<Draft, DocumentError> {
+    // The object's own, which `add_types` adds and everybody checks.
+    let own = |name: &str| depth == 0 && matches!(name, "apiVersion" | "kind" | "metadata");
     let mut draft = Draft {
         atomic: map_type(path, &keywords)?,
-        required: keywords.required.iter().cloned().map(Name::from).collect(),
+        required: keywords
+            .required
+            .iter()
+            .filter(|name| !own(name))
+            .cloned()
+            .map(Name::from)
+            .collect(),
         ..Draft::default()
     };
     if keywords.r#type != "object" {
@@ -250,8 +258,7 @@ fn object(table: &mut Table, path: &str, keywords: Keywords, depth: usize) -> Re
     };
     for (name, document) in keywords.properties {
         let declared = match depth {
-            // The object's own: see `add_types`.
-            0 if matches!(name.as_str(), "apiVersion" | "kind" | "metadata") => continue,
+            0 if own(&name) => continue,
             0 => value(table, &name, &document, 1)?,
             _ => value(table, &format!("{path}.{name}"), &document, depth + 1)?,
         };
@@ -263,7 +270,7 @@ fn object(table: &mut Table, path: &str, keywords: Keywords, depth: usize) -> Re
         }
         draft.fields.insert(name.into(), (declared.node, declared.extras));
     }
-    if let Some(missing) = draft.required.iter().find(|name| !draft.fields.contains_key(*name) && depth > 0) {
+    if let Some(missing) = draft.required.iter().find(|name| !draft.fields.contains_key(*name)) {
         return Err(contradiction(
             path,
             format!("the required field {missing:?} is not among the properties"),

@@ -49,7 +49,7 @@ impl Plugin for CertificateSigners {
                 name,
             };
             matches!(
-                asked.lookup.core.authorizer.decide(asked.identity, &attributes, None),
+                asked.lookup.core.served().authorizer.decide(asked.identity, &attributes, None),
                 authz::Decision::Allow(_)
             )
         };

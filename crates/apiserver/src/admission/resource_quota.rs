@@ -57,7 +57,7 @@ pub(crate) async fn charge<'a>(asked: &Attributes<'a>, object: &Object, now: Tim
             .as_deref()
             .and_then(|text| text.parse().ok())
             .unwrap_or(0);
-        let (_, bytes) = write::encode(row, &quota)?;
+        let (_, bytes) = write::encode(&row, &quota)?;
         compare.push(Compare::ModifiedAt(key.clone(), Revision(known)));
         ops.push(Op::Put(key, bytes));
     }

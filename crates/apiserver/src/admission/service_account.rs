@@ -98,7 +98,7 @@ async fn account(lookup: Lookup<'_>, namespace: &str, name: &str) -> Result<Opti
         return Ok(None);
     };
     let key = row.key(namespace, name);
-    let hub = lookup.core.hub(row);
+    let hub = row.hub();
     let appears = async {
         let Ok(mut news) = hub.subscribe(&key, &From::Now, false) else {
             return;

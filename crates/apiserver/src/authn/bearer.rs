@@ -164,10 +164,10 @@ fn counts(object: &Object, now: Time) -> bool {
 
 /// A stored object of the core group.
 pub(crate) async fn find(core: &Core, plural: &str, namespace: &str, name: &str) -> Result<Option<Arc<Object>>, Refused> {
-    let Some(row) = core.registry.find("", "v1", plural) else {
+    let Some(row) = core.row("", "v1", plural) else {
         return Ok(None);
     };
-    let current = core.current(row, &row.key(namespace, name)).await;
+    let current = core.current(&row, &row.key(namespace, name)).await;
     let current = current.map_err(|status| Refused::Read(status.message))?;
     Ok(current.map(|current| current.object))
 }

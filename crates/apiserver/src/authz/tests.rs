@@ -15,7 +15,8 @@ fn asked(method: Method, uri: &str) -> ResourceRequest {
 #[tokio::test]
 async fn the_refusal_is_in_upstream_s_words() {
     let rig = Rig::new().await;
-    let authorizer = &rig.server.core().authorizer;
+    let served = rig.server.core().served();
+    let authorizer = &served.authorizer;
     let who = Identity::new("x", &[]);
     let message = |path| authorizer.resource(&who, &asked(Method::GET, path)).unwrap_err().message;
     assert_eq!(
@@ -44,7 +45,8 @@ async fn the_refusal_is_in_upstream_s_words() {
 #[tokio::test]
 async fn components_have_their_own_rights_and_no_others() {
     let rig = Rig::new().await;
-    let authorizer = &rig.server.core().authorizer;
+    let served = rig.server.core().served();
+    let authorizer = &served.authorizer;
     let admin = Identity::new("admin", &["system:masters"]);
     let scheduler = Identity::new("system:kube-scheduler", &[]);
     let controllers = Identity::new("system:kube-controller-manager", &[]);
@@ -394,13 +396,9 @@ async fn a_kubelet_reads_what_its_pods_refer_to() {
             .unwrap();
     }
     let core = rig.server.core();
-    let pods = core.registry.find("", "v1", "pods").unwrap();
-    assert!(
-        core.hub(pods)
-            .reach(rig.store.revision().0, std::time::Duration::from_secs(20))
-            .await
-    );
-    let allowed = |method: Method, path: &str| core.authorizer.resource(&kubelet(), &asked(method, path)).is_ok();
+    let pods = core.row("", "v1", "pods").unwrap();
+    assert!(pods.hub().reach(rig.store.revision().0, std::time::Duration::from_secs(20)).await);
+    let allowed = |method: Method, path: &str| core.served().authorizer.resource(&kubelet(), &asked(method, path)).is_ok();
     let get = |path: &str| allowed(Method::GET, &format!("/api/v1/namespaces/default/{path}"));
     for secret in ["pull", "key", "env", "volume", "projected"] {
         assert!(get(&format!("secrets/own-{secret}")), "{secret}");
@@ -429,11 +427,7 @@ async fn a_kubelet_reads_what_its_pods_refer_to() {
     // What the pod leaves, it no longer vouches for.
     rig.delete("/api/v1/namespaces/default/pods/a", Some(json!({"gracePeriodSeconds": 0})))
         .await;
-    assert!(
-        core.hub(pods)
-            .reach(rig.store.revision().0, std::time::Duration::from_secs(20))
-            .await
-    );
+    assert!(pods.hub().reach(rig.store.revision().0, std::time::Duration::from_secs(20)).await);
     assert!(!get("secrets/own-key") && !token("own-account"));
 }
 

@@ -83,8 +83,8 @@ impl Rig {
         assert_eq!(self.get(EVENTS).await.code, 200);
         self.now_s.store(NOW_S + after_s, Ordering::Relaxed);
         let core = self.server.core();
-        let row = core.registry.find("", "v1", "events").unwrap();
-        core.expire(row, row.ttl.unwrap(), (core.clock)()).await.unwrap()
+        let row = core.row("", "v1", "events").unwrap();
+        core.expire(&row, row.ttl.unwrap(), (core.clock)()).await.unwrap()
     }
 
     async fn events(&self) -> Vec<String> {
@@ -137,9 +137,9 @@ async fn marks_outlive_the_server_and_an_idle_one_makes_none() {
     rig.server.close().await;
     rig.now_s.store(NOW_S + 3_660, Ordering::Relaxed);
     let later = rig.sibling(crate::registry::Ranges::default()).await;
-    let row = later.core().registry.find("", "v1", "events").unwrap();
+    let row = later.core().row("", "v1", "events").unwrap();
     // Its own task may have been faster.
-    later.core().expire(row, row.ttl.unwrap(), (later.core().clock)()).await.unwrap();
+    later.core().expire(&row, row.ttl.unwrap(), (later.core().clock)()).await.unwrap();
     assert_eq!(
         rig.store
             .range("/registry/events/", None, store::Page::default())

@@ -101,6 +101,8 @@ pub(crate) struct State {
     ring_bytes: usize,
     bounds: Bounds,
     watchers: Vec<Watcher>,
+    /// Nothing will change any more: watchers end at once.
+    ended: bool,
     index: Option<Index>,
     /// Keys by the value of the indexed field; the empty value is not kept.
     by_value: HashMap<String, BTreeSet<String>>,
@@ -156,6 +158,7 @@ impl State {
             ring_bytes: 0,
             bounds,
             watchers: Vec::new(),
+            ended: false,
             index,
             by_value: HashMap::new(),
         }
@@ -201,6 +204,17 @@ impl State {
 
     pub(crate) fn drop_watchers(&mut self) {
         self.watchers.clear();
+    }
+
+    /// Forgets everything: who still has the hub keeps no objects alive.
+    pub(crate) fn end(&mut self) {
+        let ended = Self::new(self.bounds, self.index);
+        *self = Self {
+            revision: self.revision,
+            floor: u64::MAX,
+            ended: true,
+            ..ended
+        };
     }
 
     pub(crate) fn revision(&self) -> u64 {
@@ -356,11 +370,13 @@ impl State {
             }
         }
         let (sender, changes) = mpsc::channel(self.bounds.queue_changes.max(1));
-        self.watchers.push(Watcher {
-            prefix: prefix.to_owned(),
-            bookmarks,
-            changes: sender,
-        });
+        if !self.ended {
+            self.watchers.push(Watcher {
+                prefix: prefix.to_owned(),
+                bookmarks,
+                changes: sender,
+            });
+        }
         Ok(Subscription {
             revision,
             objects,

@@ -56,7 +56,7 @@ pub(super) fn status(call: &Call, review: &Object, whose: Whose) -> Result<Value
             path: text("spec.nonResourceAttributes.path"),
         }
     };
-    let (allowed, reason) = match call.core.authorizer.decide(identity, &attributes, None) {
+    let (allowed, reason) = match call.core.served().authorizer.decide(identity, &attributes, None) {
         Decision::Allow(reason) => (true, reason),
         Decision::NoOpinion(reason) => (false, reason),
     };
@@ -118,7 +118,7 @@ pub(super) fn rules(call: &Call, review: &Object) -> Result<Value, Status> {
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    let rules = call.core.authorizer.rbac.rules_for(&call.identity, namespace);
+    let rules = call.core.served().authorizer.rbac.rules_for(&call.identity, namespace);
     let (paths, resources): (Vec<Rule>, Vec<Rule>) = rules.into_iter().partition(|rule| !rule.urls.is_empty());
     let shown = |rules: Vec<Rule>| rules.iter().map(Rule::to_json).collect::<Vec<_>>();
     let mut status = json!({"resourceRules": shown(resources), "nonResourceRules": shown(paths), "incomplete": false});

@@ -225,7 +225,7 @@ async fn a_head_has_no_body_and_a_restart_keeps_everything() {
     let before = rig.get("/api/v1/namespaces").await.json();
     let again = ApiServer::start(Config {
         store: Arc::clone(&rig.store),
-        registry: crate::kinds::builtin(),
+        rows: crate::kinds::rows(),
         nodes: Arc::new(crate::testing::EchoNode),
         tokens: crate::testing::tokens(),
         audit: None,

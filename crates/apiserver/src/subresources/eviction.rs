@@ -15,7 +15,7 @@ use store::{Compare, Op, Revision, StoreError, Txn};
 use crate::admission::Lookup;
 use crate::body::Body;
 use crate::call::Call;
-use crate::registry::Resource;
+use crate::registry::Row;
 use crate::request::Query;
 use crate::verbs::delete::{self, Options, delete_one};
 use crate::{codec, respond, write};
@@ -104,7 +104,7 @@ async fn read(call: &mut Call) -> Result<(String, Options), Status> {
 }
 
 /// What the budget of the pod says, and which that is.
-async fn verdict(call: &Call, pod: &Object) -> Result<(Option<(Arc<Resource>, Arc<Object>)>, Verdict), Status> {
+async fn verdict(call: &Call, pod: &Object) -> Result<(Option<(Arc<Row>, Arc<Object>)>, Verdict), Status> {
     let lookup = Lookup { core: &call.core };
     let Some(row) = lookup.row("policy", "poddisruptionbudgets").filter(|_| !is_over(pod)) else {
         return Ok((None, Verdict::Free));
@@ -121,7 +121,7 @@ async fn verdict(call: &Call, pod: &Object) -> Result<(Option<(Arc<Resource>, Ar
         return Err(status);
     }
     let verdict = decide(&budget, pod, call.now)?;
-    Ok((Some((Arc::clone(row), budget)), verdict))
+    Ok((Some((row, budget)), verdict))
 }
 
 /// Whether it runs no more, or not yet: nothing is disrupted.
@@ -234,7 +234,7 @@ fn busy(budget: &str) -> Status {
 }
 
 /// Stores a new version of an object; `None` when somebody else was faster.
-async fn commit(call: &Call, row: &Resource, old: &Object, new: &Object) -> Result<Option<String>, Status> {
+async fn commit(call: &Call, row: &Row, old: &Object, new: &Object) -> Result<Option<String>, Status> {
     let key = row.key(old.namespace(), old.name());
     let known = old.meta.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0);
     let (_, bytes) = write::encode(row, new)?;

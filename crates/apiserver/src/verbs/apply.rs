@@ -56,9 +56,10 @@ pub(crate) async fn store(call: &mut Call, stated: Map<String, Value>) -> Result
     let manager = manager_name(call, true)?;
     let force = call.query.boolean("force").unwrap_or(false);
     let (core, row) = (Arc::clone(&call.core), Arc::clone(&call.row));
+    let served = core.serving.load_full();
     let applying = Applying {
         row: &row,
-        registry: &core.registry,
+        registry: &served.registry,
         config: Config { object: stated, force },
         writer: write::writer(call, &manager),
         reset: managed_fields::reset_fields(&row, call.part()),
@@ -107,7 +108,7 @@ async fn make_new(call: &mut Call, applying: &Applying<'_>) -> Result<Arc<Entry>
     create::place(call, &mut object)?;
     let mut asked = call.asked.clone();
     asked.verb = Verb::Create;
-    call.core.authorizer.resource(&call.identity, &asked)?;
+    call.core.served().authorizer.resource(&call.identity, &asked)?;
     create::store(call, object, &Ownership::Made).await
 }
 

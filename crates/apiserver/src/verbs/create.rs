@@ -109,7 +109,7 @@ fn own(object: &mut Object, call: &Call) {
 /// Validates and commits; `None` when the name is taken.
 async fn commit(call: &Call, mut new: Object, dry_run: bool, warnings: &mut Vec<String>) -> Result<Option<Arc<Entry>>, Status> {
     Authorizer::object(&call.identity, &call.asked, &new)?;
-    call.core.authorizer.change(&call.identity, &call.asked, &new, None)?;
+    call.core.served().authorizer.change(&call.identity, &call.asked, &new, None)?;
     let key = call.row.key(new.namespace(), new.name());
     write::validate(&call.row, &new, None, Rules::Create)?;
     admission::validate(&Attributes::create(call), &new, warnings).await?;
@@ -157,16 +157,14 @@ async fn commit(call: &Call, mut new: Object, dry_run: bool, warnings: &mut Vec<
 ///
 /// Source: upstream `plugin/namespace/lifecycle/admission.go`.
 async fn namespace(call: &Call, new: &Object) -> Result<Option<(String, u64)>, Status> {
-    let Some(row) = call
-        .core
-        .registry
-        .find("", "v1", "namespaces")
-        .filter(|_| call.row.scope == Scope::Namespaced)
-    else {
+    if call.row.scope != Scope::Namespaced {
+        return Ok(None);
+    }
+    let Some(row) = call.core.row("", "v1", "namespaces") else {
         return Ok(None);
     };
     let key = row.key("", new.namespace());
-    let Some(namespace) = call.core.current(row, &key).await? else {
+    let Some(namespace) = call.core.current(&row, &key).await? else {
         return Err(Status::not_found(&row.id, new.namespace()));
     };
     if namespace.object.meta.deletion_timestamp.is_some() {

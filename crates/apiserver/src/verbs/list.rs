@@ -19,7 +19,7 @@ use crate::body::{self, Body};
 use crate::call::{Call, partial, served};
 use crate::hub::{Damage, Entry};
 use crate::negotiate::{Encoding, Form};
-use crate::registry::Resource;
+use crate::registry::{Resource, Row};
 use crate::respond;
 use crate::select::Selection;
 use crate::table::{self, ListPage};
@@ -70,9 +70,10 @@ pub(crate) async fn reach_newest(call: &Call) -> Result<(), Status> {
 
 /// Waits until the hub has a revision that exists.
 pub(crate) async fn reach(call: &Call, asked: u64) -> Result<(), Status> {
-    if call.core.hub(&call.row).reach(asked, call.core.limits.fresh_timeout).await {
+    if call.row.hub().reach(asked, call.core.limits.fresh_timeout).await {
         return Ok(());
     }
+    still_served(call)?;
     let newest = call.core.store.revision().0;
     if asked > newest {
         return Err(too_large(asked, newest));
@@ -81,6 +82,14 @@ pub(crate) async fn reach(call: &Call, asked: u64) -> Result<(), Status> {
         "the server is behind its store: revision {asked} of {} is not read yet; try again",
         call.row.id.qualified()
     )))
+}
+
+/// 404 once the row is removed: what its hub had is gone.
+fn still_served(call: &Call) -> Result<(), Status> {
+    if call.row.ends().is_cancelled() && !call.core.closing.is_cancelled() {
+        return Err(Status::no_such_path());
+    }
+    Ok(())
 }
 
 /// Reads a page; also says whether nothing before it was left out.
@@ -126,7 +135,8 @@ pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize
 /// A page of what is stored now, from the hub.
 fn present(call: &Call, selection: &Selection, after: Option<&str>, limit: Option<usize>) -> Result<Listing, Status> {
     let matches = |entry: &Entry| selection.chooses(&call.row, entry);
-    let snapshot = call.core.hub(&call.row).page(&call.prefix(), after, limit, matches);
+    let snapshot = call.row.hub().page(&call.prefix(), after, limit, matches);
+    still_served(call)?;
     Ok(Listing {
         revision: snapshot.revision,
         remaining: snapshot.remaining,
@@ -161,7 +171,7 @@ impl PastError {
 /// A page as of a revision, from the store.
 async fn past(call: &Call, selection: &Selection, at: u64, after: Option<String>, limit: Option<usize>) -> Result<Listing, PastError> {
     let prefix = call.prefix();
-    let hub = call.core.hub(&call.row);
+    let hub = call.row.hub();
     let limit = limit.unwrap_or(usize::MAX);
     let mut after = after;
     let mut entries: Vec<Arc<Entry>> = Vec::new();
@@ -253,7 +263,7 @@ fn render(call: &Call, entries: Vec<Arc<Entry>>, page: &ListPage) -> Response<Bo
 
 /// A list that is written while it is sent: however long it is, a part of it
 /// is in memory at a time.
-fn stream(head: String, entries: Vec<Arc<Entry>>, row: Arc<Resource>) -> Response<Body> {
+fn stream(head: String, entries: Vec<Arc<Entry>>, row: Arc<Row>) -> Response<Body> {
     let mut entries = entries.into_iter();
     let mut first = Some(head);
     let mut ended = false;

@@ -50,7 +50,7 @@ pub(crate) async fn watch(call: Call) -> Result<Response<Body>, Status> {
         From::Now | From::Later => reach_newest(&call).await?,
     }
     let encoding = call.encoding;
-    let subscription = call.core.hub(&call.row).subscribe(&prefix, &options.from, options.bookmarks);
+    let subscription = call.row.hub().subscribe(&prefix, &options.from, options.bookmarks);
     let stream = match subscription {
         Ok(subscription) => Stream::new(call, selection, &options, subscription),
         Err(NoStart::Damaged(damaged)) => return Err(Damage::of_list(&call.row.id, &damaged)),
@@ -146,17 +146,17 @@ enum Next {
     Message(Message),
     /// The time is over: say goodbye with a bookmark.
     TimedOut,
-    /// The hub let go, the server or the client's front ends.
+    /// The hub let go, the row, the server or the client's front ends.
     Ended,
 }
 
 impl Stream {
     fn new(call: Call, selection: Selection, options: &Options, subscription: Subscription) -> Self {
-        let (closing, ends) = (call.core.closing.clone(), call.ends.clone());
+        let (removed, ends) = (call.row.ends().clone(), call.ends.clone());
         let deadline = Instant::now() + options.timeout;
         let end = async move {
             tokio::select! {
-                () = closing.cancelled() => Next::Ended,
+                () = removed.cancelled() => Next::Ended,
                 () = cancelled(ends.as_ref()) => Next::Ended,
                 () = tokio::time::sleep_until(deadline) => Next::TimedOut,
             }

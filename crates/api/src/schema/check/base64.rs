@@ -6,7 +6,7 @@
 ///
 /// # Errors
 /// The index Go's `CorruptInputError` would hold.
-pub(super) fn check(text: &[u8]) -> Result<(), usize> {
+pub(in crate::schema) fn check(text: &[u8]) -> Result<(), usize> {
     let is_break = |b: u8| b == b'\n' || b == b'\r';
     let mut filled = 0;
     let mut bytes = text.iter().copied().enumerate().filter(|(_, b)| !is_break(*b));

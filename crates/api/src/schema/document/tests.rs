@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::schema::{Schema, apply_defaults, check, for_kind, normalize, prune, unknown_fields};
+use crate::schema::{Schema, apply_defaults, check, for_kind, normalize, prune, unknown_fields, violations};
 
 fn widget() -> ResourceId {
     ResourceId::new("example.com", "v1", "Widget", "widgets")
@@ -172,4 +172,45 @@ fn what_is_not_understood_is_refused_by_name() {
     let deep = (0..MAX_DEPTH).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
     assert!(refusal(&deep).ends_with("nests deeper than 64 levels"));
     assert!(declare(&widget(), &json!({"type": "string"})).is_err(), "a kind is an object");
+}
+
+#[test]
+fn what_the_document_does_not_allow_is_told_by_field() {
+    let root = declared(&json!({"spec": {"type": "object", "required": ["size"], "properties": {
+        "size": {"type": "integer", "format": "int32"},
+        "mode": {"type": "string", "enum": ["Fast", "Slow"]},
+        "port": {"x-kubernetes-int-or-string": true},
+        "key": {"type": "string", "format": "byte"},
+        "weights": {"type": "object", "additionalProperties": {"type": "number"}},
+        "parts": {"type": "array", "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}},
+        "free": {"x-kubernetes-preserve-unknown-fields": true},
+    }}}));
+    let told = |spec: Value| {
+        let body = json!({ "spec": spec });
+        let violations = violations(root.schema(), body.as_object().unwrap());
+        violations
+            .into_iter()
+            .map(|broken| format!("{}: {}", broken.field, broken.message))
+            .collect::<Vec<_>>()
+    };
+    let fine = json!({"size": 1, "mode": "Fast", "port": "http", "key": "aGk=", "weights": {"a": 1, "b": 0.5}, "parts": [{"name": "x"}], "free": [{}]});
+    assert_eq!(told(fine), Vec::<String>::new());
+    assert_eq!(
+        told(json!({"size": "1", "mode": "Warp", "port": true, "key": "=", "weights": {"a": "1"}, "parts": [{}, 3]})),
+        [
+            "spec.key: Invalid value: \"=\": spec.key in body must be of type byte: \"=\"",
+            "spec.mode: Unsupported value: \"Warp\": supported values: \"Fast\", \"Slow\"",
+            "spec.parts[0].name: Required value",
+            "spec.parts[1]: Invalid value: \"integer\": spec.parts[1] in body must be of type object: \"integer\"",
+            "spec.port: Invalid value: \"boolean\": spec.port in body must be of type integer,string: \"boolean\"",
+            "spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\"",
+            "spec.weights.a: Invalid value: \"string\": spec.weights.a in body must be of type number: \"string\"",
+        ]
+    );
+    assert_eq!(told(json!({"size": 3_000_000_000_u64})).len(), 1);
+    assert_eq!(told(json!({})), ["spec.size: Required value"]);
+    assert_eq!(
+        told(json!([])),
+        ["spec: Invalid value: \"array\": spec in body must be of type object: \"array\""]
+    );
 }

@@ -8,7 +8,7 @@ use store::{Compare, Op, Revision, StoreError, Txn};
 use super::{Step, Wanted, reconcile, wanted};
 use crate::authz::rules::GROUP;
 use crate::codec::{self, Parsed};
-use crate::registry::{Resource, Rules};
+use crate::registry::{Row, Rules};
 use crate::server::Core;
 use crate::{entropy, write};
 
@@ -20,7 +20,13 @@ const ATTEMPTS: u32 = 5;
 /// Makes what is missing, mends what is less than it should be, and waits
 /// until authorization sees it.
 pub(crate) async fn drive(core: &Core) -> Result<(), Status> {
-    let rows: Vec<Arc<Resource>> = core.registry.stored().filter(|row| row.id.group == GROUP).cloned().collect();
+    let rows: Vec<Arc<Row>> = core
+        .served()
+        .registry
+        .stored()
+        .filter(|row| row.id.group == GROUP)
+        .cloned()
+        .collect();
     if rows.is_empty() {
         return Ok(());
     }
@@ -45,7 +51,7 @@ pub(crate) async fn drive(core: &Core) -> Result<(), Status> {
         if !lost {
             let newest = core.store.revision().0;
             for row in &rows {
-                if !core.hub(row).reach(newest, core.limits.fresh_timeout).await {
+                if !row.hub().reach(newest, core.limits.fresh_timeout).await {
                     return Err(Status::unavailable("the server is behind its store and cannot see its own roles"));
                 }
             }
@@ -56,7 +62,7 @@ pub(crate) async fn drive(core: &Core) -> Result<(), Status> {
 }
 
 /// One comparison and one operation per object that is not as it should be.
-async fn plan(core: &Core, rows: &[Arc<Resource>]) -> Result<Txn, Status> {
+async fn plan(core: &Core, rows: &[Arc<Row>]) -> Result<Txn, Status> {
     let mut txn = Txn::default();
     for Wanted { plural, object } in wanted() {
         let Some(row) = rows.iter().find(|row| row.id.plural == plural) else {
@@ -68,7 +74,7 @@ async fn plan(core: &Core, rows: &[Arc<Resource>]) -> Result<Txn, Status> {
         };
         let (mut fresh, _) = codec::decode(row, parsed)?;
         let key = row.key(fresh.namespace(), fresh.name());
-        if core.hub(row).get(&key, 0).is_some_and(|found| found.is_err()) {
+        if row.hub().get(&key, 0).is_some_and(|found| found.is_err()) {
             // Logged when it was read. It grants nothing until it is deleted,
             // and must not keep everything else from being served.
             continue;

@@ -24,15 +24,15 @@ struct Backend {
 pub(super) async fn destination(call: &Call, service: &Object, place: &Place<'_>) -> Result<Destination, Status> {
     let port = port_name(service, place)?;
     let nobody = || Status::unavailable(format!("no endpoints available for service {:?}", place.name));
-    let row = |plural: &str| call.core.registry.find("", "v1", plural).ok_or_else(nobody);
+    let row = |plural: &str| call.core.row("", "v1", plural).ok_or_else(nobody);
     let kept = row("endpoints")?;
-    let endpoints = call.core.current(kept, &kept.key(service.namespace(), place.name)).await?;
+    let endpoints = call.core.current(&kept, &kept.key(service.namespace(), place.name)).await?;
     let endpoints = endpoints.ok_or_else(|| Status::not_found(&kept.id, place.name))?;
     let backends = backends(&endpoints.object, &port, entropy::index());
     let pods = row("pods")?;
     for backend in backends {
         // Anybody may write endpoints: only what is a pod is asked.
-        let pod = call.core.current(pods, &pods.key(&backend.namespace, &backend.pod)).await?;
+        let pod = call.core.current(&pods, &pods.key(&backend.namespace, &backend.pod)).await?;
         if pod.is_some_and(|pod| has_address(&pod.object, backend.address.ip())) {
             return Ok(Destination::Address {
                 https: place.https(),

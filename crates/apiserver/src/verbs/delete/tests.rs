@@ -1,7 +1,7 @@
 use super::*;
 use crate::kinds;
 
-fn row(plural: &str) -> std::sync::Arc<Resource> {
+fn row(plural: &str) -> std::sync::Arc<crate::registry::Row> {
     std::sync::Arc::clone(kinds::builtin().find("", "v1", plural).unwrap())
 }
 

@@ -68,12 +68,12 @@ pub(super) async fn delete(call: &Call) -> Result<Response<Body>, Status> {
         },
         path @ authz::Attributes::Path { .. } => path,
     };
-    if let Decision::NoOpinion(why) = call.core.authorizer.decide(&call.identity, &attributes, None) {
+    if let Decision::NoOpinion(why) = call.core.served().authorizer.decide(&call.identity, &attributes, None) {
         return Err(Status::forbidden(id, name, &format!("not permitted to do {VERB:?}, reason: {why}")));
     }
     let key = call.key();
     let stored = call.core.store.get(&key).await.map_err(|error| write::store_failed(&error))?;
-    let damage = stored.and_then(|stored| call.core.hub(&call.row).resolve(&key, &stored).err());
+    let damage = stored.and_then(|stored| call.row.hub().resolve(&key, &stored).err());
     let Some(damage) = damage else {
         let why = "is exclusively used to delete corrupt object(s), try again by removing this option";
         let about = ResourceId::new(&id.group, &id.version, &id.plural, &id.plural);

@@ -74,7 +74,7 @@ async fn every_kind_can_be_read_in_protobuf() {
     let rig = Rig::new().await;
     rig.pod("a", Some("n1")).await;
     rig.config_map("m", &json!({"x": "y"})).await;
-    let rows: Vec<_> = rig.server.core().registry.stored().cloned().collect();
+    let rows: Vec<_> = rig.server.core().served().registry.stored().cloned().collect();
     assert!(rows.len() > 10);
     for row in rows {
         let id = &row.id;
