@@ -41,6 +41,7 @@ use crate::pull_secret;
 use crate::qos;
 use crate::resources::NodeLimits;
 use crate::sources::{self, Sources};
+use crate::system_oom;
 use crate::volumes::{self, Volumes};
 
 /// What a kubelet needs.
@@ -222,6 +223,7 @@ impl Kubelet {
             client,
         };
         side.spawn(ports.sources.clone().run(shutdown.clone()));
+        side.spawn(system_oom::watch(ports.clone(), events.clone(), shutdown.clone()));
         side.spawn(qos::follow(ports.clone(), shutdown.clone()));
         let image_fs = eviction.image_fs.clone();
         side.spawn(image_gc::run(ports.clone(), image_gc, image_fs, events.clone(), shutdown.clone()));
