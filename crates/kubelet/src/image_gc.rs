@@ -150,7 +150,7 @@ struct Failures {
 
 impl Failures {
     /// The message of an `ImageGCFailed`, if this look is worth one.
-    fn to_tell(&mut self, looked: Result<(), String>) -> Option<String> {
+    fn tell_of(&mut self, looked: Result<(), String>) -> Option<String> {
         let failed_before = std::mem::replace(&mut self.failed, looked.is_err());
         looked.err().filter(|_| failed_before)
     }
@@ -165,7 +165,7 @@ pub(crate) async fn run(ports: Ports, settings: Settings, image_fs: PathBuf, eve
         if let Err(error) = &looked {
             tracing::warn!(error = %error, "images were not collected");
         }
-        if let Some(error) = failures.to_tell(looked) {
+        if let Some(error) = failures.tell_of(looked) {
             events.warn("ImageGCFailed", error);
         }
         tokio::select! {
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn the_second_failure_in_a_row_is_told() {
         let mut failures = Failures::default();
-        let mut told = |looked: Result<(), &str>| failures.to_tell(looked.map_err(str::to_owned));
+        let mut told = |looked: Result<(), &str>| failures.tell_of(looked.map_err(str::to_owned));
         assert_eq!(told(Err("a")), None);
         assert_eq!(told(Err("b")).as_deref(), Some("b"));
         assert_eq!(told(Err("c")).as_deref(), Some("c"));

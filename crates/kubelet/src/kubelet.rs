@@ -225,8 +225,13 @@ impl Kubelet {
         side.spawn(ports.sources.clone().run(shutdown.clone()));
         side.spawn(system_oom::watch(ports.clone(), events.clone(), shutdown.clone()));
         side.spawn(qos::follow(ports.clone(), shutdown.clone()));
-        let image_fs = eviction.image_fs.clone();
-        side.spawn(image_gc::run(ports.clone(), image_gc, image_fs, events.clone(), shutdown.clone()));
+        side.spawn(image_gc::run(
+            ports.clone(),
+            image_gc,
+            eviction.image_fs.clone(),
+            events.clone(),
+            shutdown.clone(),
+        ));
         let (evictions, to_evict) = mpsc::channel(EVICTIONS_MAX);
         let findings = Findings {
             state,
