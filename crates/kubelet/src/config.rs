@@ -87,6 +87,7 @@ pub fn sandbox(
         host_pid: spec.host_pid.unwrap_or(false),
         host_ipc: spec.host_ipc.unwrap_or(false),
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
+        own_users: spec.host_users == Some(false),
         resolv_conf: dns::form(pod, node_resolv_conf).text,
         host_aliases,
         resources: resources::of_pod(pod, limits),
@@ -209,6 +210,7 @@ pub fn container(
         capabilities_add: capabilities.add.unwrap_or_default(),
         capabilities_drop: capabilities.drop.unwrap_or_default(),
         privileged: security.privileged.unwrap_or(false),
+        unmasked_proc: security.proc_mount.as_deref() == Some("Unmasked"),
         no_new_privileges: security.allow_privilege_escalation == Some(false),
         seccomp: seccomp(
             security.seccomp_profile.as_ref().or(pod_security.seccomp_profile.as_ref()),

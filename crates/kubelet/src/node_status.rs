@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use api::typed::{
-    DaemonEndpoint, Lease, LeaseSpec, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo,
-    ObjectMeta, OwnerReference, WireQuantity,
+    DaemonEndpoint, Lease, LeaseSpec, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, ObjectMeta, OwnerReference, WireQuantity,
 };
 use api::{Quantity, Time};
 use futures::StreamExt;
@@ -52,6 +52,8 @@ pub struct Machine {
     pub huge_pages: Vec<HugePages>,
     /// Pods it takes.
     pub max_pods: u32,
+    /// Pods can have users of their own here.
+    pub user_namespaces: bool,
     /// Kernel release.
     pub kernel: String,
     /// `PRETTY_NAME` of the distribution.
@@ -100,6 +102,7 @@ impl Machine {
             reserved_storage_bytes: 0,
             huge_pages: HugePages::read(std::path::Path::new(hugepages::KERNEL_DIR)),
             max_pods: MAX_PODS,
+            user_namespaces: false,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             os_image,
             machine_id: text("/etc/machine-id"),
@@ -266,6 +269,21 @@ pub fn status(node: &NodeIdentity, machine: &Machine, state: &NodeState, last: O
             os_image: machine.os_image.clone(),
             system_uuid: machine.machine_id.clone(),
             ..NodeSystemInfo::default()
+        }),
+        // One runtime by three names; that of the default has no letters.
+        runtime_handlers: Some(
+            ["", "lifepod", "runc"]
+                .map(|name| NodeRuntimeHandler {
+                    name: Some(name.to_owned()),
+                    features: Some(NodeRuntimeHandlerFeatures {
+                        recursive_read_only_mounts: Some(true),
+                        user_namespaces: Some(machine.user_namespaces),
+                    }),
+                })
+                .to_vec(),
+        ),
+        features: Some(NodeFeatures {
+            supplemental_groups_policy: Some(true),
         }),
         ..NodeStatus::default()
     }
@@ -477,6 +495,7 @@ mod tests {
             memory_bytes: 1 << 30,
             reserved_memory_bytes: 100 << 20,
             max_pods: 300,
+            user_namespaces: true,
             ..Machine::read(std::path::Path::new("/")).unwrap()
         };
         let (capacity, allocatable) = resources(&machine);

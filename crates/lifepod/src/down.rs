@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kubelet::Drain;
+use runtime::embedded::UserIds;
 use runtime::image::PullOptions;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -38,7 +39,9 @@ pub(crate) async fn run(down: Down) -> Result<()> {
         lock = take_over(&layout).await?;
     }
     let _lock = lock;
-    let parts = node::open(&settings, preflight::host_ip(), None, PullOptions::default(), &layout).await?;
+    // Nobody gets ids any more.
+    let user_ids = UserIds::for_pods(0);
+    let parts = node::open(&settings, preflight::host_ip(), None, PullOptions::default(), user_ids, &layout).await?;
     let removed = node::purge(&parts, &layout).await?;
     println!(
         "removed {removed} pods from this host; objects and images stay in {}",

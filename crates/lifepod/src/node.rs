@@ -12,7 +12,7 @@ use kubelet::volumes::Volumes;
 use lifecycle::evict::{self, Signal};
 use net::{BridgeName, BridgeNetwork, Cidr, Redirect};
 use runtime::Runtime;
-use runtime::embedded::{self, Embedded, NodeImages, ShimExe};
+use runtime::embedded::{self, Embedded, NodeImages, ShimExe, UserIds};
 use runtime::image::{ImageStore, PullOptions, Puller};
 
 use crate::flags::Up;
@@ -85,6 +85,7 @@ pub(crate) async fn open(
     node_ip: IpAddr,
     redirect: Option<Redirect>,
     pulls: PullOptions,
+    user_ids: UserIds,
     layout: &Layout,
 ) -> Result<Parts> {
     let options = net::Options {
@@ -107,6 +108,7 @@ pub(crate) async fn open(
         }),
         network: network.clone(),
         node_ips: vec![node_ip],
+        user_ids,
     };
     let runtime = Arc::new(Embedded::open(options).await.context("opening the container runtime")?);
     let freed = tokio::task::spawn_blocking(move || anyhow::Ok(store.collect(&runtime::image::layers_in_use()?)?)).await??;
@@ -130,12 +132,21 @@ pub(crate) async fn open(
     })
 }
 
+/// The ids for pods with users of their own.
+pub(crate) fn user_ids(max_pods: u32) -> Result<UserIds> {
+    let [subuid, subgid] = ["/etc/subuid", "/etc/subgid"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    UserIds::of_kubelet(&subuid, &subgid, max_pods)
+        .map_err(anyhow::Error::msg)
+        .context("reading /etc/subuid and /etc/subgid")
+}
+
 /// What the node has for pods: no more than their cgroup may have, and less
 /// what is kept from them.
 pub(crate) async fn settle(machine: &mut Machine, thresholds: &evict::Settings, parts: &Parts) -> Result<()> {
     if let Some(limit) = parts.runtime.usage(false).await?.memory_limit_bytes {
         machine.memory_bytes = machine.memory_bytes.min(limit);
     }
+    machine.user_namespaces = parts.runtime.features().user_namespaces;
     machine.reserved_memory_bytes = thresholds.reserved(Signal::MemoryAvailable, machine.memory_bytes);
     machine.reserved_storage_bytes = thresholds.reserved(Signal::NodeFsAvailable, machine.storage_bytes);
     Ok(())

@@ -126,6 +126,7 @@ impl Platform {
         let layout = Layout::new(&up.data.data_dir)?;
         let settings = Settings::from(up);
         node::check(&settings, &layout)?;
+        let user_ids = node::user_ids(up.max_pods)?;
         let pulls = images::pull_options(up.registries.as_deref())?;
         layout.create()?;
         let lock = Lock::take(&layout)?;
@@ -180,7 +181,7 @@ impl Platform {
 
         settings.keep(&layout)?;
         up.keep(&layout)?;
-        let parts = node::open(&settings, identity.ip, in_cluster.redirect(), pulls, &layout).await?;
+        let parts = node::open(&settings, identity.ip, in_cluster.redirect(), pulls, user_ids, &layout).await?;
         if let Some(listener) = in_cluster.listen().await? {
             tasks.spawn(door(listener));
         }

@@ -15,6 +15,7 @@ mod container;
 mod dial;
 mod files;
 mod hosts;
+mod ids;
 mod images;
 mod pod;
 mod resize;
@@ -40,14 +41,16 @@ use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
 pub use adopt::Purged;
+pub use ids::UserIds;
 pub use images::{Images, NodeImages};
 pub use shim_exe::ShimExe;
 
 use crate::{
-    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Image, Network, NodeImage, PullBytes, Resize, Resources,
-    Runtime, RuntimeError, SandboxConfig, Session, StreamRequest,
+    AttachRequest, Auth, CgroupParent, ContainerConfig, ExecOutput, ExecRequest, Features, Image, Network, NodeImage, PullBytes, Resize,
+    Resources, Runtime, RuntimeError, SandboxConfig, Session, StreamRequest,
 };
 use files::PodDir;
+use ids::Ranges;
 use pod::Pod;
 use spec::Host;
 
@@ -68,12 +71,17 @@ pub struct Options {
     pub network: Arc<dyn Network>,
     /// Addresses of pods on the node's own network.
     pub node_ips: Vec<IpAddr>,
+    /// For pods that have users of their own.
+    pub user_ids: UserIds,
 }
 
 /// The backend. Dropping it leaves every pod running.
 pub struct Embedded {
     options: Options,
     host: Host,
+    /// Why pods cannot have users of their own here, if they cannot.
+    no_users: Option<String>,
+    ranges: Mutex<Ranges>,
     pods: Mutex<HashMap<Uid, Arc<Pod>>>,
     hints: broadcast::Sender<Uid>,
     background: Mutex<JoinSet<()>>,
@@ -83,6 +91,11 @@ impl Embedded {
     fn pods(&self) -> MutexGuard<'_, HashMap<Uid, Arc<Pod>>> {
         // Each change under it is a single insertion or removal.
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ranges(&self) -> MutexGuard<'_, Ranges> {
+        // As above.
+        self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pod(&self, uid: &Uid) -> Result<Arc<Pod>, RuntimeError> {
@@ -149,6 +162,12 @@ impl Runtime for Embedded {
                 tracing::warn!(uid = %pod.uid, action = "end", "the pod's shim has died; its containers are lost");
                 self.end_sandbox(&pod).await?;
             }
+        }
+    }
+
+    fn features(&self) -> Features {
+        Features {
+            user_namespaces: self.no_users.is_none(),
         }
     }
 

@@ -59,6 +59,9 @@ pub struct SandboxConfig {
     pub host_ipc: bool,
     /// One process-id namespace for all containers of the pod.
     pub share_process_namespace: bool,
+    /// Users and groups of the pod's own, none of whom is one of the node's.
+    #[serde(default)]
+    pub own_users: bool,
     /// Content of `/etc/resolv.conf`.
     pub resolv_conf: String,
     /// Lines added to `/etc/hosts` after the pod's own: address and names.
@@ -211,6 +214,8 @@ pub struct ContainerConfig {
     pub capabilities_drop: Vec<String>,
     /// All capabilities, all devices, nothing masked.
     pub privileged: bool,
+    /// Nothing of `/proc` and `/sys` is masked or read-only.
+    pub unmasked_proc: bool,
     /// `allowPrivilegeEscalation: false`.
     pub no_new_privileges: bool,
     /// The system calls it may make. Of no effect when `privileged`.
@@ -357,6 +362,13 @@ pub enum RuntimeError {
     },
 }
 
+/// What a runtime can do on this host. Source: CRI, `RuntimeHandlerFeatures`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Pods can have users of their own.
+    pub user_namespaces: bool,
+}
+
 /// CRI's verbs with our own types. A [`Uid`] names a pod, a [`ContainerId`]
 /// one attempt. Every verb may be repeated: what is already so is success.
 #[async_trait]
@@ -364,6 +376,8 @@ pub trait Runtime: Send + Sync {
     /// A whole-pod snapshot; its sequence number grows with every call. A pod
     /// the runtime does not know gives an empty snapshot, not an error.
     async fn observe(&self, pod: &Uid) -> Result<Observation, RuntimeError>;
+    /// What it can do here; does not change while it runs.
+    fn features(&self) -> Features;
     /// Every pod the runtime knows anything of.
     async fn list(&self) -> Result<Vec<Uid>, RuntimeError>;
     /// Hints that a pod changed. May drop or repeat; never relied on alone.

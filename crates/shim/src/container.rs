@@ -27,6 +27,7 @@ use crate::process::{StartFailure, exit_code, fork_worker};
 use crate::protocol::{ContainerStatus, CreateSpec, Refusal, State};
 use crate::record::{self, Cause, EXIT_FILE, ExitRecord, MESSAGE_FILE, RUN_FILE, RunRecord};
 use crate::sandbox;
+use crate::user_namespace::UserNamespace;
 
 use oom::Oom;
 pub(crate) use streams::{SINKS_MAX, Streams};
@@ -89,9 +90,18 @@ pub(crate) enum Step {
     NotStarted(String),
 }
 
+/// What of its pod's a container is made in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Within<'a> {
+    /// First process of the process-id namespace it is to share.
+    pub(crate) reaper: Option<i32>,
+    /// The users the pod has of its own.
+    pub(crate) users: Option<&'a UserNamespace>,
+}
+
 impl Container {
     /// Forks the worker that makes it.
-    pub(crate) fn create(spec: CreateSpec, dir: PathBuf, trees: &Trees, group: PathBuf, reaper: Option<i32>) -> io::Result<Self> {
+    pub(crate) fn create(spec: CreateSpec, dir: PathBuf, trees: &Trees, group: PathBuf, within: Within<'_>) -> io::Result<Self> {
         let (streams, ends) = Streams::open(&spec)?;
         let (result, result_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let (report, report_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -119,6 +129,7 @@ impl Container {
         if spec.staged.iter().any(|staged| staged.shared) {
             keep.extend(sandbox::node_mounts().map(|node| node.as_raw_fd()));
         }
+        keep.extend(within.users.map(UserNamespace::number));
         let (result_number, report_number) = (result_end.as_raw_fd(), report_end.as_raw_fd());
         let birthplace = trees.birthplace(&container.group).map_err(io::Error::other)?;
         let worker = fork_worker(birthplace.as_ref(), &keep, || {
@@ -127,7 +138,8 @@ impl Container {
                 dir: &container.dir,
                 trees,
                 group: &container.group,
-                reaper,
+                reaper: within.reaper,
+                users: within.users,
                 stdin: ends.stdin,
                 stdout: ends.stdout,
                 stderr: ends.stderr,

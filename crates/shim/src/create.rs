@@ -7,24 +7,27 @@
 
 use std::error::Error;
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Trees;
+use crate::mapped::Mapped;
 use crate::process;
 use crate::protocol::{CreateSpec, Refusal, TerminalSize};
 use crate::rootfs::{self, Root};
+use crate::sandbox;
 use crate::seccomp::Filters;
 use crate::stage;
 use crate::terminal;
+use crate::user_namespace::UserNamespace;
 use crate::users;
 
 /// In the attempt's directory: libcontainer's own, and in that the socket the
@@ -58,6 +61,8 @@ pub(crate) struct Work<'a> {
     pub(crate) group: &'a Path,
     /// First process of the process-id namespace it is to share.
     pub(crate) reaper: Option<i32>,
+    /// The users its pod has of its own.
+    pub(crate) users: Option<&'a UserNamespace>,
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
@@ -89,7 +94,9 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
     let Work {
         spec, dir, trees, group, ..
     } = work;
-    let merged = rootfs::mount_overlay(&spec.layers, dir).map_err(system("mounting the root file system"))?;
+    let mapped = work.users.map(Mapped::begin).transpose();
+    let mapped = mapped.map_err(system("making room for the container's mounts"))?;
+    let merged = mount_root(&spec.layers, dir, mapped.as_ref()).map_err(system("mounting the root file system"))?;
     let root = Root::open(&merged).map_err(system("opening the root file system"))?;
     let passwd = root
         .read_to_string("/etc/passwd")
@@ -98,19 +105,34 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
         .read_to_string("/etc/group")
         .map_err(system("reading the image's /etc/group"))?;
     let identity = users::resolve(&spec.user, &passwd, &groups).map_err(|message| (Refusal::Config, message))?;
+    let ids = work.users.map(|users| users.ids);
+    if let Some(ids) = ids {
+        identity.check(ids).map_err(|message| (Refusal::Config, message))?;
+    }
+    let shared = work.reaper.map(|process| File::open(sandbox::pid_namespace(process))).transpose();
+    let shared = shared.map_err(system("opening the process-id namespace to share"))?;
     let mut oci = spec.spec;
-    settle(&mut oci, &identity, work.reaper, trees).map_err(|message| (Refusal::Config, message))?;
+    settle(&mut oci, &identity, shared.as_ref(), trees).map_err(|message| (Refusal::Config, message))?;
     if let Some(process) = oci.process() {
-        root.create_dir_all(process.cwd())
+        root.create_dir_all(process.cwd(), ids.map_or(0, |ids| ids.first))
             .map_err(|cause| (Refusal::Start, format!("mkdir {}: {cause}", process.cwd().display())))?;
     }
     drop(root);
-    stage::stage(&spec.staged, dir)?;
-    let config = serde_json::to_vec(&oci).map_err(|cause| (Refusal::System, format!("writing {CONFIG_FILE}: {cause}")))?;
-    fs::write(dir.join(CONFIG_FILE), config).map_err(system("writing the container's configuration"))?;
+    stage::stage(&spec.staged, mapped.as_ref().map_or(dir, |mapped| mapped.place()), mapped.as_ref())?;
+    for stream in [&work.stdin, &work.stdout, &work.stderr] {
+        let owner = ids.map_or(Some(identity.uid), |ids| ids.on_node(identity.uid));
+        process::give_pipe(stream.as_fd(), owner.unwrap_or_default()).map_err(system("giving the container its streams"))?;
+    }
     trees
         .settle_in(group, &spec.limits, spec.all_devices)
         .map_err(|cause| (Refusal::System, cause.to_string()))?;
+    // The container's groups, which it sees, are there now.
+    if let Some(mapped) = &mapped {
+        mapped.settle(&mut oci, &stage::in_place(dir))?;
+        join_users(&mut oci, mapped.users()).map_err(|message| (Refusal::Config, message))?;
+    }
+    let config = serde_json::to_vec(&oci).map_err(|cause| (Refusal::System, format!("writing {CONFIG_FILE}: {cause}")))?;
+    fs::write(dir.join(CONFIG_FILE), config).map_err(system("writing the container's configuration"))?;
     let filters = Filters::of_attempt(dir).map_err(system("reading the container's seccomp filters"))?;
     // A worker that was killed may have left these.
     let _ = fs::remove_dir_all(dir.join(LIBCONTAINER_DIR));
@@ -136,8 +158,37 @@ fn try_make(work: Work<'_>) -> Result<i32, (Refusal, String)> {
         .ok_or_else(|| (Refusal::System, "the container has no process".to_owned()))
 }
 
-/// Fills in what only the root file system and the sandbox could tell.
-fn settle(spec: &mut Spec, identity: &users::Identity, reaper: Option<i32>, trees: &Trees) -> Result<(), String> {
+/// Mounts the root file system; gives where.
+fn mount_root(layers: &[PathBuf], dir: &Path, mapped: Option<&Mapped<'_>>) -> io::Result<PathBuf> {
+    let Some(mapped) = mapped else {
+        let merged = dir.join("merged");
+        return rootfs::mount_overlay(layers, dir, &merged, 0).map(|()| merged);
+    };
+    let layers = mapped.layers(layers, "layers")?;
+    rootfs::mount_overlay(&layers, dir, &mapped.root(), mapped.users().ids.first)?;
+    Ok(mapped.root())
+}
+
+/// Names the user namespace the container's first process enters. What the ids
+/// are is of no effect there, and read by those who enter it later.
+fn join_users(spec: &mut Spec, users: &UserNamespace) -> Result<(), String> {
+    let linux = spec.linux_mut().as_mut().ok_or("the configuration is not for Linux")?;
+    let mapping = LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(users.ids.first)
+        .size(users.ids.length)
+        .build()
+        .map_err(|cause| cause.to_string())?;
+    linux.set_uid_mappings(Some(vec![mapping])).set_gid_mappings(Some(vec![mapping]));
+    let mut namespace = LinuxNamespace::default();
+    namespace.set_typ(LinuxNamespaceType::User).set_path(Some(users.path()));
+    linux.namespaces_mut().get_or_insert_default().push(namespace);
+    Ok(())
+}
+
+/// Fills in what only the root file system and the sandbox could tell. `shared`
+/// is the process-id namespace it shares, open as long as the worker lives.
+fn settle(spec: &mut Spec, identity: &users::Identity, shared: Option<&File>, trees: &Trees) -> Result<(), String> {
     let process = spec.process_mut().as_mut().ok_or("the configuration names no process")?;
     let user = process.user_mut();
     user.set_uid(identity.uid)
@@ -154,9 +205,10 @@ fn settle(spec: &mut Spec, identity: &users::Identity, reaper: Option<i32>, tree
         }
     }
     let namespaces = spec.linux_mut().as_mut().and_then(|linux| linux.namespaces_mut().as_mut());
-    if let (Some(reaper), Some(namespaces)) = (reaper, namespaces) {
+    if let (Some(shared), Some(namespaces)) = (shared, namespaces) {
         for namespace in namespaces.iter_mut().filter(|n| n.typ() == LinuxNamespaceType::Pid) {
-            namespace.set_path(Some(crate::sandbox::pid_namespace(reaper)));
+            // Nobody on the node may look for it in another process.
+            namespace.set_path(Some(PathBuf::from(format!("/proc/self/fd/{}", shared.as_raw_fd()))));
         }
     }
     Ok(())

@@ -23,9 +23,10 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Trees;
 use crate::create::CONFIG_FILE;
 use crate::process::{self, CODE_NOT_STARTED, StartFailure};
-use crate::protocol::{EXEC_OUTPUT_BYTES_MAX, TerminalSize};
+use crate::protocol::{EXEC_OUTPUT_BYTES_MAX, IdRange, TerminalSize};
 use crate::seccomp::Filters;
 use crate::terminal;
+use crate::user_namespace::become_root;
 
 /// Most read from its output before others get their turn; a pipe's worth.
 const READ_BYTES: usize = 16 << 10;
@@ -113,7 +114,7 @@ impl Running {
         }
         let birthplace = place.trees.birthplace(place.group).map_err(io::Error::other)?;
         let report_number = report_end.as_raw_fd();
-        let worker = process::fork_worker(birthplace.as_ref(), &keep, || match enter(&init, place) {
+        let worker = process::fork_worker(birthplace.as_ref(), &keep, || match enter(&init, place, streams) {
             Ok(process) => become_command(&process, command, streams, report_number),
             Err(cause) => tell(
                 report_number,
@@ -225,20 +226,55 @@ enum Streams {
     Terminal(RawFd, TerminalSize),
 }
 
+impl Streams {
+    /// Gives those that are pipes to a user of the node.
+    fn give(self, owner: u32) -> io::Result<()> {
+        let Self::Three(stdin, stdout, stderr) = self else { return Ok(()) };
+        for number in [stdin, stdout, stderr].into_iter().flatten() {
+            // SAFETY: the number of a descriptor this process inherited.
+            process::give_pipe(unsafe { BorrowedFd::borrow_raw(number) }, owner)?;
+        }
+        Ok(())
+    }
+}
+
 /// Moves the worker into the container; gives how its processes run.
-fn enter(init: &OwnedFd, place: &Place<'_>) -> io::Result<(Process, Filters)> {
+fn enter(init: &OwnedFd, place: &Place<'_>, streams: Streams) -> io::Result<(Process, Filters)> {
     let spec: Spec = serde_json::from_slice(&std::fs::read(place.dir.join(CONFIG_FILE))?)?;
     let filters = Filters::of_attempt(place.dir)?;
     let process = spec
         .process()
         .clone()
         .ok_or_else(|| io::Error::other("the container's configuration names no process"))?;
+    let ids = ids_of(&spec);
+    let owner = ids.map_or(Some(process.user().uid()), |ids| ids.on_node(process.user().uid()));
+    streams.give(owner.unwrap_or_default())?;
+    if let Some(score) = process.oom_score_adj() {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())?;
+    }
     place.trees.enter_v1(place.group).map_err(io::Error::other)?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     // Network, IPC and UTS namespaces are the shim's own.
-    let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
+    let mut namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
+    if ids.is_some() {
+        namespaces |= CloneFlags::CLONE_NEWUSER;
+    }
     nix::sched::setns(init.as_fd(), namespaces)?;
+    if ids.is_some() {
+        // Nobody of the node's from here on.
+        become_root()?;
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    }
     Ok((process, filters))
+}
+
+/// The users its pod has of its own, as the container was made with them.
+fn ids_of(spec: &Spec) -> Option<IdRange> {
+    let mappings = spec.linux().as_ref()?.uid_mappings().as_ref()?;
+    mappings.first().map(|mapping| IdRange {
+        first: mapping.host_id(),
+        length: mapping.size(),
+    })
 }
 
 /// What the worker and the command's process tell. Each is one line, short
@@ -299,9 +335,6 @@ fn prepare(process: &Process, streams: Streams) -> io::Result<()> {
         rustix::stdio::dup2_stdin(given(stdin))?;
         rustix::stdio::dup2_stdout(given(stdout))?;
         rustix::stdio::dup2_stderr(given(stderr))?;
-    }
-    if let Some(score) = process.oom_score_adj() {
-        std::fs::write("/proc/self/oom_score_adj", score.to_string())?;
     }
     rustix::process::chdir(process.cwd())?;
     let user = process.user();

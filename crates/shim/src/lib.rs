@@ -2,6 +2,7 @@
 //!
 //! Reading order: `protocol.rs` (what an agent may ask and what it is told),
 //! `serve.rs` (the one loop), `sandbox.rs` (the namespaces a pod shares),
+//! `user_namespace.rs` (the users it may have of its own), `mapped.rs` (mounts in their terms),
 //! `container.rs` (one attempt: made, started, ended), `create.rs` (the worker
 //! that makes it through libcontainer), `exec.rs` (further commands),
 //! `sink.rs` (who is attached), `terminal.rs`, `seccomp.rs` (filters on system
@@ -26,6 +27,7 @@ mod container;
 mod create;
 mod exec;
 mod log;
+mod mapped;
 mod process;
 pub mod protocol;
 pub mod record;
@@ -36,7 +38,8 @@ mod serve;
 mod sink;
 pub mod stage;
 mod terminal;
+mod user_namespace;
 mod users;
 
 pub use log::files_of as log_files;
-pub use serve::{ROLE, main};
+pub use serve::{ROLE, TRY_USERS, main};

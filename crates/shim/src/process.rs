@@ -231,6 +231,16 @@ pub(crate) fn write_all(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives a pipe to the user at its other end, who may open it by its name in
+/// `/proc`; anything else stays whose it is. Source: runc, `fixStdioPermissions`.
+pub(crate) fn give_pipe(stream: BorrowedFd<'_>, owner: u32) -> io::Result<()> {
+    let about = rustix::fs::fstat(stream)?;
+    if rustix::fs::FileType::from_raw_mode(about.st_mode) == rustix::fs::FileType::Fifo {
+        rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(owner)), None)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -161,6 +161,27 @@ pub struct SandboxSpec {
     pub sysctls: Vec<(String, String)>,
     /// Limits of the whole pod.
     pub limits: Limits,
+    /// A user namespace of its own, with these of the node's ids in it;
+    /// otherwise the node's.
+    #[serde(default)]
+    pub ids: Option<IdRange>,
+}
+
+/// Users and groups of the node that are a pod's 0, 1, 2 and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The node's number of the pod's 0.
+    pub first: u32,
+    /// How many there are.
+    pub length: u32,
+}
+
+impl IdRange {
+    /// The node's number of one of the pod's, if the pod has it.
+    #[must_use]
+    pub fn on_node(&self, id: u32) -> Option<u32> {
+        self.first.checked_add(id).filter(|_| id < self.length)
+    }
 }
 
 /// Cgroup limits; `None` leaves the kernel's default.

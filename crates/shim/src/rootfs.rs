@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
 
 /// A page: all that `mount(2)` takes.
@@ -17,13 +17,13 @@ const CLASSIC_OPTION_BYTES_MAX: usize = 4095;
 /// Longest file read from inside a container.
 const READ_BYTES_MAX: u64 = 1 << 20;
 
-/// Mounts an overlay at `dir/merged`, writable in `dir/upper`.
+/// Mounts an overlay at `merged`, writable in `dir/upper`, which is `owner`'s.
 ///
 /// `volatile`: nothing in this layer outlives the node's power, since a
 /// container started after it begins with a new one; so nothing is synced.
-pub(crate) fn mount_overlay(layers: &[PathBuf], dir: &Path) -> io::Result<PathBuf> {
-    let (upper, work, merged) = (dir.join("upper"), dir.join("work"), dir.join("merged"));
-    for made in [&upper, &work, &merged] {
+pub(crate) fn mount_overlay(layers: &[PathBuf], dir: &Path, merged: &Path, owner: u32) -> io::Result<()> {
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    for made in [upper.as_path(), &work, merged] {
         match std::fs::create_dir(made) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -34,12 +34,14 @@ pub(crate) fn mount_overlay(layers: &[PathBuf], dir: &Path) -> io::Result<PathBu
         let like = std::fs::metadata(top)?;
         std::fs::set_permissions(&upper, like.permissions())?;
     }
-    match mount_new_style(layers, &upper, &work, &merged) {
-        // `lowerdir+` arrived in Linux 6.5.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => mount_classic(layers, &upper, &work, &merged)?,
-        other => other?,
+    if owner != 0 {
+        std::os::unix::fs::chown(&upper, Some(owner), Some(owner))?;
     }
-    Ok(merged)
+    match mount_new_style(layers, &upper, &work, merged) {
+        // `lowerdir+` arrived in Linux 6.5.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => mount_classic(layers, &upper, &work, merged),
+        other => Ok(other?),
+    }
 }
 
 fn mount_new_style(layers: &[PathBuf], upper: &Path, work: &Path, merged: &Path) -> rustix::io::Result<()> {
@@ -164,14 +166,19 @@ impl Root {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Makes a directory and those above it, mode 0755.
-    pub(crate) fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+    /// Makes a directory and those above it, `owner`'s, mode 0755.
+    pub(crate) fn create_dir_all(&self, path: &Path, owner: u32) -> io::Result<()> {
         let mut at = PathBuf::from("/");
         for part in path.components() {
             let Component::Normal(name) = part else { continue };
             let parent = self.dir(&at)?;
             match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                Err(rustix::io::Errno::EXIST) | Ok(()) => at.push(OsStr::new(name)),
+                Ok(()) => {
+                    let (uid, gid) = (rustix::fs::Uid::from_raw(owner), rustix::fs::Gid::from_raw(owner));
+                    rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                    at.push(OsStr::new(name));
+                }
+                Err(rustix::io::Errno::EXIST) => at.push(OsStr::new(name)),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -200,7 +207,7 @@ mod tests {
         symlink("../..", inner.join("up")).unwrap();
         let root = Root::open(&inner).unwrap();
         assert_eq!(root.read_to_string("/etc/passwd").unwrap(), "");
-        root.create_dir_all(Path::new("/up/made/here")).unwrap();
+        root.create_dir_all(Path::new("/up/made/here"), 0).unwrap();
         assert!(inner.join("made/here").is_dir(), "an absolute climb ends at the root");
         assert!(!outer.path().join("made").exists());
     }

@@ -4,7 +4,9 @@
 //! There is no pause process. The shim itself moves into new network, IPC and
 //! UTS namespaces, so they live as long as it does, containers are born into
 //! them, and others reach them as `/proc/<shim>/ns/*`. Only a shared
-//! process-id namespace needs a process: its first one, which reaps.
+//! process-id namespace needs a process: its first one, which reaps. A pod with
+//! users of its own owns these namespaces, and the shim stays the node's root
+//! in them; see `user_namespace.rs`.
 
 use std::ffi::CString;
 use std::fs;
@@ -19,8 +21,9 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use crate::cgroup::Trees;
 use crate::process::fork_worker;
-use crate::protocol::{Limits, SandboxSpec};
+use crate::protocol::{IdRange, Limits, SandboxSpec};
 use crate::record::SHM_DIR;
+use crate::user_namespace::UserNamespace;
 
 /// Source: containerd, sandbox `/dev/shm`.
 const SHM_OPTIONS: &str = "mode=1777,size=65536k";
@@ -34,17 +37,19 @@ pub(crate) struct Sandbox {
     pub(crate) spec: SandboxSpec,
     /// First process of a shared process-id namespace.
     pub(crate) reaper: Option<i32>,
+    /// The pod's own users.
+    pub(crate) users: Option<UserNamespace>,
 }
 
 /// Why it could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}: {cause}")]
 pub(crate) struct SandboxError {
-    doing: &'static str,
-    cause: io::Error,
+    pub(crate) doing: &'static str,
+    pub(crate) cause: io::Error,
 }
 
-fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
+pub(crate) fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
     move |cause| SandboxError { doing, cause }
 }
 
@@ -73,34 +78,51 @@ pub(crate) fn own_mounts() -> Result<(), SandboxError> {
 impl Sandbox {
     /// Moves the calling process into the new namespaces.
     pub(crate) fn make(spec: SandboxSpec, dir: &Path, trees: &Trees, group: &Path) -> Result<Self, SandboxError> {
-        let mut flags = CloneFlags::empty();
-        if spec.own_network {
-            flags |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
-        }
+        let users = match spec.ids {
+            None => {
+                unshare(&spec)?;
+                None
+            }
+            Some(ids) => Some(UserNamespace::make(ids, own_namespaces(&spec), || unshare(&spec))?),
+        };
         if spec.own_ipc {
-            flags |= CloneFlags::CLONE_NEWIPC;
-        }
-        nix::sched::unshare(flags)
-            .map_err(io::Error::from)
-            .map_err(doing("unsharing namespaces"))?;
-        if spec.own_network {
-            rustix::system::sethostname(spec.hostname.as_bytes())
-                .map_err(io::Error::from)
-                .map_err(doing("setting the hostname"))?;
-        }
-        for (name, value) in &spec.sysctls {
-            set_sysctl(name, value)?;
-        }
-        if spec.own_ipc {
-            mount_shm(&dir.join(SHM_DIR)).map_err(doing("mounting /dev/shm"))?;
+            mount_shm(&dir.join(SHM_DIR), spec.ids).map_err(doing("mounting /dev/shm"))?;
         }
         let reaper = if spec.shared_pid {
-            Some(start_reaper(trees, &group.join(REAPER_GROUP))?)
+            Some(start_reaper(trees, &group.join(REAPER_GROUP), users.as_ref())?)
         } else {
             None
         };
-        Ok(Self { spec, reaper })
+        Ok(Self { spec, reaper, users })
     }
+}
+
+/// The namespaces a sandbox has of its own, but for users and process ids.
+fn own_namespaces(spec: &SandboxSpec) -> CloneFlags {
+    let mut flags = CloneFlags::empty();
+    if spec.own_network {
+        flags |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
+    }
+    if spec.own_ipc {
+        flags |= CloneFlags::CLONE_NEWIPC;
+    }
+    flags
+}
+
+/// Moves the calling process into new namespaces and sets what is in them.
+fn unshare(spec: &SandboxSpec) -> Result<(), SandboxError> {
+    nix::sched::unshare(own_namespaces(spec))
+        .map_err(io::Error::from)
+        .map_err(doing("unsharing namespaces"))?;
+    if spec.own_network {
+        rustix::system::sethostname(spec.hostname.as_bytes())
+            .map_err(io::Error::from)
+            .map_err(doing("setting the hostname"))?;
+    }
+    for (name, value) in &spec.sysctls {
+        set_sysctl(name, value)?;
+    }
+    Ok(())
 }
 
 /// Sets a parameter of the namespaces the calling process is in.
@@ -125,19 +147,21 @@ fn set_sysctl(name: &str, value: &str) -> Result<(), SandboxError> {
     })
 }
 
-fn mount_shm(at: &Path) -> io::Result<()> {
+fn mount_shm(at: &Path, ids: Option<IdRange>) -> io::Result<()> {
     match fs::create_dir(at) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let options = CString::new(SHM_OPTIONS)?;
+    let owner = ids.map_or_else(String::new, |ids| format!(",uid={0},gid={0}", ids.first));
+    let options = CString::new(format!("{SHM_OPTIONS}{owner}"))?;
     Ok(rustix::mount::mount("shm", at, "tmpfs", flags, options.as_c_str())?)
 }
 
 /// Starts the first process of a new process-id namespace; gives its id. A
-/// process in between makes the namespace and ends; the shim inherits.
-fn start_reaper(trees: &Trees, group: &Path) -> Result<i32, SandboxError> {
+/// process in between makes the namespace and ends; the shim inherits. Where
+/// the pod has users of its own, it is their root: nobody on the node.
+fn start_reaper(trees: &Trees, group: &Path, users: Option<&UserNamespace>) -> Result<i32, SandboxError> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(io::Error::from)
         .map_err(doing("making a pipe"))?;
@@ -146,8 +170,11 @@ fn start_reaper(trees: &Trees, group: &Path) -> Result<i32, SandboxError> {
         doing: "making the sandbox's cgroup",
         cause: io::Error::other(cause),
     })?;
-    let between = fork_worker(birthplace.as_ref(), &[number], || {
-        if trees.settle_in(group, &Limits::default(), true).is_err() || nix::sched::unshare(CloneFlags::CLONE_NEWPID).is_err() {
+    let mut keep = vec![number];
+    keep.extend(users.map(|users| users.number()));
+    let between = fork_worker(birthplace.as_ref(), &keep, || {
+        let entered = trees.settle_in(group, &Limits::default(), true).is_ok() && users.is_none_or(|users| users.enter_for_good().is_ok());
+        if !entered || nix::sched::unshare(CloneFlags::CLONE_NEWPID).is_err() {
             return 1;
         }
         // SAFETY: this process has one thread.
@@ -183,7 +210,7 @@ fn reap_forever(pipe: i32) -> i32 {
     }
 }
 
-/// Where others find one of the sandbox's namespaces.
-pub(crate) fn pid_namespace(reaper: i32) -> PathBuf {
-    PathBuf::from(format!("/proc/{reaper}/ns/pid"))
+/// Where others find the process-id namespace of a process.
+pub(crate) fn pid_namespace(of: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{of}/ns/pid"))
 }

@@ -29,6 +29,7 @@ use crate::process::{exit_code, fork_into};
 use crate::protocol::{Answer, Refusal};
 use crate::record::now_ns;
 use crate::sandbox::{Sandbox, own_mounts};
+use crate::user_namespace;
 
 const EXECS_MAX: usize = 64;
 /// Ended processes nobody has claimed yet, and how long they are kept: a
@@ -74,13 +75,29 @@ enum Ready {
 /// The first argument of a process that is to be a shim.
 pub const ROLE: &str = "shim";
 
+/// An argument in place of all others but a directory: tells by its exit code
+/// whether pods can have users of their own who own files in that directory,
+/// and on standard error why not. Nothing stays of it.
+pub const TRY_USERS: &str = "--try-users";
+
 /// Runs the shim; call it before anything else in a process whose first
 /// argument is [`ROLE`]. Standard input is the listening socket; the further
 /// arguments are `--dir`, `--uid`, `--cgroup-root` and, if the pod's group is not
 /// directly in that, `--cgroup-parent`, each with a value.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Shim::open(std::env::args_os().skip(2)).and_then(|mut shim| shim.serve()) {
+    let mut args = std::env::args_os().skip(2).peekable();
+    if args.next_if(|arg| arg == TRY_USERS).is_some() {
+        let dir = PathBuf::from(args.next().unwrap_or_default());
+        return match user_namespace::try_out(&dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    match Shim::open(args).and_then(|mut shim| shim.serve()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("shim: {error}");

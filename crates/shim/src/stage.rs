@@ -17,10 +17,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
-use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags};
 use rustix::thread::LinkNameSpaceType;
 
+use crate::mapped::{self, Mapped};
 use crate::protocol::{Refusal, Staged};
+use crate::user_namespace::UserNamespace;
 use crate::{rootfs, sandbox};
 
 /// In the attempt's directory: one place per mount, named by its index.
@@ -34,27 +36,37 @@ pub fn place(attempt_dir: &Path, index: usize) -> PathBuf {
 
 const INSIDE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
-/// Stages all mounts of an attempt. The calling process has a mount namespace
-/// that nobody looks into.
-pub(crate) fn stage(list: &[Staged], dir: &Path) -> Result<(), (Refusal, String)> {
+/// Where the mounts staged in a directory are.
+pub(crate) fn in_place(dir: &Path) -> PathBuf {
+    dir.join(STAGE_DIR)
+}
+
+/// Stages all mounts of an attempt, with owners `mapped` where its pod has users
+/// of its own. The calling process has a mount namespace that nobody looks into.
+pub(crate) fn stage(list: &[Staged], dir: &Path, mapped: Option<&Mapped<'_>>) -> Result<(), (Refusal, String)> {
     if list.is_empty() {
         return Ok(());
     }
-    let at = dir.join(STAGE_DIR);
-    match fs::create_dir(&at) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err((Refusal::System, format!("making directory {}: {error}", at.display())));
-        }
-        _ => {}
-    }
+    let at = in_place(dir);
+    mapped::make_dir(&at).map_err(|error| (Refusal::System, format!("making directory {}: {error}", at.display())))?;
     for (index, staged) in list.iter().enumerate() {
         if staged.shared {
+            if mapped.is_some() {
+                let what = &staged.what;
+                let why = "the node does not see mounts of a pod with users of its own (hostUsers: false)";
+                return Err((
+                    Refusal::Config,
+                    format!("{what}: Bidirectional mount propagation is not possible: {why}"),
+                ));
+            }
             share(staged, &place(dir, index))?;
             continue;
         }
-        let staged = &of_image(staged, &place(dir, index))?;
+        let staged = &of_image(staged, &place(dir, index), mapped)?;
         let opened = open(staged)?;
-        attach(&opened, &place(dir, index), staged.slave).map_err(|error| {
+        // An image's own mount has mapped layers.
+        let users = mapped.filter(|_| staged.layers.is_none()).map(Mapped::users);
+        attach(&opened, &place(dir, index), staged.slave, users).map_err(|error| {
             (
                 Refusal::System,
                 format!("mounting {} for {}: {error}", staged.source.display(), staged.what),
@@ -105,7 +117,8 @@ fn share(staged: &Staged, place: &Path) -> Result<(), (Refusal, String)> {
             ));
         }
         let is_dir = is_directory(&opened).map_err(failed("looking at"))?;
-        Ok((clone_tree(&opened).map_err(failed("copying the mount of"))?, is_dir))
+        let tree = mapped::clone_tree(&opened, true).map_err(io::Error::from);
+        Ok((tree.map_err(failed("copying the mount of"))?, is_dir))
     });
     // Whatever came of it, the rest is done here; `/` is the directory again.
     enter(own.as_fd()).map_err(failed("coming back from sharing"))?;
@@ -128,7 +141,7 @@ fn not_shared(about: &str, table: &str) -> Option<String> {
 
 /// Mounts the files of an image beside the place of its mount; from there they
 /// are staged like any other volume.
-fn of_image(staged: &Staged, place: &Path) -> Result<Staged, (Refusal, String)> {
+fn of_image(staged: &Staged, place: &Path, mapped: Option<&Mapped<'_>>) -> Result<Staged, (Refusal, String)> {
     let Some(layers) = &staged.layers else { return Ok(staged.clone()) };
     let failed = |error: io::Error| (Refusal::System, format!("mounting the image of {}: {error}", staged.what));
     let (source, empty) = (place.with_extension("image"), place.with_extension("empty"));
@@ -138,6 +151,10 @@ fn of_image(staged: &Staged, place: &Path) -> Result<Staged, (Refusal, String)> 
             _ => {}
         }
     }
+    let layers = match (mapped, place.file_name()) {
+        (Some(mapped), Some(name)) => &mapped.layers(layers, &format!("image{}", name.display())).map_err(failed)?,
+        _ => layers,
+    };
     rootfs::mount_read_only(layers, &empty, &source).map_err(failed)?;
     Ok(Staged { source, ..staged.clone() })
 }
@@ -226,8 +243,12 @@ fn make_inside(volume: &OwnedFd, path: &Path, outside: Option<&Path>) -> io::Res
 }
 
 /// Mounts what was opened at `place`.
-fn attach(opened: &OwnedFd, place: &Path, slave: bool) -> io::Result<()> {
-    put(&clone_tree(opened)?, place, is_directory(opened)?)?;
+fn attach(opened: &OwnedFd, place: &Path, slave: bool, users: Option<&UserNamespace>) -> io::Result<()> {
+    let tree = mapped::clone_tree(opened, true)?;
+    if let Some(users) = users {
+        mapped::map_owners(&tree, users.as_fd(), true)?;
+    }
+    put(&tree, place, is_directory(opened)?)?;
     let propagation = if slave {
         MountPropagationFlags::DOWNSTREAM
     } else {
@@ -240,12 +261,6 @@ fn attach(opened: &OwnedFd, place: &Path, slave: bool) -> io::Result<()> {
 fn is_directory(opened: &OwnedFd) -> io::Result<bool> {
     let about = rustix::fs::fstat(opened)?;
     Ok(rustix::fs::FileType::from_raw_mode(about.st_mode).is_dir())
-}
-
-fn clone_tree(opened: &OwnedFd) -> io::Result<OwnedFd> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_EMPTY_PATH;
-    Ok(rustix::mount::open_tree(opened.as_fd(), "", flags)?)
 }
 
 fn put(tree: &OwnedFd, place: &Path, is_dir: bool) -> io::Result<()> {

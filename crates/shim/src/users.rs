@@ -6,7 +6,7 @@
 //! Source: OCI image specification, `config.User`; CRI `SecurityContext`;
 //! containerd `oci.WithUser` and `WithAdditionalGIDs`.
 
-use crate::protocol::UserSpec;
+use crate::protocol::{IdRange, UserSpec};
 
 /// The kernel takes the greatest number for "leave as it is", so a process told
 /// to become that user stays root. Source: the range containerd takes.
@@ -20,6 +20,20 @@ pub(crate) struct Identity {
     /// Sorted, without repeats.
     pub(crate) groups: Vec<u32>,
     pub(crate) home: String,
+}
+
+impl Identity {
+    /// Whether a pod with these users of its own has it. The error is for people.
+    pub(crate) fn check(&self, ids: IdRange) -> Result<(), String> {
+        let mut numbers = self.groups.iter().chain([&self.uid, &self.gid]);
+        match numbers.find(|number| ids.on_node(**number).is_none()) {
+            None => Ok(()),
+            Some(number) => Err(format!(
+                "user or group {number} is out of range: a pod with `hostUsers: false` has the numbers from 0 to {}",
+                ids.length - 1
+            )),
+        }
+    }
 }
 
 struct Account<'a> {
@@ -184,6 +198,19 @@ mod tests {
             assert!(refusal.contains("4294967295 is out of range"), "{user:?}: {refusal}");
         }
         assert!(resolve(&image("2147483647"), PASSWD, GROUP).is_ok());
+    }
+
+    #[test]
+    fn a_pod_with_users_of_its_own_has_no_others() {
+        let ids = IdRange {
+            first: 65_536,
+            length: 65_536,
+        };
+        assert_eq!(of("web", None, None).unwrap().check(ids), Ok(()));
+        assert_eq!(of("", Some(65_535), Some(65_535)).unwrap().check(ids), Ok(()));
+        let refusal = of("", Some(65_536), None).unwrap().check(ids).unwrap_err();
+        assert!(refusal.starts_with("user or group 65536 is out of range"), "{refusal}");
+        assert!(of("", None, Some(70_000)).unwrap().check(ids).is_err());
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn refused(build: &Build, manifest: &str) -> (Vec<(String, String)>, Option<i32>
     )
 }
 
-/// Fields: spec.hostUsers spec.containers[].ports[].hostPort spec.volumes[].nfs spec.restartPolicy spec.nodeSelector
+/// Fields: spec.containers[].ports[].hostPort spec.volumes[].nfs spec.restartPolicy spec.nodeSelector
 #[test]
 fn root_the_report_on_a_manifest_is_what_the_server_does() {
     let build = Build::from_env().unwrap();

@@ -256,7 +256,6 @@ fn root_what_is_not_done_yet_is_refused_by_name() {
     let manifest = include_str!("../manifests/pod-hook-exec.yaml");
     for (more, field) in [
         ("  volumes:\n  - name: v\n    nfs: { server: s, path: / }\n", "spec.volumes[0]"),
-        ("  hostUsers: false\n", "spec.hostUsers"),
         (
             "    securityContext: { appArmorProfile: { type: RuntimeDefault } }\n",
             "spec.containers[0].securityContext.appArmorProfile",

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::client::connect;
 use super::container::read_exit;
 use super::files::{Phase, SOCKET_FILE, doing, remove_tree};
+use super::ids::Ranges;
 use super::pod::{Attempt, Pod};
 use super::sandbox::greet;
 use super::spec::Host;
@@ -45,11 +46,14 @@ impl Embedded {
     /// No usable cgroups, an unreadable state directory, or a pod that can
     /// neither be adopted nor ended.
     pub async fn open(mut options: Options) -> Result<Self, RuntimeError> {
-        let state_dir = options.state_dir.clone();
-        let (state_dir, host) = blocking(move || {
+        let (state_dir, exe) = (options.state_dir.clone(), options.shim_exe.clone());
+        let (state_dir, host, no_users) = blocking(move || {
             fs::create_dir_all(&state_dir).map_err(doing("making directory", &state_dir))?;
             let state_dir = fs::canonicalize(&state_dir).map_err(doing("resolving", &state_dir))?;
-            Ok((state_dir, look_at_host()?))
+            let no_users = exe
+                .try_users(&state_dir)
+                .map_err(doing("trying out user namespaces in", &state_dir))?;
+            Ok((state_dir, look_at_host()?, no_users))
         })
         .await?;
         options.state_dir = state_dir;
@@ -60,10 +64,18 @@ impl Embedded {
                 "this host does not let containers have some capabilities; those that ask for one are refused"
             );
         }
+        if let Some(why) = &no_users {
+            tracing::info!(
+                why,
+                "pods cannot have users of their own here; those with `hostUsers: false` are refused"
+            );
+        }
         let (hints, _) = broadcast::channel(HINTS_MAX);
         let embedded = Self {
+            ranges: Mutex::new(Ranges::new(options.user_ids)),
             options,
             host,
+            no_users,
             pods: Mutex::default(),
             hints,
             background: Mutex::new(JoinSet::new()),
@@ -93,9 +105,15 @@ impl Embedded {
             // Begun and never written down, or almost removed.
             return self.erase_unrecorded(&pod).await;
         }
-        let stopped = pod.known().sandbox.as_ref().is_some_and(|s| s.phase == Phase::Stopped);
+        let (stopped, ids) = match &pod.known().sandbox {
+            Some(sandbox) => (sandbox.phase == Phase::Stopped, sandbox.ids),
+            None => (false, None),
+        };
         if stopped {
             return Ok(());
+        }
+        if let Some(ids) = ids {
+            self.ranges().keep(&uid, ids);
         }
         match connect(&pod.dir.0, SOCKET_FILE).map(|stream| self.take_client(&pod, stream)) {
             Ok(client) => match greet(&*client?).await {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use api::node::{Requirements, Uid};
 use serde::{Deserialize, Serialize};
+use shim::protocol::IdRange;
 use shim::record;
 
 use crate::{RuntimeError, SandboxConfig};
@@ -54,6 +55,9 @@ pub(super) struct SandboxRecord {
     /// What the agent noted on it.
     #[serde(default)]
     pub(super) notes: Notes,
+    /// The node's ids that are the pod's own users.
+    #[serde(default)]
+    pub(super) ids: Option<IdRange>,
 }
 
 /// What the agent noted on an attempt.

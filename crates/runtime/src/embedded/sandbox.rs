@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shim::protocol::{Answer, Limits, Request, SandboxSpec};
+use shim::protocol::{Answer, IdRange, Limits, Request, SandboxSpec};
 use shim::record::{now_ns, write_bytes};
 
 use super::client::{Client, ClientError, connect};
@@ -57,8 +57,9 @@ impl Embedded {
             }
         };
         let pid = greet(&client).await.map_err(|error| pod.trouble(error))?;
+        let ids = pod.known().sandbox.as_ref().and_then(|made| made.ids);
         client
-            .order(&Request::RunSandbox(sandbox_spec(config)), PROMPT)
+            .order(&Request::RunSandbox(sandbox_spec(config, ids)), PROMPT)
             .await
             .map_err(|error| pod.trouble(error))?;
         let ips = if config.host_network {
@@ -89,6 +90,7 @@ impl Embedded {
                 ips,
                 shim_pid: Some(pid),
                 notes: made.map(|made| made.notes).unwrap_or_default(),
+                ids,
             })
         })
         .await
@@ -96,6 +98,7 @@ impl Embedded {
 
     /// Starts the shim and connects to it.
     async fn launch(&self, pod: &Arc<Pod>, config: &SandboxConfig) -> Result<Arc<Client>, RuntimeError> {
+        let ids = config.own_users.then(|| self.take_ids(pod)).transpose()?;
         let (pod_, config, exe, root) = (
             pod.clone(),
             config.clone(),
@@ -112,6 +115,7 @@ impl Embedded {
                 ips: Vec::new(),
                 shim_pid: None,
                 notes: Notes::new(),
+                ids,
             };
             pod.set_sandbox(record.clone())?;
             write_shared(&pod.dir.file(HOSTNAME_FILE), &format!("{}\n", record.config.hostname))?;
@@ -142,6 +146,20 @@ impl Embedded {
         })
         .await?;
         self.take_client(pod, stream)
+    }
+
+    /// Users of the pod's own. Source of the texts: upstream
+    /// `userns_manager.go`, `GetOrCreateUserNamespaceMappings`, `allocateOne`.
+    fn take_ids(&self, pod: &Pod) -> Result<IdRange, RuntimeError> {
+        if let Some(why) = &self.no_users {
+            return Err(RuntimeError::Config(format!(
+                "can't set `spec.hostUsers: false`, runtime does not support user namespaces: {why}"
+            )));
+        }
+        let taken = self.ranges().take(&pod.uid);
+        taken.ok_or_else(|| {
+            RuntimeError::Config("create user namespace: could not find an empty slot to allocate a user namespace".to_owned())
+        })
     }
 
     /// Makes `stream` the pod's connection.
@@ -220,6 +238,7 @@ impl Embedded {
         sandbox.shim_pid = None;
         let pod_ = pod.clone();
         blocking(move || pod_.set_sandbox(sandbox)).await?;
+        self.ranges().give_back(&pod.uid);
         let _ = self.hints.send(pod.uid.clone());
         Ok(())
     }
@@ -297,7 +316,7 @@ fn as_made(config: &SandboxConfig, made: Option<&SandboxRecord>) -> SandboxConfi
     config
 }
 
-fn sandbox_spec(config: &SandboxConfig) -> SandboxSpec {
+fn sandbox_spec(config: &SandboxConfig, ids: Option<IdRange>) -> SandboxSpec {
     SandboxSpec {
         own_network: !config.host_network,
         own_ipc: !config.host_ipc,
@@ -305,6 +324,7 @@ fn sandbox_spec(config: &SandboxConfig) -> SandboxSpec {
         hostname: config.hostname.clone(),
         sysctls: config.sysctls.clone(),
         limits: limits(&config.resources),
+        ids,
     }
 }
 

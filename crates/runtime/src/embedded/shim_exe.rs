@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -51,11 +52,28 @@ impl ShimExe {
         Ok(Self { memory: memory.into() })
     }
 
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.memory.as_raw_fd()))
+    }
+
+    /// Tries whether pods can have users of their own who own files in `dir`;
+    /// gives why not. In a process of its own, since this one has threads.
+    pub(super) fn try_users(&self, dir: &Path) -> io::Result<Option<String>> {
+        let tried = std::process::Command::new(self.path())
+            .arg0("lifepod")
+            .args([shim::ROLE, shim::TRY_USERS])
+            .arg(dir)
+            .env_clear()
+            .stdin(Stdio::null())
+            .output()?;
+        let why = String::from_utf8_lossy(&tried.stderr).trim().to_owned();
+        Ok((!tried.status.success()).then_some(why))
+    }
+
     /// Starts it, listening on `socket`. It belongs to nobody: it is reaped
     /// when it ends, and lives on when this process ends.
     pub(super) fn start(&self, socket: OwnedFd, log: File, args: impl IntoIterator<Item = OsString>) -> io::Result<()> {
-        let path = PathBuf::from(format!("/proc/self/fd/{}", self.memory.as_raw_fd()));
-        tokio::process::Command::new(path)
+        tokio::process::Command::new(self.path())
             .arg0("lifepod")
             .arg(shim::ROLE)
             .args(args)

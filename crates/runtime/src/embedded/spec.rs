@@ -95,7 +95,7 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
     if !sandbox.host_pid {
         namespaces.push(json!({"type": "pid"}));
     }
-    let open = container.privileged;
+    let open = container.privileged || container.unmasked_proc;
     // Else its mounts would only follow. Source: containerd `WithMounts`.
     let shares = container.mounts.iter().any(|m| m.propagation == crate::Propagation::Bidirectional);
     let spec = json!({

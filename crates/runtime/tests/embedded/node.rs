@@ -11,7 +11,7 @@ use std::time::Duration;
 use api::node::{ContainerId, ContainerView, Exit, Observation, RunState, Uid};
 use async_trait::async_trait;
 use futures::StreamExt;
-use runtime::embedded::{Embedded, Images, Options, ShimExe};
+use runtime::embedded::{Embedded, Images, Options, ShimExe, UserIds};
 use runtime::image::{ImageConfig, ImageError, StoredImage};
 use runtime::{Auth, ContainerConfig, Image, NetError, Network, PodNet, PullBytes, Resources, Runtime, RuntimeError, SandboxConfig};
 
@@ -90,6 +90,7 @@ impl Place {
             images,
             network,
             node_ips: vec![Ipv4Addr::LOCALHOST.into()],
+            user_ids: UserIds::for_pods(16),
         }
     }
 
@@ -298,6 +299,7 @@ pub(crate) fn sandbox(root: &Path, n: u32) -> SandboxConfig {
         host_pid: false,
         host_ipc: false,
         share_process_namespace: false,
+        own_users: false,
         resolv_conf: "nameserver 10.0.0.10\n".into(),
         host_aliases: Vec::new(),
         sysctls: Vec::new(),

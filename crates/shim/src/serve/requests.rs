@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Asker, EXECS_MAX, Shim, trim_heap};
-use crate::container::{Container, Phase, SINKS_MAX};
+use crate::container::{Container, Phase, SINKS_MAX, Within};
 use crate::exec::{Place, Running, Stdio};
 use crate::protocol::{Answer, AttachSpec, CreateSpec, ExecStreamSpec, Refusal, Request, SandboxSpec, Status, VERSION};
 use crate::record::CONTAINERS_DIR;
@@ -123,7 +123,11 @@ impl Shim {
                 }
             },
         };
-        match Container::create(spec, dir, &self.trees, group, host) {
+        let within = Within {
+            reaper: host,
+            users: sandbox.users.as_ref(),
+        };
+        match Container::create(spec, dir, &self.trees, group, within) {
             Ok(container) => {
                 self.containers.push(container);
                 self.waiting.push((id, asker));

@@ -454,7 +454,7 @@ mod tests {
             ("spec.containers[0].name", false),
             ("spec.containers[0].ports[0].containerPort", false),
             ("spec.containers[0].ports[0].hostPort", true),
-            ("spec.hostUsers", true),
+            ("spec.hostUsers", false),
             ("spec.typo", true),
         ];
         assert_eq!(all, wanted.into_iter().collect());

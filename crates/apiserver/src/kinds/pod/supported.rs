@@ -282,13 +282,6 @@ const POD: &[Missing<OfPod>] = &[
         },
     },
     Missing {
-        what: "give a pod its own user namespace",
-        instead: "`securityContext.runAsUser` and `runAsNonRoot`, with all capabilities dropped",
-        fields: &["hostUsers"],
-        when: "`false`",
-        at: |spec| given("hostUsers", spec.host_users == Some(false)),
-    },
-    Missing {
         what: "run Windows containers",
         instead: "an image for Linux",
         fields: &["os.name"],
@@ -477,20 +470,6 @@ const CONTAINER: &[Missing<OfContainer>] = &[
                 .as_ref()
                 .map(|context| se_linux(&context.se_linux_options))
                 .unwrap_or_default()
-        },
-    },
-    Missing {
-        what: "leave /proc unmasked",
-        instead: "`privileged: true`",
-        fields: &["securityContext.procMount"],
-        when: "`Unmasked`",
-        at: |of| {
-            let mount = of
-                .container
-                .security_context
-                .as_ref()
-                .and_then(|context| context.proc_mount.as_deref());
-            given("securityContext.procMount", mount == Some("Unmasked"))
         },
     },
     Missing {

@@ -27,6 +27,7 @@ fn sandbox() -> SandboxConfig {
         host_pid: false,
         host_ipc: false,
         share_process_namespace: false,
+        own_users: false,
         resolv_conf: String::new(),
         host_aliases: Vec::new(),
         sysctls: Vec::new(),

@@ -50,13 +50,12 @@ fn parts_of_a_container() {
     );
 }
 
-/// Fields: spec.hostUsers spec.topologySpreadConstraints spec.affinity.podAffinity spec.affinity.podAntiAffinity spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution spec.volumes[].nfs
+/// Fields: spec.topologySpreadConstraints spec.affinity.podAffinity spec.affinity.podAntiAffinity spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution spec.volumes[].nfs
 #[test]
 fn parts_of_a_pod() {
     let term = json!({ "topologyKey": "kubernetes.io/hostname" });
     let preferred = json!([{ "weight": 1, "preference": { "matchExpressions": [{ "key": "a", "operator": "Exists" }] } }]);
     let rows = [
-        (json!({ "hostUsers": false }), "hostUsers"),
         (json!({ "os": { "name": "windows" } }), "os.name"),
         (
             json!({ "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule" }] }),
@@ -127,6 +126,10 @@ fn what_works_is_not_refused() {
         "containers": [main],
     }));
     assert_eq!(created(&full), Vec::<String>::new());
+    let own_users = pod(json!({
+        "hostUsers": false, "containers": [{ "name": "a", "image": "i", "securityContext": { "procMount": "Unmasked" } }],
+    }));
+    assert_eq!(created(&own_users), Vec::<String>::new());
 }
 
 #[test]
