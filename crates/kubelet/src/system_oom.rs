@@ -126,7 +126,6 @@ mod tests {
     use std::io::Write;
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixDatagram;
-    use std::sync::Mutex;
 
     use super::*;
 
@@ -174,12 +173,18 @@ mod tests {
         log.set_nonblocking(true).unwrap();
         let log = register(File::from(OwnedFd::from(log))).unwrap();
         let mut kernel = File::from(OwnedFd::from(kernel));
-        let seen = Mutex::new(Vec::new());
         for record in ["6,1,2,-;usb 1-1: new device\n", GLOBAL, IN_POD, OF_CGROUP] {
             kernel.write_all(record.as_bytes()).unwrap();
         }
-        drop(kernel);
-        follow(&log, |victim| seen.lock().unwrap().push(victim.name)).await.unwrap();
-        assert_eq!(*seen.lock().unwrap(), ["stress", "java", "python3"]);
+        let (told, mut names) = tokio::sync::mpsc::unbounded_channel();
+        let all = async {
+            for expected in ["stress", "java", "python3"] {
+                assert_eq!(names.recv().await.as_deref(), Some(expected));
+            }
+        };
+        tokio::select! {
+            ended = follow(&log, |victim| told.send(victim.name).unwrap()) => panic!("the log goes on: {ended:?}"),
+            () = all => {}
+        }
     }
 }
