@@ -139,20 +139,34 @@ impl Known {
     }
 }
 
+/// Whether the last look failed: the first time it may be that pods have just
+/// come, and nothing is told.
+///
+/// Source: upstream `kubelet.go`, `StartGarbageCollection`.
+#[derive(Debug, Default)]
+struct Failures {
+    failed: bool,
+}
+
+impl Failures {
+    /// The message of an `ImageGCFailed`, if this look is worth one.
+    fn tell_of(&mut self, looked: Result<(), String>) -> Option<String> {
+        let failed_before = std::mem::replace(&mut self.failed, looked.is_err());
+        looked.err().filter(|_| failed_before)
+    }
+}
+
 /// Looks now and every few minutes until `shutdown`.
 pub(crate) async fn run(ports: Ports, settings: Settings, image_fs: PathBuf, events: NodeEvents, shutdown: CancellationToken) {
     let mut known = Known::default();
-    let mut failed_before = false;
+    let mut failures = Failures::default();
     loop {
-        match look(&ports, &settings, &image_fs, &events, &mut known).await {
-            Ok(()) => failed_before = false,
-            Err(error) => {
-                tracing::warn!(error = %error, "images were not collected");
-                // The first time it may be that pods have just come.
-                if std::mem::replace(&mut failed_before, true) {
-                    events.warn("ImageGCFailed", error);
-                }
-            }
+        let looked = look(&ports, &settings, &image_fs, &events, &mut known).await;
+        if let Err(error) = &looked {
+            tracing::warn!(error = %error, "images were not collected");
+        }
+        if let Some(error) = failures.tell_of(looked) {
+            events.warn("ImageGCFailed", error);
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -235,6 +249,17 @@ mod tests {
 
     fn settings(high: i32, low: i32) -> Result<Settings, InvalidSettings> {
         Settings::parse(high, low, "2m0s")
+    }
+
+    #[test]
+    fn the_second_failure_in_a_row_is_told() {
+        let mut failures = Failures::default();
+        let mut told = |looked: Result<(), &str>| failures.tell_of(looked.map_err(str::to_owned));
+        assert_eq!(told(Err("a")), None);
+        assert_eq!(told(Err("b")).as_deref(), Some("b"));
+        assert_eq!(told(Err("c")).as_deref(), Some("c"));
+        assert_eq!(told(Ok(())), None);
+        assert_eq!(told(Err("d")), None, "it went well in between");
     }
 
     #[test]

@@ -41,6 +41,7 @@ use crate::pull_secret;
 use crate::qos;
 use crate::resources::NodeLimits;
 use crate::sources::{self, Sources};
+use crate::system_oom;
 use crate::volumes::{self, Volumes};
 
 /// What a kubelet needs.
@@ -147,6 +148,14 @@ fn reporter(node: &NodeIdentity) -> Reporter {
     }
 }
 
+/// What is known of the node before anything was looked at.
+fn first_state(shutting_down: bool) -> NodeState {
+    NodeState {
+        shutting_down,
+        ..NodeState::default()
+    }
+}
+
 impl Kubelet {
     /// Registers the node, then runs its pods until `shutdown`. Containers go
     /// on running afterwards; the next kubelet adopts them.
@@ -178,10 +187,7 @@ impl Kubelet {
         let (recorder, recording) = Recorder::new(client.clone(), reporter(&node), shutdown.clone());
         side.spawn(recording);
 
-        let first = NodeState {
-            shutting_down: drain.is_some(),
-            ..NodeState::default()
-        };
+        let first = first_state(drain.is_some());
         let (state, state_seen) = watch::channel(first.clone());
         let registered = node_status::register(&client, &node, &machine, &first, clock.now())
             .await
@@ -223,6 +229,7 @@ impl Kubelet {
         };
         side.spawn(ports.sources.clone().run(shutdown.clone()));
         side.spawn(qos::follow(ports.clone(), shutdown.clone()));
+        side.spawn(system_oom::watch(ports.clone(), events.clone(), shutdown.clone()));
         let image_fs = eviction.image_fs.clone();
         side.spawn(image_gc::run(ports.clone(), image_gc, image_fs, events.clone(), shutdown.clone()));
         let (evictions, to_evict) = mpsc::channel(EVICTIONS_MAX);

@@ -44,6 +44,7 @@ mod sources;
 pub mod status_writer;
 mod storage;
 pub mod streams;
+mod system_oom;
 pub mod usage;
 pub mod volumes;
 

@@ -3,7 +3,8 @@
 //! Reading order: this file (what is set up, kept up to date, and torn down),
 //! `volumes/payload.rs` (the content of ConfigMap, Secret, downward and
 //! projected volumes, pure), `volumes/atomic.rs` (how content changes),
-//! `volumes/directory.rs` (`emptyDir`, `hostPath`), `volumes/owner.rs`
+//! `volumes/directory.rs` (`emptyDir`, `hostPath`), `volumes/empty.rs`
+//! (what an `emptyDir` is made of, pure), `volumes/owner.rs`
 //! (`fsGroup`), `volumes/persistent.rs` (the volumes of claims), `volumes/image.rs`, `volumes/token.rs`, `volumes/mounts.rs` (what of it a container
 //! gets, pure).
 //!
@@ -19,6 +20,7 @@
 
 mod atomic;
 pub(crate) mod directory;
+mod empty;
 mod image;
 pub(crate) mod mounts;
 mod owner;
@@ -39,6 +41,7 @@ use lifecycle::Eviction;
 
 use crate::execute::Ports;
 use crate::sources::Reference;
+use directory::Medium;
 use payload::Around;
 use token::Token;
 
@@ -356,9 +359,9 @@ impl Volumes {
             return Ok(Work::Nothing);
         }
         if let Some(empty) = &volume.empty_dir {
-            let in_memory = empty.medium.as_deref() == Some("Memory");
-            let memory_bytes = in_memory.then(|| memory_bytes(pod, empty.size_limit.as_ref(), allocatable));
-            return Ok(Work::Empty { place, memory_bytes });
+            let medium = empty::medium(pod, empty, allocatable)?;
+            let shared = empty::is_shared(pod, &volume.name);
+            return Ok(Work::Empty { place, medium, shared });
         }
         let kind = volume.host_path.as_ref().and_then(|host| host.type_.clone()).unwrap_or_default();
         Ok(Work::Host { place, kind })
@@ -434,27 +437,11 @@ fn stamp(now: Time) -> String {
     format!("{}.{nanos:09}", seconds.strftime("%Y_%m_%d_%H_%M_%S"))
 }
 
-/// Most a volume in memory may hold: what the node, the containers' limits and
-/// the volume's own limit allow. Source: upstream `emptydir.go`,
-/// `calculateEmptyDirMemorySize`.
-fn memory_bytes(pod: &Pod, limit: Option<&WireQuantity>, allocatable: &BTreeMap<String, WireQuantity>) -> u64 {
-    let bytes = |wire: &WireQuantity| Quantity::try_from(wire).ok().map(|q| q.bytes().unsigned_abs()).filter(|b| *b > 0);
-    let node = allocatable.get("memory").and_then(bytes);
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let limits = containers.map(|c| c.resources.as_ref()?.limits.as_ref()?.get("memory").and_then(bytes));
-    let of_pod = limits.sum::<Option<u64>>().filter(|sum| *sum > 0);
-    [node, of_pod, limit.and_then(bytes)]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or(u64::MAX >> 1)
-}
-
 /// What is to be done for one volume.
 enum Work {
     Nothing,
     Content { place: PathBuf, payload: payload::Payload },
-    Empty { place: PathBuf, memory_bytes: Option<u64> },
+    Empty { place: PathBuf, medium: Medium, shared: bool },
     Host { place: PathBuf, kind: String },
     Persistent { link: PathBuf, claimed: persistent::Claimed },
 }
@@ -465,11 +452,15 @@ impl Work {
             // The latter has its own words for what goes wrong.
             Self::Nothing | Self::Persistent { .. } => Ok(()),
             Self::Content { place, payload } => {
-                let made = directory::empty(&place, None, group);
+                let made = directory::empty(&place, Medium::Disk, group);
                 let written = made.and_then(|()| atomic::write(&place, &payload, group, stamp));
                 written.map(drop).map_err(|error| error.to_string())
             }
-            Self::Empty { place, memory_bytes } => directory::empty(&place, memory_bytes, group).map_err(|error| error.to_string()),
+            Self::Empty { place, medium, shared } => {
+                let made = directory::empty(&place, medium, group);
+                let made = made.and_then(|()| if shared { directory::share(&place) } else { Ok(()) });
+                made.map_err(|error| error.to_string())
+            }
             Self::Host { place, kind } => own.keep_out(&place).and_then(|()| directory::host_path(&place, &kind)),
         }
     }
@@ -477,26 +468,7 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn a_volume_in_memory_is_as_large_as_the_least_limit() {
-        let allocatable = BTreeMap::from([("memory".to_owned(), WireQuantity("1Gi".to_owned()))]);
-        let pod = |limits: &[Option<&str>]| -> Pod {
-            let containers: Vec<_> = limits
-                .iter()
-                .map(|l| json!({ "name": "c", "resources": { "limits": l.map(|l| json!({ "memory": l })) } }))
-                .collect();
-            serde_json::from_value(json!({ "metadata": {}, "spec": { "containers": containers } })).unwrap()
-        };
-        let limit = WireQuantity("1Mi".to_owned());
-        assert_eq!(memory_bytes(&pod(&[None]), None, &allocatable), 1 << 30);
-        assert_eq!(memory_bytes(&pod(&[Some("2Mi"), Some("1Mi")]), None, &allocatable), 3 << 20);
-        assert_eq!(memory_bytes(&pod(&[Some("2Mi"), None]), None, &allocatable), 1 << 30);
-        assert_eq!(memory_bytes(&pod(&[Some("2Mi")]), Some(&limit), &allocatable), 1 << 20);
-    }
 
     #[test]
     fn a_version_is_named_by_its_time() {

@@ -144,6 +144,8 @@ pub enum Propagation {
     Private,
     /// Those made on the node are seen in the container.
     HostToContainer,
+    /// And those made in the container on the node.
+    Bidirectional,
 }
 
 /// A bind mount into a container.

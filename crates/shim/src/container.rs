@@ -26,6 +26,7 @@ use crate::log;
 use crate::process::{StartFailure, exit_code, fork_worker};
 use crate::protocol::{ContainerStatus, CreateSpec, Refusal, State};
 use crate::record::{self, Cause, EXIT_FILE, ExitRecord, MESSAGE_FILE, RUN_FILE, RunRecord};
+use crate::sandbox;
 use crate::user_namespace::UserNamespace;
 
 use oom::Oom;
@@ -125,6 +126,9 @@ impl Container {
             .map(AsRawFd::as_raw_fd)
             .to_vec();
         keep.extend(ends.terminal.as_ref().map(AsRawFd::as_raw_fd));
+        if spec.staged.iter().any(|staged| staged.shared) {
+            keep.extend(sandbox::node_mounts().map(|node| node.as_raw_fd()));
+        }
         keep.extend(within.users.map(UserNamespace::number));
         let (result_number, report_number) = (result_end.as_raw_fd(), report_end.as_raw_fd());
         let birthplace = trees.birthplace(&container.group).map_err(io::Error::other)?;

@@ -262,6 +262,9 @@ pub struct Staged {
     /// Later mounts of the node are seen.
     #[serde(default)]
     pub slave: bool,
+    /// Mounts made in the container are seen on the node, and the other way.
+    #[serde(default)]
+    pub shared: bool,
     /// What it is for, in messages.
     pub what: String,
 }

@@ -11,8 +11,9 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use nix::sched::CloneFlags;
 use nix::unistd::ForkResult;
@@ -52,9 +53,20 @@ pub(crate) fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> SandboxErr
     move |cause| SandboxError { doing, cause }
 }
 
+/// The mounts of the node, for those few that containers make there.
+static NODE_MOUNTS: OnceLock<OwnedFd> = OnceLock::new();
+
+/// The node's mount namespace, once the shim has left it.
+pub(crate) fn node_mounts() -> Option<BorrowedFd<'static>> {
+    NODE_MOUNTS.get().map(AsFd::as_fd)
+}
+
 /// Gives the shim a mount namespace of its own: what it mounts is seen by its
 /// containers only and cannot outlive them. The node's later mounts come in.
 pub(crate) fn own_mounts() -> Result<(), SandboxError> {
+    let node = fs::File::open("/proc/self/ns/mnt").map_err(doing("opening the node's mounts"))?;
+    // Called once, so it was empty.
+    let _ = NODE_MOUNTS.set(node.into());
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)
         .map_err(io::Error::from)
         .map_err(doing("unsharing mounts"))?;

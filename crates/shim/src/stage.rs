@@ -18,11 +18,12 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountPropagationFlags, MoveMountFlags};
+use rustix::thread::LinkNameSpaceType;
 
 use crate::mapped::{self, Mapped};
 use crate::protocol::{Refusal, Staged};
-use crate::rootfs;
 use crate::user_namespace::UserNamespace;
+use crate::{rootfs, sandbox};
 
 /// In the attempt's directory: one place per mount, named by its index.
 pub const STAGE_DIR: &str = "mounts";
@@ -49,17 +50,20 @@ pub(crate) fn stage(list: &[Staged], dir: &Path, mapped: Option<&Mapped<'_>>) ->
     let at = in_place(dir);
     mapped::make_dir(&at).map_err(|error| (Refusal::System, format!("making directory {}: {error}", at.display())))?;
     for (index, staged) in list.iter().enumerate() {
-        let staged = &of_image(staged, &place(dir, index), mapped)?;
-        let opened = match &staged.sub_path {
-            None => open_volume(&staged.source).map_err(|error| {
-                let message = format!("opening {} for {}: {error}", staged.source.display(), staged.what);
-                (Refusal::Start, message)
-            })?,
-            Some(path) => open_inside(staged, path)?,
-        };
-        if lies_in(&opened, staged.outside.as_deref()).unwrap_or(true) {
-            return Err((Refusal::Config, leads_in(staged)));
+        if staged.shared {
+            if mapped.is_some() {
+                let what = &staged.what;
+                let why = "the node does not see mounts of a pod with users of its own (hostUsers: false)";
+                return Err((
+                    Refusal::Config,
+                    format!("{what}: Bidirectional mount propagation is not possible: {why}"),
+                ));
+            }
+            share(staged, &place(dir, index))?;
+            continue;
         }
+        let staged = &of_image(staged, &place(dir, index), mapped)?;
+        let opened = open(staged)?;
         // An image's own mount has mapped layers.
         let users = mapped.filter(|_| staged.layers.is_none()).map(Mapped::users);
         attach(&opened, &place(dir, index), staged.slave, users).map_err(|error| {
@@ -70,6 +74,69 @@ pub(crate) fn stage(list: &[Staged], dir: &Path, mapped: Option<&Mapped<'_>>) ->
         })?;
     }
     Ok(())
+}
+
+/// Opens what is to be mounted of a volume.
+fn open(staged: &Staged) -> Result<OwnedFd, (Refusal, String)> {
+    let opened = match &staged.sub_path {
+        None => open_volume(&staged.source).map_err(|error| {
+            let message = format!("opening {} for {}: {error}", staged.source.display(), staged.what);
+            (Refusal::Start, message)
+        })?,
+        Some(path) => open_inside(staged, path)?,
+    };
+    if lies_in(&opened, staged.outside.as_deref()).unwrap_or(true) {
+        return Err((Refusal::Config, leads_in(staged)));
+    }
+    Ok(opened)
+}
+
+/// Stages a volume that shares its mounts with the node: a copy of the node's own
+/// mount, and not of the shim's, which only follows it.
+fn share(staged: &Staged, place: &Path) -> Result<(), (Refusal, String)> {
+    let failed = |doing: &'static str| {
+        let (source, what) = (staged.source.display().to_string(), staged.what.clone());
+        move |error: io::Error| (Refusal::System, format!("{doing} {source} for {what}: {error}"))
+    };
+    let node = sandbox::node_mounts().ok_or_else(|| io::Error::other("the node's mounts are not known"));
+    let node = node.map_err(failed("sharing"))?;
+    let own = File::open("/proc/self/ns/mnt").map_err(failed("sharing"))?;
+    let enter = |namespace| rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::Mount)).map_err(io::Error::from);
+    enter(node).map_err(failed("entering the node's mounts to share"))?;
+    let copied = open(staged).and_then(|opened| {
+        let about = || fs::read_to_string(format!("/proc/self/fdinfo/{}", opened.as_raw_fd()));
+        let table = || fs::read_to_string("/proc/self/mountinfo");
+        let (about, table) = about()
+            .and_then(|about| Ok((about, table()?)))
+            .map_err(failed("reading the mounts of"))?;
+        if let Some(at) = not_shared(&about, &table) {
+            let path = staged.source.display();
+            return Err((
+                Refusal::Start,
+                format!("path \"{path}\" is mounted on {at:?} but it is not a shared mount"),
+            ));
+        }
+        let is_dir = is_directory(&opened).map_err(failed("looking at"))?;
+        let tree = mapped::clone_tree(&opened, true).map_err(io::Error::from);
+        Ok((tree.map_err(failed("copying the mount of"))?, is_dir))
+    });
+    // Whatever came of it, the rest is done here; `/` is the directory again.
+    enter(own.as_fd()).map_err(failed("coming back from sharing"))?;
+    std::env::set_current_dir("/").map_err(failed("coming back from sharing"))?;
+    let (tree, is_dir) = copied?;
+    put(&tree, place, is_dir).map_err(failed("mounting"))
+}
+
+/// Where the mount is that something lies in, if that does not share its mounts.
+/// `about` is a `/proc/self/fdinfo` of it, `table` the `mountinfo`.
+///
+/// Source: containerd `container_create_linux.go`, `ensureShared`; proc(5).
+fn not_shared(about: &str, table: &str) -> Option<String> {
+    let id = about.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+    let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let own = fields.into_iter().find(|fields| fields.first() == Some(&id))?;
+    let mut optional = own.iter().skip(6).take_while(|field| **field != "-");
+    (!optional.any(|field| field.starts_with("shared:"))).then(|| own.get(4).copied().unwrap_or_default().to_owned())
 }
 
 /// Mounts the files of an image beside the place of its mount; from there they
@@ -96,6 +163,9 @@ fn of_image(staged: &Staged, place: &Path, mapped: Option<&Mapped<'_>>) -> Resul
 pub(crate) fn clear(dir: &Path) {
     let at = dir.join(STAGE_DIR);
     for entry in fs::read_dir(&at).into_iter().flatten().flatten() {
+        // Out of what it shares with the node first: what is mounted in it there
+        // would go too.
+        let _ = rustix::mount::mount_change(entry.path(), MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
         let _ = rootfs::unmount(&entry.path());
     }
     // Nothing is left mounted in it: had it been, it could not be removed.
@@ -174,8 +244,27 @@ fn make_inside(volume: &OwnedFd, path: &Path, outside: Option<&Path>) -> io::Res
 
 /// Mounts what was opened at `place`.
 fn attach(opened: &OwnedFd, place: &Path, slave: bool, users: Option<&UserNamespace>) -> io::Result<()> {
+    let tree = mapped::clone_tree(opened, true)?;
+    if let Some(users) = users {
+        mapped::map_owners(&tree, users.as_fd(), true)?;
+    }
+    put(&tree, place, is_directory(opened)?)?;
+    let propagation = if slave {
+        MountPropagationFlags::DOWNSTREAM
+    } else {
+        MountPropagationFlags::PRIVATE
+    };
+    rustix::mount::mount_change(place, propagation | MountPropagationFlags::REC)?;
+    Ok(())
+}
+
+fn is_directory(opened: &OwnedFd) -> io::Result<bool> {
     let about = rustix::fs::fstat(opened)?;
-    let made = if rustix::fs::FileType::from_raw_mode(about.st_mode).is_dir() {
+    Ok(rustix::fs::FileType::from_raw_mode(about.st_mode).is_dir())
+}
+
+fn put(tree: &OwnedFd, place: &Path, is_dir: bool) -> io::Result<()> {
+    let made = if is_dir {
         fs::create_dir(place)
     } else {
         File::create_new(place).map(drop)
@@ -184,18 +273,13 @@ fn attach(opened: &OwnedFd, place: &Path, slave: bool, users: Option<&UserNamesp
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let tree = mapped::clone_tree(opened, true)?;
-    if let Some(users) = users {
-        mapped::map_owners(&tree, users.as_fd(), true)?;
-    }
-    rustix::mount::move_mount(tree.as_fd(), "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    let propagation = if slave {
-        MountPropagationFlags::DOWNSTREAM
-    } else {
-        MountPropagationFlags::PRIVATE
-    };
-    rustix::mount::mount_change(place, propagation | MountPropagationFlags::REC)?;
-    Ok(())
+    Ok(rustix::mount::move_mount(
+        tree.as_fd(),
+        "",
+        CWD,
+        place,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?)
 }
 
 #[cfg(test)]
@@ -215,6 +299,7 @@ mod tests {
             outside: None,
             sub_path: None,
             slave: false,
+            shared: false,
             what: "volumeMount \"v\" of container \"c\"".to_owned(),
         }
     }
@@ -279,6 +364,15 @@ mod tests {
         assert!(open_inside(&staged, Path::new("door/made")).is_err());
         assert!(!own.join("made").exists(), "nothing is made before it is refused");
         assert!(!lies_in(&open_inside(&staged, Path::new("lib")).unwrap(), Some(&own)).unwrap());
+    }
+
+    #[test]
+    fn a_mount_that_is_not_shared_is_told_with_its_place() {
+        let table =
+            "21 1 0:1 / / rw - ext4 d rw\n22 21 0:1 /v /v rw shared:7 master:1 - ext4 d rw\n23 21 0:1 /w /w rw master:1 - ext4 d rw\n";
+        assert_eq!(not_shared("pos:\t0\nmnt_id:\t22\n", table), None);
+        assert_eq!(not_shared("mnt_id:\t23\n", table).as_deref(), Some("/w"));
+        assert_eq!(not_shared("mnt_id:\t21\n", table).as_deref(), Some("/"));
     }
 
     #[test]

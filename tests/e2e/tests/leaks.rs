@@ -58,10 +58,11 @@ spec:
       - configMap: { name: settings }
       - secret: { name: keys, items: [{ key: k, path: s }] }
   - { name: claim, persistentVolumeClaim: { claimName: shared } }
+  - { name: image, image: { reference: "nginx:1.17.1", pullPolicy: Never } }
   containers:
   - name: main
     image: busybox:1.30
-    command: [sh, -ec, 'cat /config/k /secret/k /fields/name /all/token /all/k /all/s /one > /memory/all; cp /memory/all /disk/all; cp /memory/all /sub/all; cat /disk/in/NAME/all /host/file > /claim/NAME; rm /claim/NAME; END']
+    command: [sh, -ec, 'cat /config/k /secret/k /fields/name /all/token /all/k /all/s /one > /memory/all; cp /memory/all /disk/all; cp /memory/all /sub/all; cat /disk/in/NAME/all /host/file /conf > /claim/NAME; rm /claim/NAME; test -e /image/etc/nginx/nginx.conf; END']
     volumeMounts:
     - { name: disk, mountPath: /disk }
     - { name: disk, mountPath: /sub, subPath: in/NAME }
@@ -73,6 +74,8 @@ spec:
     - { name: fields, mountPath: /fields }
     - { name: all, mountPath: /all }
     - { name: claim, mountPath: /claim }
+    - { name: image, mountPath: /image }
+    - { name: image, mountPath: /conf, subPath: etc/nginx/nginx.conf }
 "#;
 
 fn pods(from: usize, host: &Path) -> String {

@@ -39,6 +39,19 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: { name: begins }
+spec:
+  terminationGracePeriodSeconds: 0
+  initContainers:
+  - name: i
+    image: busybox:1.30
+    command: [sh, -c, "dd if=/dev/zero of=/big bs=1M count=8; sleep 1000"]
+    resources: { limits: { ephemeral-storage: 4Mi } }
+  containers:
+  - { name: c, image: "busybox:1.30", command: [sleep, "1000"] }
+---
+apiVersion: v1
+kind: Pod
 metadata: { name: modest }
 spec:
   terminationGracePeriodSeconds: 0
@@ -76,6 +89,12 @@ fn root_what_is_kept_on_disk_is_counted_and_limited() {
     );
     assert_eq!(
         evicted("filler"),
+        "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. "
+    );
+    // So is what is written before the containers are begun, where nothing else
+    // is limited.
+    assert_eq!(
+        evicted("begins"),
         "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. "
     );
     platform

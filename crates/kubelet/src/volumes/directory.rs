@@ -10,27 +10,53 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::owner::{self, Access};
 
 /// Every user of the pod may use an `emptyDir`.
 const MODE: u32 = 0o777;
 
+/// What a volume that begins empty is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Medium {
+    /// The node's disk.
+    Disk,
+    /// Memory, so much of it.
+    Memory { bytes: u64 },
+    /// Huge pages of a size, so much of them if that is limited.
+    HugePages { page_bytes: u64, bytes: Option<u64> },
+}
+
 /// Makes the directory of a volume that begins empty; what is there stays.
-pub(crate) fn empty(path: &Path, memory_bytes: Option<u64>, group: Option<u32>) -> io::Result<()> {
+pub(crate) fn empty(path: &Path, medium: Medium, group: Option<u32>) -> io::Result<()> {
     let made = make(path)?;
-    let mounted = memory_bytes.is_some() && is_mount_point(path)?;
-    if let Some(bytes) = memory_bytes.filter(|_| !mounted) {
-        mount_memory(path, &format!("size={bytes}"))?;
+    let mounted = medium != Medium::Disk && is_mount_point(path)?;
+    match medium {
+        _ if mounted => {}
+        Medium::Disk => {}
+        Medium::Memory { bytes } => mount_memory(path, &format!("size={bytes}"))?,
+        Medium::HugePages { page_bytes, bytes } => {
+            let limit = bytes.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+            let options = CString::new(format!("pagesize={page_bytes}{limit}"))?;
+            rustix::mount::mount("nodev", path, "hugetlbfs", MountFlags::empty(), options.as_c_str())?;
+        }
     }
-    if made || (memory_bytes.is_some() && !mounted) {
+    if made || (medium != Medium::Disk && !mounted) {
         fs::set_permissions(path, Permissions::from_mode(MODE))?;
         if let Some(gid) = group {
             owner::give(path, gid, Access::Write)?;
         }
     }
     Ok(())
+}
+
+/// Lets a directory share what is mounted in it with whoever mounts it.
+pub(crate) fn share(path: &Path) -> io::Result<()> {
+    if !mount_points()?.iter().any(|point| point == path) {
+        rustix::mount::mount_bind(path, path)?;
+    }
+    Ok(rustix::mount::mount_change(path, MountPropagationFlags::SHARED)?)
 }
 
 /// Makes a directory of our own; what else is in its place is an error.
@@ -70,15 +96,20 @@ pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {
     Ok(fs::metadata(path)?.dev() != fs::metadata(above)?.dev())
 }
 
-/// Unmounts everything at and below `root`, innermost first.
-pub(crate) fn unmount_all(root: &Path) -> io::Result<()> {
+/// Where something is mounted, each as often as there is.
+fn mount_points() -> io::Result<Vec<PathBuf>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    let mut points: Vec<PathBuf> = table
-        .split(|byte| *byte == b'\n')
+    let lines = table.split(|byte| *byte == b'\n');
+    Ok(lines
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
         .map(unescape)
-        .filter(|point| point.starts_with(root))
-        .collect();
+        .collect())
+}
+
+/// Unmounts everything at and below `root`, innermost first.
+pub(crate) fn unmount_all(root: &Path) -> io::Result<()> {
+    let mut points = mount_points()?;
+    points.retain(|point| point.starts_with(root));
     points.sort();
     for point in points.iter().rev() {
         match rustix::mount::unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {

@@ -43,6 +43,7 @@ pub(crate) fn of(
         let claimed_read_only = claim.is_some_and(|claim| claim.read_only == Some(true));
         let propagation = match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => Propagation::HostToContainer,
+            Some("Bidirectional") => Propagation::Bidirectional,
             _ => Propagation::Private,
         };
         mounts.push(Mount {
@@ -159,6 +160,8 @@ mod tests {
         assert_eq!(all.sub_path.as_deref(), Some(Path::new("a/b")));
         let slave = mounts(json!({ "name": "v", "mountPropagation": "HostToContainer" })).unwrap();
         assert_eq!(slave.propagation, Propagation::HostToContainer);
+        let shared = mounts(json!({ "name": "v", "mountPropagation": "Bidirectional" })).unwrap();
+        assert_eq!(shared.propagation, Propagation::Bidirectional);
     }
 
     #[test]

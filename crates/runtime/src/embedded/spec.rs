@@ -96,6 +96,8 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
         namespaces.push(json!({"type": "pid"}));
     }
     let open = container.privileged || container.unmasked_proc;
+    // Else its mounts would only follow. Source: containerd `WithMounts`.
+    let shares = container.mounts.iter().any(|m| m.propagation == crate::Propagation::Bidirectional);
     let spec = json!({
         "ociVersion": "1.0.2",
         "root": {"path": dir.join("merged"), "readonly": container.read_only_root},
@@ -116,6 +118,7 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
             "devices": parts.devices,
             "maskedPaths": if open { &[][..] } else { &MASKED[..] },
             "readonlyPaths": if open { &[][..] } else { &READ_ONLY[..] },
+            "rootfsPropagation": if shares { Some("shared") } else { None },
         },
     });
     serde_json::from_value(spec).map_err(|cause| format!("container {}: its configuration cannot be expressed: {cause}", container.name))
@@ -134,6 +137,7 @@ pub(super) fn staged<E>(container: &ContainerConfig, layers: impl Fn(&str) -> Re
             outside: mount.outside.clone(),
             sub_path: mount.sub_path.clone(),
             slave: mount.propagation == crate::Propagation::HostToContainer,
+            shared: mount.propagation == crate::Propagation::Bidirectional,
             what: format!("volumeMount {:?} of container {:?}", mount.volume, container.name),
         })
     });

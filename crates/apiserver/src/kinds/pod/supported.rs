@@ -265,19 +265,6 @@ const POD: &[Missing<OfPod>] = &[
         },
     },
     Missing {
-        what: "keep volumes in huge pages",
-        instead: "medium `Memory`",
-        fields: &["volumes[].emptyDir.medium"],
-        when: "beginning with `HugePages`",
-        at: |spec| {
-            let huge = |volume: &Volume| {
-                let medium = volume.empty_dir.as_ref().and_then(|empty| empty.medium.as_deref());
-                medium.is_some_and(|medium| medium.starts_with("HugePages"))
-            };
-            items(&spec.volumes, |index| format!("volumes[{index}].emptyDir.medium"), huge)
-        },
-    },
-    Missing {
         what: "project cluster trust bundles",
         instead: "the bundle in a ConfigMap, as a `configMap` source",
         fields: &["volumes[].projected.sources[].clusterTrustBundle"],
@@ -396,19 +383,6 @@ const POD: &[Missing<OfPod>] = &[
 
 /// Asked of one container; paths below it.
 const CONTAINER: &[Missing<OfContainer>] = &[
-    Missing {
-        what: "propagate mounts from containers to the node",
-        instead: "`HostToContainer`, with the mount made on the host",
-        fields: &["volumeMounts[].mountPropagation"],
-        when: "`Bidirectional`",
-        at: |of| {
-            items(
-                &of.container.volume_mounts,
-                |index| format!("volumeMounts[{index}].mountPropagation"),
-                |mount| mount.mount_propagation.as_deref() == Some("Bidirectional"),
-            )
-        },
-    },
     Missing {
         what: "attach volume devices",
         instead: "a `hostPath` volume of type `BlockDevice`, in a privileged container",

@@ -77,10 +77,6 @@ fn parts_of_a_pod() {
             json!({ "volumes": [{ "name": "v", "nfs": { "server": "s", "path": "/" } }] }),
             "volumes[0].nfs",
         ),
-        (
-            json!({ "volumes": [{ "name": "v", "emptyDir": { "medium": "HugePages" } }] }),
-            "volumes[0].emptyDir.medium",
-        ),
     ];
     for (mut spec, path) in rows {
         spec["containers"] = json!([{ "name": "a", "image": "i" }]);
