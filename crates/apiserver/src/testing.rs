@@ -147,6 +147,12 @@ fn config(store: &Arc<dyn Store>, now_s: &Arc<AtomicI64>) -> Config {
 }
 
 impl Rig {
+    /// Takes away the name of its files, which stay while they are open: for a
+    /// server that is never dropped.
+    pub(crate) fn unlink(&self) {
+        std::fs::remove_dir_all(self.directory.path()).unwrap();
+    }
+
     pub(crate) async fn new() -> Self {
         Self::with(Limits::default()).await
     }

@@ -111,6 +111,49 @@ fn root_a_runtime_that_hangs_is_told_of_and_holds_nobody_for_ever() {
     assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
 }
 
+/// A Lifepod that starts anew finds a runtime that hangs: everybody else is
+/// taken over as ever, and so is that pod once it answers.
+#[test]
+fn root_a_runtime_that_hangs_keeps_no_new_lifepod_from_starting() {
+    let build = Build::from_env().unwrap();
+    let mut platform = Platform::start("hangs-anew", &build).unwrap();
+    for name in ["hung", "well"] {
+        platform.create(&sleeper(name, "", 10)).unwrap();
+        platform.wait_status("default", name, "Running", LIMIT).unwrap();
+    }
+    let status = |platform: &Platform, name: &str| platform.get("default", "pod", name).unwrap().unwrap()["status"].clone();
+    let before = ["hung", "well"].map(|name| status(&platform, name));
+    let hung = platform.get("default", "pod", "hung").unwrap().unwrap();
+    let uid = hung["metadata"]["uid"].as_str().unwrap().to_owned();
+    let stopped = Stopped::shim(&platform, &uid);
+    platform.kill().unwrap();
+    platform.up().unwrap();
+    await_event(
+        &platform,
+        "hung",
+        &format!("Warning FailedSync error determining status: shim of pod {uid}: the shim did not answer within 10s"),
+    );
+    platform.create(&sleeper("new", "", 10)).unwrap();
+    platform.wait_status("default", "new", "Running", LIMIT).unwrap();
+    assert_eq!(["hung", "well"].map(|name| status(&platform, name)), before);
+
+    // What it can do again shows that it was taken over.
+    drop(stopped);
+    wait::until("an answer of the pod that hung", LIMIT, || {
+        let said = platform.kubectl(&["exec", "hung", "--", "echo", "here"])?;
+        Ok(if said.stdout == b"here\n" {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&said.stderr).into_owned())
+        })
+    })
+    .unwrap();
+    assert_eq!(status(&platform, "hung"), before[0], "no restart, no readiness that flips");
+    platform.ok(&["delete", "pod", "hung", "well", "new", "--timeout=30s"]).unwrap();
+    platform.down().unwrap();
+    assert_eq!(platform.leftovers().unwrap(), Vec::<String>::new());
+}
+
 /// A file is where the pod's own directory should be, once that of its volumes
 /// and once that of its records.
 #[test]

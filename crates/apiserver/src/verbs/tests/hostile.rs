@@ -20,6 +20,7 @@ static SERVER: LazyLock<(tokio::runtime::Runtime, Rig)> = LazyLock::new(|| {
         .unwrap();
     let rig = runtime.block_on(async {
         let rig = Rig::new().await;
+        rig.unlink();
         rig.pod("a", None).await;
         rig.config_map("m", &json!({"x": "y"})).await;
         rig
