@@ -11,7 +11,7 @@ use shim::cgroup::{CgroupError, SHIMS_GROUP, Trees};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
-use super::client::connect;
+use super::client::{ClientError, connect};
 use super::container::read_exit;
 use super::files::{Phase, SOCKET_FILE, doing, remove_tree};
 use super::ids::Ranges;
@@ -118,6 +118,12 @@ impl Embedded {
         match connect(&pod.dir.0, SOCKET_FILE).map(|stream| self.take_client(&pod, stream)) {
             Ok(client) => match greet(&*client?).await {
                 Ok(_) => self.drop_unknown(&pod).await,
+                // It lives, and so do its containers: whoever asks it hears
+                // that it does not answer, until it does or is killed.
+                Err(error @ ClientError::Late(_)) => {
+                    tracing::warn!(uid = %uid, error = %error, "the pod's shim does not answer yet");
+                    Ok(())
+                }
                 Err(error) => {
                     tracing::warn!(uid = %uid, error = %error, "the pod's shim does not answer; its containers are lost");
                     self.end_sandbox(&pod).await
