@@ -199,7 +199,7 @@ fn order_rules(field: &str, name: &str, amount: impl Fn(&str) -> Option<Quantity
 }
 
 /// As upstream reckons it: in floating point.
-#[allow(clippy::cast_precision_loss)]
+#[expect(clippy::cast_precision_loss, reason = "upstream divides as floats too")]
 fn thousandths(amount: Quantity) -> f64 {
     amount.milli() as f64
 }
