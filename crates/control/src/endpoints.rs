@@ -31,8 +31,9 @@ pub fn plan<'a>(service: &Service, backends: impl IntoIterator<Item = &'a Backen
     if service.selector.is_none() || (service.terminating && existing.is_none()) {
         return None;
     }
-    let mut subsets = subsets(service, backends);
-    let truncated = truncate(&mut subsets, ADDRESSES_MAX);
+    let found = found(service, backends);
+    let mut drafts = drafts(service, &found);
+    let truncated = truncate(&mut drafts, ADDRESSES_MAX);
     let labels = labels(service);
     let old = existing.map(|endpoints| endpoints.metadata.clone()).unwrap_or_default();
     let mut annotations = old.annotations.clone().unwrap_or_default();
@@ -42,13 +43,19 @@ pub fn plan<'a>(service: &Service, backends: impl IntoIterator<Item = &'a Backen
         annotations.remove(OVER_CAPACITY_ANNOTATION);
     }
     let is_right = |existing: &Endpoints| {
-        existing.subsets.as_deref().unwrap_or_default() == subsets
+        let subsets = existing.subsets.as_deref().unwrap_or_default();
+        subsets.len() == drafts.len()
+            && drafts
+                .iter()
+                .zip(subsets)
+                .all(|(draft, subset)| draft.is_right(subset, service, &found))
             && existing.metadata.labels.as_ref() == Some(&labels)
             && existing.metadata.annotations.clone().unwrap_or_default() == annotations
     };
     if existing.is_some_and(is_right) {
         return None;
     }
+    let subsets: Vec<_> = drafts.iter().map(|draft| draft.subset(service, &found)).collect();
     Some(Endpoints {
         metadata: ObjectMeta {
             name: Some(service.name.clone()),
@@ -80,16 +87,57 @@ fn labels(service: &Service) -> Labels {
     labels
 }
 
-/// The canonical form: ports with the same backends are one subset; ports by
-/// name, addresses by address, subsets by ports.
-fn subsets<'a>(service: &Service, backends: impl IntoIterator<Item = &'a Backend>) -> Vec<EndpointSubset> {
-    let mut found: Vec<(String, &Backend)> = backends
+/// A backend and its address as text.
+type Found<'a> = (String, &'a Backend);
+
+/// The backends that have an address here, by address, then by UID.
+fn found<'a>(service: &Service, backends: impl IntoIterator<Item = &'a Backend>) -> Vec<Found<'a>> {
+    let mut found: Vec<Found<'a>> = backends
         .into_iter()
         .filter(|backend| !backend.terminating || service.publish_not_ready_addresses)
         .filter_map(|backend| Some((backend.reachable_at()?.to_string(), backend)))
         .collect();
-    // By address, then by UID; from here on an index says which.
     found.sort_by(|(address, backend), (other_address, other)| (address, &backend.uid).cmp(&(other_address, &other.uid)));
+    found
+}
+
+/// A subset as it is to be; an index says which of those that were found.
+struct Draft {
+    ports: Vec<EndpointPort>,
+    ready: Vec<usize>,
+    not_ready: Vec<usize>,
+}
+
+impl Draft {
+    fn subset(&self, service: &Service, found: &[Found<'_>]) -> EndpointSubset {
+        let listed = |list: &[usize]| {
+            let made = list.iter().map(|index| address(service, &found[*index]));
+            Some(made.collect::<Vec<_>>()).filter(|list| !list.is_empty())
+        };
+        EndpointSubset {
+            addresses: listed(&self.ready),
+            not_ready_addresses: listed(&self.not_ready),
+            ports: Some(self.ports.clone()).filter(|ports| !ports.is_empty()),
+        }
+    }
+
+    /// Whether a subset is what [`Self::subset`] would make. Most addresses
+    /// are, and making them to find out costs more than all the rest.
+    fn is_right(&self, given: &EndpointSubset, service: &Service, found: &[Found<'_>]) -> bool {
+        let same = |given: &Option<Vec<EndpointAddress>>, wanted: &[usize]| {
+            let given = given.as_deref().unwrap_or_default();
+            let mut pairs = given.iter().zip(wanted);
+            given.len() == wanted.len() && pairs.all(|(given, index)| is_right(given, service, &found[*index]))
+        };
+        given.ports.as_deref().unwrap_or_default() == self.ports
+            && same(&given.addresses, &self.ready)
+            && same(&given.not_ready_addresses, &self.not_ready)
+    }
+}
+
+/// The canonical form: ports with the same backends are one subset; ports by
+/// name, addresses by address, subsets by ports.
+fn drafts(service: &Service, found: &[Found<'_>]) -> Vec<Draft> {
     // `None` is the port of a headless Service without ports.
     let mut by_port: BTreeMap<Option<BackendPort>, Vec<usize>> = BTreeMap::new();
     let all = || (0..found.len()).collect::<Vec<_>>();
@@ -112,26 +160,39 @@ fn subsets<'a>(service: &Service, backends: impl IntoIterator<Item = &'a Backend
     }
     let mut grouped: Vec<(Vec<BackendPort>, Vec<usize>)> = by_backends.into_iter().map(|(backends, ports)| (ports, backends)).collect();
     grouped.sort();
-    let address = |index: &usize| {
-        let (ip, backend) = &found[*index];
-        EndpointAddress {
-            ip: ip.clone(),
-            hostname: backend.hostname_in(service),
-            node_name: backend.node.clone(),
-            target_ref: Some(backend.reference()),
+    let is_ready = |index: &usize| service.publish_not_ready_addresses || found[*index].1.ready;
+    let draft = |(ports, backends): (Vec<BackendPort>, Vec<usize>)| {
+        let (ready, not_ready) = backends.into_iter().partition(is_ready);
+        Draft {
+            ports: ports.into_iter().map(port).collect(),
+            ready,
+            not_ready,
         }
     };
-    let is_ready = |index: &&usize| service.publish_not_ready_addresses || found[**index].1.ready;
-    let subset = |(ports, backends): (Vec<BackendPort>, Vec<usize>)| {
-        let (ready, not_ready): (Vec<_>, Vec<_>) = backends.iter().partition(is_ready);
-        let listed = |list: Vec<&usize>| Some(list.into_iter().map(address).collect::<Vec<_>>()).filter(|list| !list.is_empty());
-        EndpointSubset {
-            addresses: listed(ready),
-            not_ready_addresses: listed(not_ready),
-            ports: Some(ports.into_iter().map(port).collect()).filter(|list: &Vec<_>| !list.is_empty()),
-        }
+    grouped.into_iter().map(draft).collect()
+}
+
+fn address(service: &Service, (ip, backend): &Found<'_>) -> EndpointAddress {
+    EndpointAddress {
+        ip: ip.clone(),
+        hostname: backend.hostname_in(service),
+        node_name: backend.node.clone(),
+        target_ref: Some(backend.reference()),
+    }
+}
+
+/// Whether an address is what [`address`] would make.
+fn is_right(given: &EndpointAddress, service: &Service, (ip, backend): &Found<'_>) -> bool {
+    let EndpointAddress {
+        ip: given_ip,
+        hostname,
+        node_name,
+        target_ref: Some(reference),
+    } = given
+    else {
+        return false;
     };
-    grouped.into_iter().map(subset).collect()
+    given_ip == ip && *hostname == backend.hostname_in(service) && *node_name == backend.node && backend.is_referred_to_by(reference)
 }
 
 fn port(port: BackendPort) -> EndpointPort {
@@ -147,28 +208,20 @@ fn port(port: BackendPort) -> EndpointPort {
 /// subset keeps its share. Gives whether there were more.
 ///
 /// Source: upstream `truncateEndpoints`.
-fn truncate(subsets: &mut Vec<EndpointSubset>, max: usize) -> bool {
-    let count = |list: fn(&EndpointSubset) -> &Option<Vec<EndpointAddress>>| -> Vec<usize> {
-        subsets.iter().map(|subset| list(subset).as_ref().map_or(0, Vec::len)).collect()
-    };
-    let ready = count(|subset| &subset.addresses);
-    let not_ready = count(|subset| &subset.not_ready_addresses);
+fn truncate(drafts: &mut Vec<Draft>, max: usize) -> bool {
+    let count = |list: fn(&Draft) -> &Vec<usize>| -> Vec<usize> { drafts.iter().map(|draft| list(draft).len()).collect() };
+    let ready = count(|draft| &draft.ready);
+    let not_ready = count(|draft| &draft.not_ready);
     if ready.iter().sum::<usize>() + not_ready.iter().sum::<usize>() <= max {
         return false;
     }
     let ready = shares(&ready, max);
     let not_ready = shares(&not_ready, max - ready.iter().sum::<usize>());
-    let cut = |list: &mut Option<Vec<EndpointAddress>>, share: usize| {
-        if let Some(addresses) = list {
-            addresses.truncate(share);
-        }
-        list.take_if(|addresses| addresses.is_empty());
-    };
-    for (subset, (ready, not_ready)) in subsets.iter_mut().zip(ready.into_iter().zip(not_ready)) {
-        cut(&mut subset.addresses, ready);
-        cut(&mut subset.not_ready_addresses, not_ready);
+    for (draft, (ready, not_ready)) in drafts.iter_mut().zip(ready.into_iter().zip(not_ready)) {
+        draft.ready.truncate(ready);
+        draft.not_ready.truncate(not_ready);
     }
-    subsets.retain(|subset| subset.addresses.is_some() || subset.not_ready_addresses.is_some());
+    drafts.retain(|draft| !draft.ready.is_empty() || !draft.not_ready.is_empty());
     true
 }
 

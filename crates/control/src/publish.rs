@@ -5,7 +5,8 @@
 //! [`crate::endpoints`]; `cache.rs` knows what concerns whom, `crate::queue` who
 //! is next. For one Service one write is under way at a time: what changes
 //! meanwhile goes into the next. Slices are sent before Endpoints: who forwards
-//! traffic reads the slices, and Endpoints of many addresses are long.
+//! traffic reads the slices, and Endpoints of many addresses are long. What
+//! exists is patched where `patch.rs` knows how.
 //!
 //! What belongs to a Service that is gone is deleted here; nothing waits for a
 //! garbage collector.
@@ -14,6 +15,7 @@
 //! `pkg/controller/endpoint/endpoints_controller.go`.
 
 mod cache;
+mod patch;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -23,9 +25,11 @@ use api::Time;
 use api::typed::discovery::EndpointSlice;
 use api::typed::{Endpoints, ObjectMeta, Pod, Service};
 use futures::StreamExt;
+use http::Method;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use jiff::Timestamp;
-use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::core::{NamespaceResourceScope, PartialObjectMeta, Request};
+use kube::api::{DeleteParams, Preconditions};
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
 use kube::{Api, Client, Resource};
 use kube_runtime::watcher::{self, Event};
 use serde::Serialize;
@@ -37,11 +41,14 @@ use crate::backend::{self, Backend, Key};
 use crate::endpoint_slice;
 use crate::queue::Queue;
 use crate::watch::watch;
-use cache::{Cache, Item, Work};
+use cache::{Cache, Item, Slices, Work};
+use patch::Patch;
 
 /// Writes under way at a time, of one Service each.
 const WRITES_MAX: usize = 16;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Asks for an answer of metadata alone.
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// Why something was not written; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -311,8 +318,8 @@ impl State {
 async fn write(client: Client, item: Item, work: Work) -> Ended {
     let mut answers = Vec::new();
     let outcome = match work {
-        Work::Slices(plan) => write_slices(&client, plan, &mut answers).await,
-        Work::WriteEndpoints(endpoints) => put(&client, *endpoints)
+        Work::Slices(slices) => write_slices(&client, slices, &mut answers).await,
+        Work::WriteEndpoints(endpoints, patch) => put(&client, *endpoints, patch)
             .await
             .map(|written| answers.push(Answer::Endpoints(written.into()))),
         Work::DeleteEndpoints(endpoints) => delete(&client, &*endpoints).await.map(|()| {
@@ -322,41 +329,49 @@ async fn write(client: Client, item: Item, work: Work) -> Ended {
     Ended { item, answers, outcome }
 }
 
-async fn write_slices(client: &Client, plan: endpoint_slice::Plan, answers: &mut Vec<Answer>) -> Result<(), WriteError> {
-    for slice in plan.create.into_iter().chain(plan.update) {
-        answers.push(Answer::Slice(put(client, slice).await?.into()));
+async fn write_slices(client: &Client, slices: Slices, answers: &mut Vec<Answer>) -> Result<(), WriteError> {
+    let create = slices.create.into_iter().map(|slice| (slice, None));
+    for (slice, patch) in create.chain(slices.update) {
+        answers.push(Answer::Slice(put(client, slice, patch).await?.into()));
     }
-    for slice in plan.delete {
+    for slice in slices.delete {
         delete(client, &slice).await?;
         answers.push(Answer::SliceGone(key_of(&slice.metadata), slice.metadata.uid));
     }
     Ok(())
 }
 
-/// Creates an object, or replaces the version it has. Of the answer only the
-/// metadata is read: the rest is what was sent, and may be long.
-async fn put<K>(client: &Client, mut object: K) -> Result<K, WriteError>
+/// Creates an object, or makes it of the version that exists: by the patch, or
+/// by sending it whole. The answer is only the metadata: the rest is known, and
+/// may be long.
+async fn put<K>(client: &Client, mut object: K, patch: Option<Patch>) -> Result<K, WriteError>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize,
 {
     let (namespace, name) = key_of(object.meta());
     let kind = K::kind(&());
-    let replaces = object.meta().resource_version.is_some();
-    let named = object.meta().generate_name.as_ref().filter(|_| !replaces).unwrap_or(&name);
-    let doing = format!("{} {kind} {namespace}/{named}", if replaces { "replacing" } else { "creating" });
+    let exists = object.meta().resource_version.is_some();
+    let named = object.meta().generate_name.as_ref().filter(|_| !exists).unwrap_or(&name);
+    let doing = format!("{} {kind} {namespace}/{named}", if exists { "changing" } else { "creating" });
+    let all = K::url_path(&(), Some(&namespace));
+    let (method, path, media_type) = match (&patch, exists) {
+        (Some(_), _) => (Method::PATCH, format!("{all}/{name}"), "application/json-patch+json"),
+        (None, true) => (Method::PUT, format!("{all}/{name}"), "application/json"),
+        (None, false) => (Method::POST, all, "application/json"),
+    };
     let unwritable = |source: kube::Error| WriteError::Request {
         doing: doing.clone(),
         source: Box::new(source),
     };
-    let body = serde_json::to_vec(&object).map_err(|error| unwritable(kube::Error::SerdeError(error)))?;
-    let all = Request::new(K::url_path(&(), Some(&namespace)));
-    let params = PostParams::default();
-    let call = if replaces {
-        all.replace(&name, &params, body)
-    } else {
-        all.create(&params, body)
-    };
-    let call = call.map_err(|error| unwritable(kube::Error::BuildRequest(error)))?;
+    let body = patch.map_or_else(|| serde_json::to_vec(&object), |patch| serde_json::to_vec(&patch));
+    let body = body.map_err(|error| unwritable(kube::Error::SerdeError(error)))?;
+    let call = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(CONTENT_TYPE, media_type)
+        .header(ACCEPT, METADATA_ONLY)
+        .body(body)
+        .map_err(|error| unwritable(kube::Error::HttpError(error)))?;
     let written = request(doing, client.request::<PartialObjectMeta<K>>(call)).await?;
     *object.meta_mut() = written.metadata;
     Ok(object)

@@ -155,10 +155,16 @@ impl Runtime for Embedded {
             });
         };
         loop {
-            if let Some(seen) = pod.observe().await? {
-                return Ok(seen);
+            let seen = pod.observe().await?;
+            if let Some(seen) = seen.as_ref().filter(|_| pod.known().unsettled.is_empty()) {
+                return Ok(seen.clone());
             }
             let _gate = pod.gate.lock().await;
+            if let Some(seen) = seen {
+                // The shim was late when this agent began, and answers now.
+                self.settle(&pod, &seen).await?;
+                continue;
+            }
             // A connection may be lost while its shim lives.
             if pod.has_lost_shim() && !self.reconnect(&pod).await {
                 tracing::warn!(uid = %pod.uid, action = "end", "the pod's shim has died; its containers are lost");

@@ -51,6 +51,38 @@ fn what_a_pods_state_makes_of_it() {
     }
 }
 
+/// What is not made anew is looked at; both ways must see the same.
+#[test]
+fn endpoints_are_right_if_they_would_be_made_so() {
+    let web = service(json!({}));
+    let backends = [
+        pod("a", Some("10.0.0.1"), READY),
+        pod("b", Some("10.0.0.2"), Differs { ready: false, ..READY }),
+    ];
+    let made = plan(&web, &backends, None).unwrap();
+    assert_eq!(plan(&web, &backends, Some(&made)), None);
+    let address: fn(&mut EndpointSubset) -> &mut EndpointAddress = |subset| &mut subset.addresses.as_mut().unwrap()[0];
+    let wrong: [&dyn Fn(&mut EndpointSubset); 11] = [
+        &|subset| address(subset).ip = "10.0.0.9".to_owned(),
+        &|subset| address(subset).hostname = Some("other".to_owned()),
+        &|subset| address(subset).node_name = None,
+        &|subset| address(subset).target_ref = None,
+        &|subset| address(subset).target_ref.as_mut().unwrap().uid = Some("other".to_owned()),
+        &|subset| address(subset).target_ref.as_mut().unwrap().resource_version = Some("1".to_owned()),
+        &|subset| subset.addresses = None,
+        &|subset| subset.not_ready_addresses = None,
+        &|subset| std::mem::swap(&mut subset.addresses, &mut subset.not_ready_addresses),
+        &|subset| subset.ports = None,
+        &|subset| subset.ports.as_mut().unwrap()[0].port += 1,
+    ];
+    for (index, change) in wrong.into_iter().enumerate() {
+        let mut endpoints = made.clone();
+        change(&mut endpoints.subsets.as_mut().unwrap()[0]);
+        let again = plan(&web, &backends, Some(&endpoints)).map(|again| again.subsets);
+        assert_eq!(again.as_ref(), Some(&made.subsets), "change {index}");
+    }
+}
+
 #[test]
 fn they_say_whose_they_are_and_keep_what_others_noted() {
     let web = service(json!({ "clusterIP": "None" }));

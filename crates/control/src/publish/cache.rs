@@ -7,6 +7,7 @@ use api::typed::discovery::EndpointSlice;
 use api::typed::{Endpoints, ObjectMeta};
 
 use crate::backend::{Backend, Key, Service};
+use crate::publish::patch::{self, Patch};
 use crate::{endpoint_slice, endpoints};
 
 #[cfg(test)]
@@ -26,11 +27,24 @@ pub(super) enum Item {
 #[derive(Debug)]
 pub(super) enum Work {
     /// Slices.
-    Slices(endpoint_slice::Plan),
-    /// Create, or replace if it has a resource version.
-    WriteEndpoints(Box<Endpoints>),
+    Slices(Slices),
+    /// Create, or change if they have a resource version: by the patch, if
+    /// there is one.
+    WriteEndpoints(Box<Endpoints>, Option<Patch>),
     /// Delete.
     DeleteEndpoints(Box<Endpoints>),
+}
+
+/// The slices of a Service that are to be written, in this order.
+#[derive(Debug)]
+pub(super) struct Slices {
+    /// New ones.
+    pub(super) create: Vec<EndpointSlice>,
+    /// As they are to be, with the version that was seen: by the patch, if
+    /// there is one.
+    pub(super) update: Vec<(EndpointSlice, Option<Patch>)>,
+    /// Those that are to go.
+    pub(super) delete: Vec<EndpointSlice>,
 }
 
 /// What is known. Every method that takes news gives the items it concerns.
@@ -199,29 +213,45 @@ impl Cache {
     /// What is to be written about an item, if anything.
     pub(super) fn work(&self, item: &Item) -> Option<Work> {
         match item {
-            Item::Slices(key) => {
-                let existing = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
-                let plan = match self.services.get(key) {
-                    Some(service) => endpoint_slice::plan(service, self.backends_of(service), existing),
-                    None => endpoint_slice::Plan {
-                        delete: existing.cloned().collect(),
-                        ..endpoint_slice::Plan::default()
-                    },
-                };
-                (!plan.is_empty()).then_some(Work::Slices(plan))
-            }
+            Item::Slices(key) => self.slices_to_write(key).map(Work::Slices),
             Item::Endpoints(key) => {
                 let existing = self.endpoints.get(key);
-                match self.services.get(key) {
-                    Some(service) => {
-                        endpoints::plan(service, self.backends_of(service), existing).map(|new| Work::WriteEndpoints(new.into()))
-                    }
-                    None => existing
+                let Some(service) = self.services.get(key) else {
+                    return existing
                         .filter(|endpoints| self.gone.contains(key) || endpoints::is_managed(endpoints))
-                        .map(|old| Work::DeleteEndpoints(old.clone().into())),
-                }
+                        .map(|old| Work::DeleteEndpoints(old.clone().into()));
+                };
+                let new = endpoints::plan(service, self.backends_of(service), existing)?;
+                let patch = existing.and_then(|old| patch::of_endpoints(old, &new));
+                Some(Work::WriteEndpoints(new.into(), patch))
             }
         }
+    }
+
+    fn slices_to_write(&self, key: &Key) -> Option<Slices> {
+        let existing = self.slices.get(key);
+        let all = existing.into_iter().flat_map(BTreeMap::values);
+        let plan = match self.services.get(key) {
+            Some(service) => endpoint_slice::plan(service, self.backends_of(service), all),
+            None => endpoint_slice::Plan {
+                delete: all.cloned().collect(),
+                ..endpoint_slice::Plan::default()
+            },
+        };
+        let patch = |new: &EndpointSlice| {
+            let old = existing?.get(new.metadata.name.as_ref()?)?;
+            patch::of_slice(old, new)
+        };
+        (!plan.is_empty()).then(|| Slices {
+            create: plan.create,
+            update: plan
+                .update
+                .into_iter()
+                .map(|new| (patch(&new), new))
+                .map(|(patch, new)| (new, patch))
+                .collect(),
+            delete: plan.delete,
+        })
     }
 
     fn backends_of(&self, service: &Service) -> impl Iterator<Item = &Backend> {

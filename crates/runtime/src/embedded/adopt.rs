@@ -19,7 +19,7 @@ use super::pod::{Attempt, Pod};
 use super::sandbox::greet;
 use super::spec::Host;
 use super::{Embedded, HINTS_MAX, Options, blocking};
-use crate::{CgroupParent, Runtime, RuntimeError};
+use crate::{CgroupParent, Observation, Runtime, RuntimeError};
 
 /// Pods adopted or removed at a time.
 const AT_A_TIME: usize = 16;
@@ -115,9 +115,16 @@ impl Embedded {
         if let Some(ids) = ids {
             self.ranges().keep(&uid, ids);
         }
+        {
+            let mut known = pod.known();
+            known.unsettled = known.attempts.iter().map(|a| a.record.id.clone()).collect();
+        }
         match connect(&pod.dir.0, SOCKET_FILE).map(|stream| self.take_client(&pod, stream)) {
             Ok(client) => match greet(&*client?).await {
-                Ok(_) => self.drop_unknown(&pod).await,
+                Ok(_) => match pod.observe().await? {
+                    Some(seen) => self.settle(&pod, &seen).await,
+                    None => Ok(()),
+                },
                 // It lives, and so do its containers: whoever asks it hears
                 // that it does not answer, until it does or is killed.
                 Err(error @ ClientError::Late(_)) => {
@@ -137,18 +144,18 @@ impl Embedded {
     }
 
     /// Removes attempts that were written down but not made: the earlier agent
-    /// died before the shim was asked, or before it was done.
-    async fn drop_unknown(&self, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
-        let Some(seen) = pod.observe().await? else { return Ok(()) };
-        let unknown: Vec<String> = {
-            let known = pod.known();
-            let ids = known.attempts.iter().map(|a| a.record.id.clone());
-            ids.filter(|id| !seen.containers.iter().any(|c| c.id.0 == *id)).collect()
-        };
-        for id in unknown {
-            self.remove_container(pod, &id).await?;
+    /// died before the shim was asked, or before it was done. The caller holds
+    /// the gate, and has seen what the shim has.
+    pub(super) async fn settle(&self, pod: &Arc<Pod>, seen: &Observation) -> Result<(), RuntimeError> {
+        loop {
+            let Some(id) = pod.known().unsettled.last().cloned() else {
+                return Ok(());
+            };
+            if !seen.containers.iter().any(|c| c.id.0 == id) {
+                self.remove_container(pod, &id).await?;
+            }
+            pod.known().unsettled.retain(|unsettled| *unsettled != id);
         }
-        Ok(())
     }
 
     async fn erase_unrecorded(&self, pod: &Arc<Pod>) -> Result<(), RuntimeError> {

@@ -55,6 +55,9 @@ pub(super) struct Known {
     pub(super) client: Option<Arc<Client>>,
     pub(super) sequence: u64,
     pub(super) stopping: HashMap<String, Stopping>,
+    /// Attempts an earlier agent wrote down, of which the shim has not yet said
+    /// whether they were made.
+    pub(super) unsettled: Vec<String>,
 }
 
 /// One pod.

@@ -24,8 +24,12 @@ fn shim_of(node: &Node, n: u32) -> i32 {
 }
 
 fn kill(pid: i32) {
+    signal(pid, rustix::process::Signal::KILL);
+}
+
+fn signal(pid: i32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,6 +157,37 @@ async fn root_a_shim_that_died_unseen_is_noticed_by_the_next_agent() {
     assert_eq!(node.exit(1, &id).await.cause, ExitCause::Lost);
     node.runtime.remove_sandbox(&Node::uid(1)).await.unwrap();
     node.runtime.remove_sandbox(&Node::uid(1)).await.unwrap();
+}
+
+/// An agent that died after it wrote an attempt down and before it asked for
+/// it, beside a shim that hangs when the next agent comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_an_attempt_never_made_is_dropped_once_a_late_shim_answers() {
+    let mut node = Node::new("late").await;
+    let uid = Node::uid(1);
+    node.runtime.run_sandbox(&node.sandbox(1)).await.unwrap();
+    let made = node.start(1, &script("made", "sleep 1000")).await;
+    let attempts = node.place.root.join("pods").join(uid.as_str()).join("containers");
+    let record = std::fs::read_to_string(attempts.join(&made.0).join("attempt.json")).unwrap();
+    let unmade = "f".repeat(made.0.len());
+    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    record["id"] = unmade.as_str().into();
+    record["name"] = "unmade".into();
+    std::fs::create_dir(attempts.join(&unmade)).unwrap();
+    std::fs::write(attempts.join(&unmade).join("attempt.json"), record.to_string()).unwrap();
+
+    let shim = shim_of(&node, 1);
+    signal(shim, rustix::process::Signal::STOP);
+    node.replace_agent().await;
+    assert!(attempts.join(&unmade).exists(), "nobody could say what became of it");
+    signal(shim, rustix::process::Signal::CONT);
+    let seen = node.runtime.observe(&uid).await.unwrap();
+    assert!(matches!(view(&seen, &made).unwrap().state, RunState::Running { .. }));
+    assert_eq!(seen.containers.len(), 1);
+    assert!(!attempts.join(&unmade).exists(), "it was never made");
+    // Its name is free again.
+    let again = node.start(1, &script("unmade", "exit 3")).await;
+    assert_eq!(node.exit(1, &again).await.code, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
