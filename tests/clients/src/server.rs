@@ -113,9 +113,10 @@ impl Server {
                 }
             })
         };
-        let (namespaces, garbage) = (client("namespace-controller"), client("generic-garbage-collector"));
         // They end with the server's threads.
         let threads = self.threads()?;
+        let _entered = threads.enter();
+        let (namespaces, garbage) = (client("namespace-controller"), client("generic-garbage-collector"));
         threads.spawn(control::namespace::run(namespaces, CancellationToken::new()));
         threads.spawn(control::garbage::run(garbage, CancellationToken::new()));
         Ok(())

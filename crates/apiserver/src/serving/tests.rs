@@ -282,6 +282,18 @@ async fn generations_count_what_is_wanted() {
         (&json!(4), &json!({"ready": true}), &json!("y"), None)
     );
 
+    let emptied = json!({"metadata": {"labels": {}, "finalizers": [], "ownerReferences": []}});
+    assert_eq!(change(&one, emptied).await, 2);
+    let labels = json!({"metadata": {"labels": {"app": null, "x": null}}});
+    assert_eq!(change(&one, labels).await, 2);
+    let now = rig.get(&one).await.json();
+    let has = |field: &str| now["metadata"].get(field).is_some();
+    assert_eq!(
+        (has("labels"), has("finalizers"), has("ownerReferences")),
+        (false, false, false),
+        "{now}"
+    );
+
     // Without the subresource, status is a field as any other.
     assert!(rig.server.remove("example.com", "v1", "widgets").await);
     rig.server.add(widgets_with(Vec::new())).await.unwrap();
