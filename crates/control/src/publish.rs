@@ -64,14 +64,16 @@ enum WriteError {
 }
 
 impl WriteError {
-    fn code(&self) -> Option<u16> {
-        match self {
-            Self::Request { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => Some(status.code),
-                _ => None,
-            },
-            Self::Timeout { .. } => None,
-        }
+    /// Somebody was faster, which the watch will tell, or the namespace is
+    /// about to go.
+    fn is_expected(&self) -> bool {
+        let Self::Request { source, .. } = self else { return false };
+        let kube::Error::Api(status) = source.as_ref() else { return false };
+        let terminating = || {
+            let causes = status.details.iter().flat_map(|details| &details.causes);
+            causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+        };
+        matches!(status.code, 404 | 409) || (status.code == 403 && terminating())
     }
 }
 
@@ -301,10 +303,7 @@ impl State {
         match outcome {
             Ok(()) => self.queue.done(&item),
             Err(error) => {
-                // Somebody was faster, which the watch will tell, or the
-                // namespace is about to go.
-                let expected = matches!(error.code(), Some(403 | 404 | 409));
-                if expected {
+                if error.is_expected() {
                     tracing::debug!(error = %error, "not written; it is tried again");
                 } else {
                     tracing::warn!(error = %error, "not written; it is tried again");
