@@ -449,8 +449,9 @@ pub trait Runtime: Send + Sync {
     async fn attach(&self, pod: &Uid, id: &ContainerId, request: AttachRequest) -> Result<Session, RuntimeError>;
     /// Connects to a TCP port on the loopback of the pod's network.
     async fn dial(&self, pod: &Uid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError>;
-    /// What the pods use of the node: the kernel's counters; with `disk`, files
-    /// are counted too, which takes its time.
+    /// What the pods use of the node: the kernel's counters of their groups;
+    /// with `disk`, files are counted and interfaces read too, which takes its
+    /// time.
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError>;
     /// What one pod uses, files included.
     async fn usage_of(&self, pod: &Uid) -> Result<PodUsage, RuntimeError>;
