@@ -17,7 +17,7 @@ const EDGES: [(&str, &[&str]); 16] = [
     ("api", &[]),
     ("apiserver", &["api", "store"]),
     ("bench", &[]),
-    ("clients", &["api", "apiserver", "store"]),
+    ("clients", &["api", "apiserver", "client", "control", "store"]),
     ("client", &["api"]),
     ("control", &["api", "client"]),
     ("e2e", &[]),

@@ -8,6 +8,7 @@
 mod certificate_signing_request;
 mod config_map;
 mod controller_revision;
+mod custom_resource;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -34,6 +35,7 @@ mod usage;
 pub(crate) mod values;
 mod warnings;
 
+pub use self::custom_resource::row as custom_resource;
 pub use self::pod::fields::{SchemaField, Standing, UsedField, examine, schema_fields};
 pub(crate) use self::priority_class::system as system_priority_classes;
 pub(crate) use self::replication_controller::scale;
@@ -51,16 +53,10 @@ use crate::registry::{Change, Registry, Resource};
 /// A selectable field that holds text at a path outside `metadata`.
 macro_rules! text_field {
     ($path:literal) => {
-        $crate::registry::Field {
-            name: $path,
-            value: |object| object.str_at($path).to_owned(),
-        }
+        $crate::registry::Field::path($path)
     };
     ($name:literal, $path:literal) => {
-        $crate::registry::Field {
-            name: $name,
-            value: |object| object.str_at($path).to_owned(),
-        }
+        $crate::registry::Field::computed($name, |object| object.str_at($path).to_owned())
     };
 }
 use text_field;
@@ -68,10 +64,9 @@ use text_field;
 /// A selectable field that is true or false; absent is false.
 macro_rules! flag_field {
     ($path:literal) => {
-        $crate::registry::Field {
-            name: $path,
-            value: |object| object.at($path).and_then(serde_json::Value::as_bool).unwrap_or(false).to_string(),
-        }
+        $crate::registry::Field::computed($path, |object| {
+            object.at($path).and_then(serde_json::Value::as_bool).unwrap_or(false).to_string()
+        })
     };
 }
 use flag_field;

@@ -39,7 +39,7 @@ pub struct Resource {
     /// share a storage; `None` when the stored form is this row's.
     pub convert: Option<&'static dyn Convert>,
     /// What the kind does differently.
-    pub strategy: &'static dyn Strategy,
+    pub strategy: Arc<dyn Strategy>,
     /// Selectable fields beside `metadata.name` and `metadata.namespace`.
     pub fields: Vec<Field>,
     /// A field objects are looked up by inside the server, such as the node of
@@ -55,7 +55,7 @@ pub struct Resource {
     /// that share a storage state the same.
     pub ttl: Option<Duration>,
     /// What whoever asks for the row is warned of: what to use instead.
-    pub deprecation: Option<&'static str>,
+    pub deprecation: Option<Cow<'static, str>>,
     /// Objects of the row are questions: a create answers them, and nothing is
     /// stored. Such a row has no storage and no other verb.
     pub review: Option<Review>,
@@ -95,9 +95,51 @@ pub enum Review {
 /// A field a field selector may name.
 pub struct Field {
     /// As written in the selector: `spec.nodeName`.
-    pub name: &'static str,
-    /// Its value; absent fields are the empty string.
-    pub value: fn(&Object) -> String,
+    pub name: Cow<'static, str>,
+    /// Where its value comes from.
+    pub value: FieldValue,
+}
+
+/// How the value of a selectable field comes from an object.
+pub enum FieldValue {
+    /// The text, number or truth at the path that is the field's name; the
+    /// empty string when absent.
+    AtName,
+    /// A pure function of the object.
+    Computed(fn(&Object) -> String),
+}
+
+impl Field {
+    /// A field whose name is the path of its value.
+    #[must_use]
+    pub fn path(name: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            name: name.into(),
+            value: FieldValue::AtName,
+        }
+    }
+
+    /// A field whose value is a function of the object.
+    #[must_use]
+    pub const fn computed(name: &'static str, value: fn(&Object) -> String) -> Self {
+        Self {
+            name: Cow::Borrowed(name),
+            value: FieldValue::Computed(value),
+        }
+    }
+
+    /// Its value in an object; absent fields are the empty string.
+    #[must_use]
+    pub fn of(&self, object: &Object) -> String {
+        match self.value {
+            FieldValue::Computed(value) => value(object),
+            FieldValue::AtName => match object.at(&self.name) {
+                Some(Value::String(text)) => text.clone(),
+                Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
+                _ => String::new(),
+            },
+        }
+    }
 }
 
 /// A subresource of a row.
@@ -186,7 +228,7 @@ pub enum Cell {
 /// How a cell comes from an object.
 pub enum CellValue {
     /// The value at a path such as `.spec.replicas`; `<none>` when absent.
-    Path(&'static str),
+    Path(Cow<'static, str>),
     /// A pure function of the object and the current time.
     Computed(fn(&Object, Time) -> Value),
 }
@@ -194,13 +236,13 @@ pub enum CellValue {
 /// A printer column.
 pub struct Column {
     /// Upstream's header, such as `Nominated Node`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Type of the cell.
     pub cell: Cell,
     /// 0 is shown by default, 1 with `-o wide`.
     pub priority: u8,
     /// For `columnDefinitions`.
-    pub description: &'static str,
+    pub description: Cow<'static, str>,
     /// Where the value comes from.
     pub value: CellValue,
 }
@@ -208,13 +250,13 @@ pub struct Column {
 impl Column {
     /// A column that shows the value at a path.
     #[must_use]
-    pub const fn path(name: &'static str, cell: Cell, path: &'static str) -> Self {
+    pub fn path(name: impl Into<Cow<'static, str>>, cell: Cell, path: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            name,
+            name: name.into(),
             cell,
             priority: 0,
-            description: "",
-            value: CellValue::Path(path),
+            description: Cow::Borrowed(""),
+            value: CellValue::Path(path.into()),
         }
     }
 
@@ -222,10 +264,10 @@ impl Column {
     #[must_use]
     pub const fn computed(name: &'static str, cell: Cell, value: fn(&Object, Time) -> Value) -> Self {
         Self {
-            name,
+            name: Cow::Borrowed(name),
             cell,
             priority: 0,
-            description: "",
+            description: Cow::Borrowed(""),
             value: CellValue::Computed(value),
         }
     }
@@ -239,8 +281,8 @@ impl Column {
 
     /// The same, with a description.
     #[must_use]
-    pub const fn described(mut self, description: &'static str) -> Self {
-        self.description = description;
+    pub fn described(mut self, description: impl Into<Cow<'static, str>>) -> Self {
+        self.description = description.into();
         self
     }
 }
@@ -296,7 +338,7 @@ pub enum Unallocated {
 }
 
 /// What a kind may do differently. Every hook is pure and has a default.
-pub trait Strategy: Sync {
+pub trait Strategy: Send + Sync {
     /// Fills what the schema's defaults cannot state, on a decoded request.
     fn default(&self, _object: &mut Object) {}
 
@@ -397,7 +439,7 @@ impl Resource {
             schema: schema.into(),
             storage: storage.into(),
             convert: None,
-            strategy: &Plain,
+            strategy: Arc::new(Plain),
             fields: Vec::new(),
             indexed: None,
             columns: vec![crate::table::name_column(), crate::table::age_column()],

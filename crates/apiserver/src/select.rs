@@ -108,7 +108,7 @@ fn value(row: &Resource, object: &Object, field: &str) -> String {
             .fields
             .iter()
             .find(|own| own.name == field)
-            .map(|own| (own.value)(object))
+            .map(|own| own.of(object))
             .unwrap_or_default(),
     }
 }

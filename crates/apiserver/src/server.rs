@@ -229,7 +229,7 @@ struct Notes {
     labels: Labels,
     seen: Option<Seen>,
     /// Of the row that is asked for.
-    deprecation: Option<&'static str>,
+    deprecation: Option<std::borrow::Cow<'static, str>>,
 }
 
 /// A running API server. Clones share it; it ends with the last of them.
@@ -403,7 +403,7 @@ impl ApiServer {
             response.headers_mut().entry(header::ALLOW).or_insert(allowed);
         }
         if let Some(deprecation) = notes.deprecation {
-            respond::warn(&mut response, &[deprecation.to_owned()]);
+            respond::warn(&mut response, &[deprecation.into_owned()]);
         }
         core.metrics.observe(notes.labels, response.status(), started.elapsed());
         if let (Some(log), Some(seen)) = (&core.audit, notes.seen) {
@@ -490,7 +490,7 @@ impl ApiServer {
         let row = {
             let served = core.served();
             let row = served.registry.find(&asked.group, &asked.version, plural);
-            notes.deprecation = row.filter(|_| !binding).and_then(|row| row.deprecation);
+            notes.deprecation = row.filter(|_| !binding).and_then(|row| row.deprecation.clone());
             served.authorizer.resource(&identity, &asked)?;
             Arc::clone(row.ok_or_else(Status::no_such_path)?)
         };

@@ -125,7 +125,7 @@ fn table_row(row: &Resource, object: &Object, include: IncludeObject, now: Time)
 }
 
 fn cell(column: &Column, object: &Object, now: Time) -> Value {
-    match column.value {
+    match &column.value {
         CellValue::Computed(value) => value(object, now),
         CellValue::Path(path) => object
             .at(path)
@@ -137,14 +137,14 @@ fn cell(column: &Column, object: &Object, now: Time) -> Value {
 
 /// The `Name` column every kind begins with.
 #[must_use]
-pub const fn name_column() -> Column {
+pub fn name_column() -> Column {
     Column::computed("Name", Cell::Name, |object, _| Value::from(object.name()))
         .described("Name of the object, unique within its namespace.")
 }
 
 /// The `Age` column.
 #[must_use]
-pub const fn age_column() -> Column {
+pub fn age_column() -> Column {
     Column::computed("Age", Cell::Text, |object, now| {
         Value::from(age::age(object.meta.creation_timestamp.as_ref().map(Time::from), now))
     })

@@ -202,6 +202,7 @@ pub(crate) async fn change(
         Authorizer::object(&call.identity, &call.asked, &current.entry.object)?;
         let mut warnings = Vec::new();
         let mut new = make(&current.object, &mut warnings)?;
+        without_empty(&mut new);
         let old = current.object.as_ref();
         ownership.settle(call, Some(old), &mut new)?;
         admission::admit(&Attributes::update(call, old), &mut new).await?;
@@ -342,6 +343,17 @@ fn check_revision(call: &Call, new: &Object, old: &Object) -> Result<bool, Statu
 pub(crate) fn names_revision(new: &Object) -> bool {
     let revision = new.meta.resource_version.as_deref().unwrap_or_default();
     !revision.is_empty() && revision != "0"
+}
+
+/// Empty lists and maps of metadata are as good as none, and not stored.
+///
+/// Source: upstream `ObjectMeta`, whose fields are `omitempty`.
+pub(crate) fn without_empty(object: &mut Object) {
+    let meta = &mut object.meta;
+    meta.labels.take_if(|labels| labels.is_empty());
+    meta.annotations.take_if(|annotations| annotations.is_empty());
+    meta.finalizers.take_if(|finalizers| finalizers.is_empty());
+    meta.owner_references.take_if(|owners| owners.is_empty());
 }
 
 /// Metadata the server owns stays as it was, whatever was sent.

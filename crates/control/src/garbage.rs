@@ -8,7 +8,7 @@
 //! controller acts on and removes.
 //!
 //! Only metadata is watched, of every kind that can be listed, watched and
-//! deleted. What there is to do is decided in `graph.rs`, from what was seen;
+//! deleted; of kinds that come later from when they do. What there is to do is decided in `graph.rs`, from what was seen;
 //! whether an owner exists is asked of the API server, never guessed.
 //!
 //! Source: Kubernetes "Garbage Collection"; upstream
@@ -22,17 +22,17 @@ use std::time::Duration;
 
 use api::typed::ObjectMeta;
 use futures::StreamExt;
-use futures::stream::SelectAll;
+use futures::stream::{BoxStream, SelectAll};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::PartialObjectMeta;
 use kube::discovery::{Scope, verbs};
 use kube::{Api, Client};
 use kube_runtime::watcher::{Config, Event};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::graph::{Action, Graph, Kind, Seen, Uid};
-use crate::discover;
+use crate::discover::{self, Served};
 use crate::watch::watch;
 use crate::work::{Work, code};
 
@@ -45,24 +45,21 @@ type Resources = BTreeMap<Kind, (ApiResource, Scope)>;
 /// Collects until `shutdown`. What a dropped call has begun is continued by
 /// the next run.
 pub async fn run(client: Client, shutdown: CancellationToken) {
-    let resources = tokio::select! {
-        () = shutdown.cancelled() => return,
-        found = resources(&client) => Arc::new(found),
-    };
+    let mut served = discover::watchable(client.clone());
+    let mut resources = Arc::new(Resources::new());
     let graph = Arc::new(Mutex::new(Graph::default()));
-    let mut events = SelectAll::new();
-    for (kind, (resource, _)) in resources.iter() {
-        let all: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), resource);
-        let kind = kind.clone();
-        events.push(watch(all, Config::default()).map(move |event| (kind.clone(), event)).boxed());
-    }
+    let mut watched = Watched::default();
     let mut work: Work<Uid> = Work::new("garbage", MOST);
     loop {
         work.start(|uid| attend(client.clone(), Arc::clone(&resources), Arc::clone(&graph), uid));
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = work.turn() => {}
-            Some((kind, event)) = events.next() => {
+            Some(found) = served.next() => {
+                resources = Arc::new(collectable(found));
+                watched.follow(&client, &resources);
+            }
+            Some((kind, event)) = watched.events.next(), if !watched.events.is_empty() => {
                 let mut graph = lock(&graph);
                 let asked: Vec<Uid> = match event {
                     Event::Apply(object) => graph.see(seen(&kind, &object.metadata)),
@@ -82,10 +79,39 @@ fn lock(graph: &Mutex<Graph>) -> MutexGuard<'_, Graph> {
     graph.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The watches of all kinds.
+#[derive(Default)]
+struct Watched {
+    events: SelectAll<BoxStream<'static, (Kind, Event<PartialObjectMeta<DynamicObject>>)>>,
+    /// What each is a watch of, and what ends it.
+    kinds: BTreeMap<Kind, (ApiResource, DropGuard)>,
+}
+
+impl Watched {
+    /// Begins watches of kinds that came, ends those of kinds that went. What
+    /// was seen of a kind that went is kept: whether its objects exist cannot be
+    /// known until it is served again, and then all of them are listed.
+    fn follow(&mut self, client: &Client, resources: &Resources) {
+        let same = |kind: &Kind, of: &ApiResource| resources.get(kind).is_some_and(|(resource, _)| resource == of);
+        self.kinds.retain(|kind, (of, _)| same(kind, of));
+        for (kind, (resource, _)) in resources {
+            if self.kinds.contains_key(kind) {
+                continue;
+            }
+            let ends = CancellationToken::new();
+            let all: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), resource);
+            let of = kind.clone();
+            let events = watch(all, Config::default()).map(move |event| (of.clone(), event));
+            self.events.push(events.take_until(ends.clone().cancelled_owned()).boxed());
+            self.kinds.insert(kind.clone(), (resource.clone(), ends.drop_guard()));
+        }
+    }
+}
+
 /// Every kind whose objects can own or be owned. Events are not: they come and
 /// go by themselves.
-async fn resources(client: &Client) -> Resources {
-    let all = discover::watchable(client).await.into_iter();
+fn collectable(served: Vec<Served>) -> Resources {
+    let all = served.into_iter();
     let fitting = all.filter(|(resource, capabilities)| capabilities.supports_operation(verbs::DELETE) && resource.plural != "events");
     fitting
         .map(|(resource, capabilities)| (kind_of(&resource.group, &resource.kind), (resource, capabilities.scope)))

@@ -25,7 +25,7 @@ use kube_runtime::watcher::{Config, Event};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::discover;
+use crate::discover::{self, Served};
 use crate::watch::watch;
 use crate::work::{Work, code, now};
 
@@ -42,17 +42,12 @@ type Key = (String, String);
 pub async fn run(client: Client, shutdown: CancellationToken) {
     let mut quotas = std::pin::pin!(watch(Api::<ResourceQuota>::all(client.clone()), Config::default()));
     let mut known: BTreeMap<Key, BTreeSet<String>> = BTreeMap::new();
+    let mut changes = discover::watchable(client.clone());
     let mut served: Option<Arc<Vec<ApiResource>>> = None;
     let mut freed: SelectAll<BoxStream<'static, String>> = SelectAll::new();
     let mut watched: BTreeSet<String> = BTreeSet::new();
     let mut work = Work::new("resourcequota", MOST);
     loop {
-        if !known.is_empty() && served.is_none() {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                found = resources(&client) => served = Some(Arc::new(found)),
-            }
-        }
         if known.is_empty() {
             (freed, watched) = (SelectAll::new(), BTreeSet::new());
         } else if let Some(served) = &served {
@@ -71,6 +66,13 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = work.turn() => {}
+            // Nobody asks while there is nothing to count.
+            Some(found) = changes.next(), if !known.is_empty() => {
+                served = Some(Arc::new(countable(found)));
+                // What was freed meanwhile is seen by counting anew.
+                (freed, watched) = (SelectAll::new(), BTreeSet::new());
+                known.keys().cloned().for_each(|key| work.ask(key));
+            }
             Some(namespace) = freed.next(), if !freed.is_empty() => {
                 for quota in known.keys().filter(|(of, _)| *of == namespace) {
                     work.ask(quota.clone());
@@ -103,8 +105,8 @@ fn is_new(quota: &ResourceQuota) -> bool {
 
 /// Every resource of namespaces that can be listed and watched, and that a
 /// quota may count.
-async fn resources(client: &Client) -> Vec<ApiResource> {
-    let all = discover::watchable(client).await.into_iter();
+fn countable(served: Vec<Served>) -> Vec<ApiResource> {
+    let all = served.into_iter();
     let fitting = all.filter(|(resource, capabilities)| capabilities.scope == Scope::Namespaced && counts(&resource.plural));
     fitting.map(|(resource, _)| resource).collect()
 }

@@ -16,6 +16,7 @@ use store::Store;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 struct NoNodes;
 
@@ -93,6 +94,32 @@ impl Server {
     /// When the server is being dropped.
     pub fn remove(&self, group: &str, version: &str, plural: &str) -> Result<bool> {
         Ok(self.threads()?.block_on(self.api.remove(group, version, plural)))
+    }
+
+    /// Empties namespaces and collects garbage, as long as the server is there.
+    ///
+    /// # Errors
+    /// When the server is being dropped.
+    pub fn collect(&self) -> Result<()> {
+        let client = |controller: &str| {
+            let (server, identity) = (self.api.clone(), client::Identity::controller(controller));
+            let groups: Vec<&str> = identity.groups.iter().map(String::as_str).collect();
+            let identity = Identity::new(&identity.user, &groups);
+            client::in_process(move |request: http::Request<kube::client::Body>| {
+                let (server, identity) = (server.clone(), identity.clone());
+                async move {
+                    let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+                    server.handle(Some(identity), request).await
+                }
+            })
+        };
+        // They end with the server's threads.
+        let threads = self.threads()?;
+        let _entered = threads.enter();
+        let (namespaces, garbage) = (client("namespace-controller"), client("generic-garbage-collector"));
+        threads.spawn(control::namespace::run(namespaces, CancellationToken::new()));
+        threads.spawn(control::garbage::run(garbage, CancellationToken::new()));
+        Ok(())
     }
 
     fn threads(&self) -> Result<&tokio::runtime::Runtime> {

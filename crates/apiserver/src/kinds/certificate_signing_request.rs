@@ -6,6 +6,8 @@
 //! Source: upstream `pkg/apis/certificates/validation/validation.go`,
 //! `pkg/registry/certificates/certificates/strategy.go`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::{Object, Scope, Time};
 use base64::Engine as _;
@@ -53,7 +55,7 @@ pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["csr"]),
         scope: Scope::Cluster,
-        strategy: &CertificateSigningRequest,
+        strategy: Arc::new(CertificateSigningRequest),
         fields: vec![text_field!("spec.signerName")],
         columns: vec![
             table::name_column(),

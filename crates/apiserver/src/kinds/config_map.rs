@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/apis/core/validation/validation.go`,
 //! `ValidateConfigMap`, `ValidateConfigMapUpdate`.
 
+use std::sync::Arc;
+
 use api::Object;
 use api::status::Violation;
 use serde_json::{Map, Value};
@@ -18,7 +20,7 @@ pub(super) const MAX_BYTES: usize = 1024 * 1024;
 pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["cm"]),
-        strategy: &ConfigMap,
+        strategy: Arc::new(ConfigMap),
         columns: vec![
             table::name_column(),
             Column::computed("Data", Cell::Text, |map, _| {

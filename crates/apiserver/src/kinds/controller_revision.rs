@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/apis/apps/validation/validation.go`,
 //! `ValidateControllerRevision`; printer `printControllerRevision`.
 
+use std::sync::Arc;
+
 use api::Object;
 use api::status::Violation;
 use serde_json::Value;
@@ -15,7 +17,7 @@ use crate::validate::values::not_negative;
 
 pub(super) fn row() -> Resource {
     Resource {
-        strategy: &ControllerRevision,
+        strategy: Arc::new(ControllerRevision),
         columns: vec![
             table::name_column(),
             Column::computed("Controller", Cell::Text, |revision, _| Value::from(controller(revision)))

@@ -4,6 +4,7 @@
 //! `pkg/apis/discovery/v1/defaults.go`, printer `printEndpointSlice`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::Object;
 use api::status::Violation;
@@ -23,7 +24,7 @@ const PORTS_MAX: usize = 20_000;
 
 pub(super) fn row() -> Resource {
     Resource {
-        strategy: &EndpointSlice,
+        strategy: Arc::new(EndpointSlice),
         columns: vec![
             table::name_column(),
             Column::computed("AddressType", Cell::Text, |slice, _| Value::from(slice.str_at("addressType"))),

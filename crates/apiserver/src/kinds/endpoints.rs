@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/apis/core/validation/validation.go`
 //! `ValidateEndpointsCreate`, printer `printEndpoints`.
 
+use std::sync::Arc;
+
 use api::Object;
 use api::status::Violation;
 use api::typed::{EndpointAddress, EndpointPort, Endpoints as Typed};
@@ -18,13 +20,13 @@ use crate::validate::{invalid_each, names, values};
 pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["ep"]),
-        strategy: &Endpoints,
+        strategy: Arc::new(Endpoints),
         columns: vec![
             table::name_column(),
             Column::computed("Endpoints", Cell::Text, |endpoints, _| Value::from(shown(endpoints))),
             table::age_column(),
         ],
-        deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()),
         ..plain("", "Endpoints", "endpoints", "services/endpoints")
     }
 }

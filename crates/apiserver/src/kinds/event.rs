@@ -3,6 +3,7 @@
 //! Source: upstream `pkg/apis/events/v1/conversion.go`,
 //! `pkg/apis/core/validation/events.go`, printer `printEvent`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::status::{Status, Violation};
@@ -32,7 +33,7 @@ const RENAMED: [(&str, &str); 7] = [
 pub(super) fn core_row() -> Resource {
     Resource {
         short_names: short(&["ev"]),
-        strategy: &Event { strict: false },
+        strategy: Arc::new(Event { strict: false }),
         fields: core_fields(),
         columns: columns(),
         ttl: Some(TTL),
@@ -44,7 +45,7 @@ pub(super) fn events_row() -> Resource {
     Resource {
         short_names: short(&["ev"]),
         convert: Some(&Forms),
-        strategy: &Event { strict: true },
+        strategy: Arc::new(Event { strict: true }),
         fields: events_fields(),
         columns: columns(),
         ttl: Some(TTL),
@@ -63,13 +64,10 @@ fn core_fields() -> Vec<Field> {
         text_field!("involvedObject.fieldPath"),
         text_field!("reason"),
         text_field!("reportingComponent"),
-        Field {
-            name: "source",
-            value: |event| match event.str_at("source.component") {
-                "" => event.str_at("reportingComponent").to_owned(),
-                component => component.to_owned(),
-            },
-        },
+        Field::computed("source", |event| match event.str_at("source.component") {
+            "" => event.str_at("reportingComponent").to_owned(),
+            component => component.to_owned(),
+        }),
         text_field!("type"),
     ]
 }

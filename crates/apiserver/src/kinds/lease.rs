@@ -2,6 +2,8 @@
 //!
 //! Source: upstream `pkg/apis/coordination/validation/validation.go`.
 
+use std::sync::Arc;
+
 use api::Object;
 use api::status::Violation;
 use serde_json::Value;
@@ -13,7 +15,7 @@ use crate::validate::values::not_negative;
 
 pub(super) fn row() -> Resource {
     Resource {
-        strategy: &Lease,
+        strategy: Arc::new(Lease),
         columns: vec![
             table::name_column(),
             Column::computed("Holder", Cell::Text, |lease, _| Value::from(lease.str_at("spec.holderIdentity"))),

@@ -5,6 +5,7 @@
 //! `SetDefaults_LimitRangeItem`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use api::status::Violation;
 use api::typed::{LimitRange as Typed, LimitRangeItem};
@@ -19,7 +20,7 @@ use crate::validate::{invalid_each, names};
 pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["limits"]),
-        strategy: &LimitRange,
+        strategy: Arc::new(LimitRange),
         columns: vec![
             table::name_column(),
             Column::computed("Created At", Cell::Text, |range, _| {

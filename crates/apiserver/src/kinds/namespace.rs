@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/registry/core/namespace/strategy.go`,
 //! `pkg/apis/core/v1/defaults.go` `SetDefaults_Namespace`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::{Object, Scope, Time};
 use serde_json::{Value, json};
@@ -25,7 +27,7 @@ pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["ns"]),
         scope: Scope::Cluster,
-        strategy: &Namespace,
+        strategy: Arc::new(Namespace),
         fields: vec![text_field!("status.phase")],
         columns: vec![
             table::name_column(),

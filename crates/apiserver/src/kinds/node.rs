@@ -4,6 +4,8 @@
 //! `pkg/apis/core/validation/validation.go` `ValidateNode*`,
 //! `pkg/printers/internalversion/printers.go` `printNode`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::typed::{Node as Typed, NodeStatus, Taint};
 use api::{Object, Scope, Time};
@@ -24,7 +26,7 @@ pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["no"]),
         scope: Scope::Cluster,
-        strategy: &Node,
+        strategy: Arc::new(Node),
         fields: vec![flag_field!("spec.unschedulable")],
         columns: columns(),
         subresources: vec![Subresource::Status, Subresource::Proxy],

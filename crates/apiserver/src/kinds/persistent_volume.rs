@@ -4,6 +4,8 @@
 //! `ValidatePersistentVolume`; `pkg/registry/core/persistentvolume/strategy.go`;
 //! printer `printPersistentVolume`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::typed::{PersistentVolume as Typed, PersistentVolumeSpec};
 use api::{Object, Quantity, Scope, Time};
@@ -38,7 +40,7 @@ pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["pv"]),
         scope: Scope::Cluster,
-        strategy: &PersistentVolume,
+        strategy: Arc::new(PersistentVolume),
         columns: vec![
             table::name_column(),
             Column::computed("Capacity", Cell::Text, |volume, _| text(volume, "spec.capacity.storage")),

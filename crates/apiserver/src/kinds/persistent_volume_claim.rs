@@ -5,6 +5,8 @@
 //! `pkg/registry/core/persistentvolumeclaim/strategy.go`; printer
 //! `printPersistentVolumeClaim`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::typed::{PersistentVolumeClaim as Typed, PersistentVolumeClaimSpec};
 use api::{Object, Quantity, Time};
@@ -24,7 +26,7 @@ const PROTECTION: &str = "kubernetes.io/pvc-protection";
 pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["pvc"]),
-        strategy: &PersistentVolumeClaim,
+        strategy: Arc::new(PersistentVolumeClaim),
         columns: vec![
             table::name_column(),
             Column::computed("Status", Cell::Text, |claim, _| phase(claim)),

@@ -21,6 +21,8 @@ pub(super) use self::supported::not_yet;
 pub(super) use self::validate::{amount_rules, any_name, node_selector, overcommits, parsed, taint_effect, tolerations};
 pub(super) use self::warnings::of_template as template_warnings;
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::typed::Pod as Typed;
 use api::{Object, Time};
@@ -34,7 +36,7 @@ pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["po"]),
         categories: short(&["all"]),
-        strategy: &Pod,
+        strategy: Arc::new(Pod),
         fields: vec![
             text_field!("spec.nodeName"),
             // As clients from before v1 call it.
@@ -46,10 +48,7 @@ pub(super) fn row() -> Resource {
             text_field!("status.phase"),
             text_field!("status.podIP"),
             // Upstream takes the name, and gives it no value.
-            crate::registry::Field {
-                name: "status.podIPs",
-                value: |_| String::new(),
-            },
+            crate::registry::Field::computed("status.podIPs", |_| String::new()),
             text_field!("status.nominatedNodeName"),
         ],
         indexed: Some(|pod| pod.str_at("spec.nodeName")),

@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/apis/policy/validation/validation.go`,
 //! `pkg/registry/policy/poddisruptionbudget/strategy.go`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::typed::IntOrString;
 use api::typed::policy::PodDisruptionBudget as Typed;
@@ -18,7 +20,7 @@ use crate::validate::values::{not_negative, one_of};
 pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["pdb"]),
-        strategy: &PodDisruptionBudget,
+        strategy: Arc::new(PodDisruptionBudget),
         columns: vec![
             table::name_column(),
             Column::computed("Min Available", Cell::Text, |budget, _| share(budget, "spec.minAvailable"))

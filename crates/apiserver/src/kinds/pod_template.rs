@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/apis/core/validation/validation.go`,
 //! `ValidatePodTemplate`; `pkg/registry/core/podtemplate/strategy.go`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::typed::PodTemplate as Typed;
 use api::{Object, Time};
@@ -15,7 +17,7 @@ use crate::table;
 
 pub(super) fn row() -> Resource {
     Resource {
-        strategy: &PodTemplate,
+        strategy: Arc::new(PodTemplate),
         columns: vec![
             table::name_column(),
             Column::computed("Containers", Cell::Text, |object, _| {

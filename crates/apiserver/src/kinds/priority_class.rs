@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/apis/scheduling/validation/validation.go`,
 //! `pkg/apis/scheduling/v1/{defaults,helpers}.go`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::{Object, Scope};
 use serde_json::{Value, json};
@@ -45,7 +47,7 @@ pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["pc"]),
         scope: Scope::Cluster,
-        strategy: &PriorityClass,
+        strategy: Arc::new(PriorityClass),
         columns: vec![
             table::name_column(),
             Column::path("Value", Cell::Integer, ".value"),

@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/apis/rbac/validation/validation.go`,
 //! `pkg/apis/rbac/v1/defaults.go`, `pkg/printers/internalversion/printers.go`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::{Object, Scope};
 use serde_json::{Map, Value, json};
@@ -19,13 +21,13 @@ pub(super) fn rows() -> [Resource; 4] {
             Value::from(role.meta.creation_timestamp.as_ref().map(|time| api::Time::from(time).to_string()))
         })
     };
-    let role = |kind: &str, plural: &str, storage, scope, strategy: &'static dyn Strategy| Resource {
+    let role = |kind: &str, plural: &str, storage, scope, strategy: Arc<dyn Strategy>| Resource {
         scope,
         strategy,
         columns: vec![table::name_column(), created()],
         ..plain(GROUP, kind, plural, storage)
     };
-    let binding = |kind: &str, plural: &str, storage, scope, strategy: &'static dyn Strategy| Resource {
+    let binding = |kind: &str, plural: &str, storage, scope, strategy: Arc<dyn Strategy>| Resource {
         scope,
         strategy,
         columns: vec![
@@ -41,27 +43,27 @@ pub(super) fn rows() -> [Resource; 4] {
         ..plain(GROUP, kind, plural, storage)
     };
     [
-        role("Role", "roles", "roles", Scope::Namespaced, &Role { namespaced: true }),
+        role("Role", "roles", "roles", Scope::Namespaced, Arc::new(Role { namespaced: true })),
         role(
             "ClusterRole",
             "clusterroles",
             "clusterroles",
             Scope::Cluster,
-            &Role { namespaced: false },
+            Arc::new(Role { namespaced: false }),
         ),
         binding(
             "RoleBinding",
             "rolebindings",
             "rolebindings",
             Scope::Namespaced,
-            &Binding { namespaced: true },
+            Arc::new(Binding { namespaced: true }),
         ),
         binding(
             "ClusterRoleBinding",
             "clusterrolebindings",
             "clusterrolebindings",
             Scope::Cluster,
-            &Binding { namespaced: false },
+            Arc::new(Binding { namespaced: false }),
         ),
     ]
 }

@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/apis/core/validation/validation.go`,
 //! `ValidateReplicationController`; `pkg/apis/core/v1/defaults.go`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::typed::ReplicationController as Typed;
 use api::{Object, Time};
@@ -19,11 +21,10 @@ pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["rc"]),
         categories: short(&["all"]),
-        strategy: &ReplicationController,
-        fields: vec![crate::registry::Field {
-            name: "status.replicas",
-            value: |object| number(object, "status.replicas").to_string(),
-        }],
+        strategy: Arc::new(ReplicationController),
+        fields: vec![crate::registry::Field::computed("status.replicas", |object| {
+            number(object, "status.replicas").to_string()
+        })],
         columns: vec![
             table::name_column(),
             Column::computed("Desired", Cell::Integer, |object, _| Value::from(number(object, "spec.replicas"))),

@@ -4,6 +4,7 @@
 //! `ValidateResourceQuota`; printer `printResourceQuota`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api::status::Violation;
 use api::typed::{ResourceQuota as Typed, ScopedResourceSelectorRequirement, WireQuantity};
@@ -54,7 +55,7 @@ const OF_BEST_EFFORT: [&str; 1] = ["pods"];
 pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["quota"]),
-        strategy: &ResourceQuota,
+        strategy: Arc::new(ResourceQuota),
         columns: vec![
             table::name_column(),
             Column::computed("Request", Cell::Text, |quota, _| Value::from(used(quota, false)))

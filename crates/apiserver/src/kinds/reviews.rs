@@ -1,6 +1,8 @@
 //! Kinds that are questions: created, answered, never stored; and
 //! `TokenRequest`, the kind of a subresource.
 
+use std::sync::Arc;
+
 use super::plain;
 use crate::registry::{Resource, Review};
 use api::{Object, Scope};
@@ -54,7 +56,7 @@ pub(super) fn rows() -> [Resource; 6] {
 /// registry: it has no collection.
 pub(crate) fn token_request() -> Resource {
     Resource {
-        strategy: &TokenRequest,
+        strategy: Arc::new(TokenRequest),
         ..plain("authentication.k8s.io", "TokenRequest", "tokenrequests", "")
     }
 }

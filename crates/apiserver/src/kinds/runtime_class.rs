@@ -2,6 +2,8 @@
 //!
 //! Source: upstream `pkg/apis/node/validation/validation.go`.
 
+use std::sync::Arc;
+
 use api::status::Violation;
 use api::typed::node::RuntimeClass as Typed;
 use api::{Object, Scope};
@@ -16,7 +18,7 @@ use crate::validate::{immutable, invalid_each, labels, names};
 pub(super) fn row() -> Resource {
     Resource {
         scope: Scope::Cluster,
-        strategy: &RuntimeClass,
+        strategy: Arc::new(RuntimeClass),
         columns: vec![
             table::name_column(),
             Column::path("Handler", Cell::Text, ".handler"),

@@ -3,6 +3,8 @@
 //! Source: upstream `pkg/apis/core/validation/validation.go`, `ValidateSecret`,
 //! `ValidateSecretUpdate`; conversion of `stringData`.
 
+use std::sync::Arc;
+
 use api::Object;
 use api::status::Violation;
 use base64::Engine;
@@ -21,7 +23,7 @@ const ACCOUNT_ANNOTATION: &str = "kubernetes.io/service-account.name";
 
 pub(super) fn row() -> Resource {
     Resource {
-        strategy: &Secret,
+        strategy: Arc::new(Secret),
         fields: vec![text_field!("type")],
         columns: vec![
             table::name_column(),

@@ -25,7 +25,7 @@ pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["svc"]),
         categories: short(&["all"]),
-        strategy: &Service,
+        strategy: Arc::new(Service),
         fields: vec![text_field!("spec.clusterIP"), text_field!("spec.type")],
         columns: columns(),
         subresources: vec![Subresource::Status, Subresource::Proxy],

@@ -1,5 +1,7 @@
 //! `ServiceAccount`.
 
+use std::sync::Arc;
+
 use api::Object;
 use serde_json::Value;
 
@@ -11,7 +13,7 @@ use crate::table;
 pub(super) fn row() -> Resource {
     Resource {
         short_names: short(&["sa"]),
-        strategy: &ServiceAccount,
+        strategy: Arc::new(ServiceAccount),
         columns: vec![
             table::name_column(),
             Column::computed("Secrets", Cell::Text, |account, _| Value::from(table::count(account, "secrets"))),

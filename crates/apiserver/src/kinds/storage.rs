@@ -4,6 +4,7 @@
 //! `pkg/apis/storage/v1/defaults.go`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use api::status::Violation;
 use api::typed::TopologySelectorTerm;
@@ -31,7 +32,7 @@ pub(super) fn class_row() -> Resource {
     Resource {
         short_names: short(&["sc"]),
         scope: Scope::Cluster,
-        strategy: &StorageClass,
+        strategy: Arc::new(StorageClass),
         columns: vec![
             Column::computed("Name", Cell::Name, |class, _| Value::from(name_cell(class)))
                 .described("Name of the object, unique within its namespace."),
@@ -52,7 +53,7 @@ pub(super) fn class_row() -> Resource {
 pub(super) fn node_row() -> Resource {
     Resource {
         scope: Scope::Cluster,
-        strategy: &CsiNode,
+        strategy: Arc::new(CsiNode),
         columns: vec![
             table::name_column(),
             Column::computed("Drivers", Cell::Integer, |node, _| Value::from(table::count(node, "spec.drivers"))),

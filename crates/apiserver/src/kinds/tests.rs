@@ -16,7 +16,7 @@ fn row<'a>(registry: &'a Registry, plural: &str) -> &'a Resource {
 /// What is said of an object of a kind, created or changed.
 fn said(plural: &str, new: Value, old: Option<Value>) -> Vec<String> {
     let registry = builtin();
-    let strategy = row(&registry, plural).strategy;
+    let strategy = &row(&registry, plural).strategy;
     let (mut new, old) = (object(new), old.map(object));
     strategy.default(&mut new);
     let rules = if old.is_some() { Rules::Update } else { Rules::Create };
@@ -98,7 +98,14 @@ fn every_row_is_there_once() {
 fn fields_of_a_pod_can_be_selected() {
     let registry = builtin();
     let pod = object(json!({ "spec": { "nodeName": "n", "hostNetwork": true }, "status": { "phase": "Running" } }));
-    let value = |name: &str| (row(&registry, "pods").fields.iter().find(|field| field.name == name).unwrap().value)(&pod);
+    let value = |name: &str| {
+        row(&registry, "pods")
+            .fields
+            .iter()
+            .find(|field| field.name == name)
+            .unwrap()
+            .of(&pod)
+    };
     assert_eq!(
         (
             value("spec.nodeName"),
@@ -109,7 +116,7 @@ fn fields_of_a_pod_can_be_selected() {
         ("n".into(), "true".into(), "Running".into(), String::new())
     );
     let node = object(json!({ "spec": {} }));
-    assert_eq!((row(&registry, "nodes").fields[0].value)(&node), "false");
+    assert_eq!(row(&registry, "nodes").fields[0].of(&node), "false");
 }
 
 #[test]
@@ -213,7 +220,7 @@ fn secrets() {
 #[test]
 fn namespaces() {
     let registry = builtin();
-    let strategy = row(&registry, "namespaces").strategy;
+    let strategy = &row(&registry, "namespaces").strategy;
     let mut new = object(json!({ "metadata": { "name": "n" }, "status": { "phase": "Odd" } }));
     strategy.default(&mut new);
     strategy.prepare(Change::Create { new: &mut new }, api::Time(0));

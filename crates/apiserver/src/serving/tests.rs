@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::AddError;
 use crate::body;
-use crate::registry::{Cell, Column, Resource, Subresource};
+use crate::registry::{Cell, Column, Field, Resource, Subresource};
 use crate::testing::{Answer, Rig};
 use crate::{Identity, kinds, table};
 
@@ -16,6 +16,10 @@ const STRICT: &str = "/apis/example.com/v1/namespaces/default/widgets?fieldValid
 
 /// A row made of a document, as a definition of a custom resource would be.
 fn widgets() -> Resource {
+    widgets_with(vec![Subresource::Status])
+}
+
+fn widgets_with(subresources: Vec<Subresource>) -> Resource {
     let id = ResourceId::new("example.com", "v1", "Widget", "widgets");
     let document = json!({"type": "object", "description": "Widget is made of parts.", "properties": {
         "spec": {"type": "object", "required": ["size"], "properties": {
@@ -26,15 +30,15 @@ fn widgets() -> Resource {
         }},
         "status": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
     }});
+    let schema = api::schema::declare(&id, &document).unwrap();
+    // Nothing of it is known when the program is built.
+    let column = |name: &str, path: &str| Column::path(name.to_owned(), Cell::Integer, path.to_owned()).described(format!("At {path}."));
     Resource {
         short_names: vec!["wd".to_owned()],
-        columns: vec![
-            table::name_column(),
-            Column::path("Size", Cell::Integer, "spec.size"),
-            table::age_column(),
-        ],
-        subresources: vec![Subresource::Status],
-        ..Resource::plain(id.clone(), "example.com/widgets", api::schema::declare(&id, &document).unwrap())
+        fields: vec![Field::path("spec.size".to_owned())],
+        columns: vec![table::name_column(), column("Size", ".spec.size"), table::age_column()],
+        deprecation: Some(format!("{} v1 is deprecated; use v2", id.kind).into()),
+        ..kinds::custom_resource(id, "example.com/widgets".to_owned(), schema, subresources)
     }
 }
 
@@ -106,7 +110,17 @@ async fn a_row_is_served_from_when_it_is_added_until_it_is_removed_and_again() {
     assert_eq!(names(&rig.get(&format!("{WIDGETS}?fieldSelector=metadata.name%3Da")).await), ["a"]);
     let table = rig.get_as(WIDGETS, "application/json;as=Table;v=v1;g=meta.k8s.io").await.json();
     assert_eq!(table["columnDefinitions"][1]["name"], "Size");
+    assert_eq!(table["columnDefinitions"][1]["description"], "At .spec.size.");
     assert_eq!(table["rows"][0]["cells"][1], 3);
+    let sized = rig.get(&format!("{WIDGETS}?fieldSelector=spec.size%3D3")).await;
+    assert_eq!(
+        (names(&sized), sized.warnings()),
+        (
+            vec!["a".to_owned(), "b".to_owned()],
+            vec!["299 - \"Widget v1 is deprecated; use v2\"".to_owned()]
+        )
+    );
+    assert_eq!(names(&rig.get(&format!("{WIDGETS}?fieldSelector=spec.size%3D4")).await), [""; 0]);
     let before = rig.store.revision().0;
 
     assert!(rig.server.remove("example.com", "v1", "widgets").await);
@@ -164,8 +178,8 @@ async fn the_document_says_what_is_a_widget() {
     );
     let warned = rig.post(&format!("{WIDGETS}?dryRun=All&fieldValidation=Warn"), &unknown).await;
     assert_eq!(
-        (warned.code, warned.warnings()),
-        (201, vec!["299 - \"unknown field \\\"spec.colour\\\"\"".to_owned()])
+        (warned.code, &warned.warnings()[0]),
+        (201, &"299 - \"unknown field \\\"spec.colour\\\"\"".to_owned())
     );
     assert_eq!(warned.json()["spec"].get("colour"), None);
     let wrong = with(&|widget| widget["spec"] = json!({"size": "3", "mode": "Warp"}));
@@ -228,6 +242,71 @@ async fn the_document_says_what_is_a_widget() {
             "application/merge-patch+json"
         ]
     );
+}
+
+/// Source: upstream `apiextensions-apiserver/pkg/registry/customresource/strategy_test.go`.
+#[tokio::test]
+async fn generations_count_what_is_wanted() {
+    let rig = Rig::new().await;
+    let one = format!("{WIDGETS}/a");
+    let generation = |answer: &Answer| answer.json()["metadata"]["generation"].clone();
+    let change = async |path: &str, patch: Value| {
+        let answer = rig.patch(path, "merge-patch", &patch).await;
+        assert_eq!(answer.code, 200, "{}", answer.brief());
+        generation(&answer)
+    };
+    rig.server.add(widgets()).await.unwrap();
+    let mut first = widget("a");
+    first["metadata"]["generation"] = json!(7);
+    first["status"] = json!({"ready": true});
+    let made = rig.post(WIDGETS, &first).await;
+    assert_eq!((generation(&made), made.json().get("status")), (json!(1), None));
+    assert_eq!(change(&one, json!({"metadata": {"labels": {"x": "y"}}})).await, 1);
+    assert_eq!(
+        change(&one, json!({"metadata": {"generation": 5}, "status": {"ready": true}})).await,
+        1
+    );
+    assert_eq!(change(&one, json!({"spec": {"size": 4}})).await, 2);
+    assert_eq!(change(&one, json!({"spec": {"size": 4}})).await, 2);
+    let status = format!("{one}/status");
+    let both = json!({"metadata": {"labels": {"x": "z"}, "annotations": {"a": "b"}}, "spec": {"size": 5}, "status": {"ready": true}});
+    assert_eq!(change(&status, both).await, 2);
+    let now = rig.get(&one).await.json();
+    assert_eq!(
+        (
+            &now["spec"]["size"],
+            &now["status"],
+            &now["metadata"]["labels"]["x"],
+            now["metadata"].get("annotations")
+        ),
+        (&json!(4), &json!({"ready": true}), &json!("y"), None)
+    );
+
+    let emptied = json!({"metadata": {"labels": {}, "finalizers": [], "ownerReferences": []}});
+    assert_eq!(change(&one, emptied).await, 2);
+    let labels = json!({"metadata": {"labels": {"app": null, "x": null}}});
+    assert_eq!(change(&one, labels).await, 2);
+    let now = rig.get(&one).await.json();
+    let has = |field: &str| now["metadata"].get(field).is_some();
+    assert_eq!(
+        (has("labels"), has("finalizers"), has("ownerReferences")),
+        (false, false, false),
+        "{now}"
+    );
+
+    // Without the subresource, status is a field as any other.
+    assert!(rig.server.remove("example.com", "v1", "widgets").await);
+    rig.server.add(widgets_with(Vec::new())).await.unwrap();
+    assert_eq!(
+        rig.patch(&status, "merge-patch", &json!({"status": {"ready": false}})).await.code,
+        404
+    );
+    assert_eq!(change(&one, json!({"status": {"ready": false}})).await, 3);
+    assert_eq!(change(&one, json!({"metadata": {"labels": {"x": "w"}}})).await, 3);
+    let mut whole = widget("b");
+    whole["status"] = json!({"ready": true});
+    let made = rig.post(WIDGETS, &whole).await;
+    assert_eq!((generation(&made), &made.json()["status"]), (json!(1), &json!({"ready": true})));
 }
 
 #[tokio::test]

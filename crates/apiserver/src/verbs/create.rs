@@ -64,6 +64,7 @@ pub(super) async fn store(call: &mut Call, mut object: Object, ownership: &Owner
     let dry_run = call.dry_run()?;
     let generated = object.name().is_empty() && object.meta.generate_name.as_deref().is_some_and(|prefix| !prefix.is_empty());
     own(&mut object, call);
+    write::without_empty(&mut object);
     // What is wrong with the place comes before what is wrong with the object.
     namespace(call, &object).await?;
     ownership.settle(call, None, &mut object)?;

@@ -230,15 +230,20 @@ pub(crate) fn plan(row: &Resource, object: &Object, asked_s: Option<i64>, now: T
     match row.strategy.grace(object, asked_s) {
         Some(grace_s) if grace_s > 0 || held => {
             let grace_s = i64::try_from(grace_s).unwrap_or(i64::MAX);
-            let mut marked = marked(row, object, now + seconds(grace_s), grace_s);
-            // Source: upstream `BeforeDelete`: kinds that count generations
-            // count the deletion too.
-            marked.meta.generation = marked.meta.generation.map(|generation| generation + 1);
-            Step::Mark(Box::new(marked))
+            Step::Mark(Box::new(counted(marked(row, object, now + seconds(grace_s), grace_s))))
         }
-        None if held => Step::Mark(Box::new(marked(row, object, now, 0))),
+        None if held => Step::Mark(Box::new(counted(marked(row, object, now, 0)))),
         _ => Step::Remove,
     }
+}
+
+/// Kinds that count generations count the deletion too.
+///
+/// Source: upstream `BeforeDelete` and, for kinds without grace, `markAsDeleting`.
+fn counted(mut marked: Object) -> Object {
+    let generation = marked.meta.generation.filter(|generation| *generation > 0);
+    marked.meta.generation = generation.map(|generation| generation.saturating_add(1)).or(marked.meta.generation);
+    marked
 }
 
 fn seconds(count: i64) -> Duration {

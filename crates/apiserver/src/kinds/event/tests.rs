@@ -153,6 +153,6 @@ fn only_the_series_of_a_reported_event_goes_on() {
 fn the_source_field_falls_back_to_the_reporter() {
     let fields = core_fields();
     let source = fields.iter().find(|field| field.name == "source").unwrap();
-    assert_eq!((source.value)(&core()), "kubelet");
-    assert_eq!((source.value)(&Forms.to_stored(served()).unwrap()), "default-scheduler");
+    assert_eq!(source.of(&core()), "kubelet");
+    assert_eq!(source.of(&Forms.to_stored(served()).unwrap()), "default-scheduler");
 }
