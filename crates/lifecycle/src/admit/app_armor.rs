@@ -32,10 +32,9 @@ fn confined(pod: &Pod) -> bool {
         .and_then(|context| context.app_armor_profile.as_ref());
     let asks = |own: Option<&AppArmorProfile>| own.or(of_pod).is_some_and(|profile| profile.type_ != "Unconfined");
     let own = |context: &Option<api::typed::SecurityContext>| asks(context.as_ref().and_then(|context| context.app_armor_profile.as_ref()));
-    let regular = spec.init_containers.iter().flatten().chain(&spec.containers);
-    let ephemeral = spec.ephemeral_containers.iter().flatten();
-    regular.map(|container| own(&container.security_context)).any(|asks| asks)
-        || ephemeral.map(|container| own(&container.security_context)).any(|asks| asks)
+    let mut regular = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut ephemeral = spec.ephemeral_containers.iter().flatten();
+    regular.any(|container| own(&container.security_context)) || ephemeral.any(|container| own(&container.security_context))
 }
 
 #[cfg(test)]
