@@ -109,51 +109,15 @@ spec:
   containers: [{ name: main, image: "busybox:1.30", command: [sleep, "1000"] }]
 "#;
 
-/// Root, whom the image's `/etc/group` puts in further groups, by each policy.
-const GROUPS: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: { name: POLICY }
-spec:
-  restartPolicy: Never
-  securityContext: { runAsUser: 0, supplementalGroups: [2000], supplementalGroupsPolicy: POLICY }
-  containers: [{ name: main, image: "busybox:1.30", command: [sh, -c, "id -G; grep -cE '[:,]root(,|$)' /etc/group"] }]
-"#;
-
-/// The node says that it can tell the policies apart, and does.
-///
-/// Fields: spec.securityContext.supplementalGroupsPolicy
-#[test]
-fn root_the_image_adds_groups_unless_the_pod_is_strict() {
-    let platform = Platform::start("groups", &Build::from_env().unwrap()).unwrap();
-    let features = platform
-        .ok(&["get", "nodes", "-o", "jsonpath={.items[0].status.features}"])
-        .unwrap();
-    assert_eq!(features, r#"{"supplementalGroupsPolicy":true}"#);
-    let groups = |policy: &str| {
-        let pod = GROUPS.replace("{ name: POLICY }", &format!("{{ name: {} }}", policy.to_lowercase()));
-        platform.create(&pod.replace("POLICY", policy)).unwrap();
-        platform.wait_status("default", &policy.to_lowercase(), "Completed", LIMIT).unwrap();
-        let logs = platform.ok(&["logs", &policy.to_lowercase()]).unwrap();
-        let (groups, named) = logs.split_once('\n').unwrap();
-        assert_ne!(named.trim(), "0", "the image puts root in groups: {logs}");
-        groups.to_owned()
-    };
-    assert_eq!(groups("Strict"), "0 2000");
-    let merged = groups("Merge");
-    let merged: Vec<&str> = merged.split(' ').collect();
-    assert!(
-        merged.len() > 2 && ["0", "10", "2000"].iter().all(|gid| merged.contains(gid)),
-        "{merged:?}"
-    );
-}
-
 /// Fields: spec.securityContext spec.securityContext.runAsUser spec.securityContext.supplementalGroups spec.securityContext.supplementalGroupsPolicy spec.securityContext.sysctls.*
 /// Fields: status.reason status.message
 #[test]
 fn root_the_kernel_holds_a_pod_to_what_it_asked_for() {
     let build = Build::from_env().unwrap();
     let platform = Platform::start("kernel", &build).unwrap();
+    // The node says that it can tell the policies of groups apart.
+    let features = platform.ok(&["get", "nodes", "-o", "jsonpath={.items[0].status.features}"]).unwrap();
+    assert_eq!(features, r#"{"supplementalGroupsPolicy":true}"#);
     platform.create(KERNEL).unwrap();
     platform.wait_status("default", "bounded", "Completed", LIMIT).unwrap();
     let logs = platform.ok(&["logs", "bounded"]).unwrap();
