@@ -234,6 +234,46 @@ pub struct DiskUsage {
     pub inodes: u64,
 }
 
+/// What passed one network interface since it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceUsage {
+    /// Its name.
+    pub name: String,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Packets not received for an error.
+    pub receive_errors: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Packets not sent for an error.
+    pub send_errors: u64,
+}
+
+/// The interfaces a `/proc/net/dev` tells of, but the loopback. Source: proc(5);
+/// upstream cAdvisor, `scanInterfaceStats`.
+#[must_use]
+pub fn interfaces(text: &str) -> Vec<InterfaceUsage> {
+    let interface = |line: &str| {
+        // A name may hold a colon (an alias), the figures do not.
+        let (name, figures) = line.rsplit_once(':')?;
+        let figures: Vec<u64> = figures.split_whitespace().map_while(|figure| figure.parse().ok()).collect();
+        let [received_bytes, _, receive_errors, ..] = figures[..] else {
+            return None;
+        };
+        let [sent_bytes, _, send_errors, ..] = figures.get(8..)? else {
+            return None;
+        };
+        Some(InterfaceUsage {
+            name: name.trim().to_owned(),
+            received_bytes,
+            receive_errors,
+            sent_bytes: *sent_bytes,
+            send_errors: *send_errors,
+        })
+    };
+    text.lines().filter_map(interface).filter(|one| one.name != "lo").collect()
+}
+
 /// What a pod uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodUsage {
@@ -241,6 +281,9 @@ pub struct PodUsage {
     pub at: Time,
     /// Counters of the whole pod.
     pub counters: Counters,
+    /// Its interfaces but the loopback, if it has a network of its own and all
+    /// was counted.
+    pub interfaces: Vec<InterfaceUsage>,
     /// By name, the newest attempt of each.
     pub containers: BTreeMap<String, ContainerUsage>,
 }

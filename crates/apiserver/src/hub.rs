@@ -10,6 +10,7 @@
 //! [`state`] (how a change becomes visible to all of them at once).
 
 mod damage;
+mod labels;
 mod state;
 mod written;
 
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use api::Object;
+use api::{Object, Selector};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use store::{Page, Revision, Store, StoreError, Watch, WatchMessage};
@@ -218,6 +219,22 @@ impl Hub {
     /// `matches` accepts, at most `limit`.
     pub(crate) fn page(&self, prefix: &str, after: Option<&str>, limit: Option<usize>, matches: impl Fn(&Entry) -> bool) -> Snapshot {
         self.state().page(prefix, after, limit, matches)
+    }
+
+    /// The same, where only objects that `labels` selects can match.
+    pub(crate) fn chosen(
+        &self,
+        labels: &Selector,
+        prefix: &str,
+        after: Option<&str>,
+        limit: Option<usize>,
+        matches: impl Fn(&Entry) -> bool,
+    ) -> Snapshot {
+        let (snapshot, lacking) = self.state().chosen(labels, prefix, after, limit, matches);
+        if let Some(label) = lacking {
+            self.state_mut().follow_label(label);
+        }
+        snapshot
     }
 
     /// The decoded entry of a value the store returned; taken from here when

@@ -52,6 +52,11 @@ impl Selection {
         self.labels.is_everything() && self.fields.requirements.is_empty()
     }
 
+    /// What labels are asked for.
+    pub(crate) fn labels(&self) -> &Selector {
+        &self.labels
+    }
+
     /// The only name that can match, if there is one.
     pub(crate) fn name(&self) -> Option<&str> {
         self.fields.exact("metadata.name")

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use api::node::Requirements;
-use api::typed::{Container, EphemeralContainer, Pod, PodSpec, SeccompProfile};
+use api::typed::{AppArmorProfile, Container, EphemeralContainer, Pod, PodSpec, SeccompProfile};
 use api::{Uid, pods};
-use runtime::{ContainerConfig, LogLimits, RunAs, SandboxConfig, Seccomp};
+use runtime::{AppArmor, ContainerConfig, LogLimits, RunAs, SandboxConfig, Seccomp};
 
 use crate::dns;
 use crate::environment::expand;
@@ -216,6 +216,7 @@ pub fn container(
             security.seccomp_profile.as_ref().or(pod_security.seccomp_profile.as_ref()),
             node.seccomp_root,
         ),
+        app_armor: app_armor(security.app_armor_profile.as_ref().or(pod_security.app_armor_profile.as_ref())),
         read_only_root: security.read_only_root_filesystem.unwrap_or(false),
         mounts: Vec::new(),
         termination_message_path: wire
@@ -242,6 +243,16 @@ fn seccomp(profile: Option<&SeccompProfile>, root: &Path) -> Seccomp {
         Some(("Unconfined", _)) => Seccomp::Unconfined,
         Some(("Localhost", path)) => Seccomp::Localhost(root.join(path.unwrap_or_default())),
         _ => Seccomp::RuntimeDefault,
+    }
+}
+
+/// Source: upstream `kuberuntime/security_context.go`, `getAppArmorProfile`.
+fn app_armor(profile: Option<&AppArmorProfile>) -> AppArmor {
+    match profile.map(|profile| (profile.type_.as_str(), profile.localhost_profile.as_deref())) {
+        None => AppArmor::Unsaid,
+        Some(("Unconfined", _)) => AppArmor::Unconfined,
+        Some(("Localhost", name)) => AppArmor::Localhost(name.unwrap_or_default().to_owned()),
+        Some(_) => AppArmor::RuntimeDefault,
     }
 }
 
@@ -290,6 +301,23 @@ mod tests {
     fn pod(spec: &serde_json::Value) -> Pod {
         let text = serde_json::json!({ "metadata": { "name": "a", "namespace": "dev" }, "spec": spec });
         serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn a_containers_own_profile_comes_before_the_pods() {
+        let app_armor = |of_pod: serde_json::Value, own: serde_json::Value| {
+            let pod = pod(&serde_json::json!({
+                "securityContext": { "appArmorProfile": of_pod },
+                "containers": [{ "name": "c", "image": "i", "securityContext": { "appArmorProfile": own } }]
+            }));
+            container(&pod, "c", 0, Vec::new(), &node()).unwrap().app_armor
+        };
+        let (of, none) = (|kind: &str| serde_json::json!({ "type": kind }), serde_json::Value::Null);
+        assert_eq!(app_armor(none.clone(), none.clone()), AppArmor::Unsaid);
+        assert_eq!(app_armor(of("RuntimeDefault"), none.clone()), AppArmor::RuntimeDefault);
+        assert_eq!(app_armor(of("RuntimeDefault"), of("Unconfined")), AppArmor::Unconfined);
+        let own = serde_json::json!({ "type": "Localhost", "localhostProfile": "own" });
+        assert_eq!(app_armor(of("Unconfined"), own), AppArmor::Localhost("own".into()));
     }
 
     #[test]

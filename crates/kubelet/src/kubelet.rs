@@ -546,6 +546,7 @@ impl Kubelet {
         let others = self.others(uid);
         let pods: Vec<&Pod> = others.iter().map(|(_, pod)| pod.as_ref()).collect();
         let victims = lifecycle::admit(pod, &pods, &self.node.borrow())?;
+        lifecycle::app_armor(pod, self.ports.runtime.features().app_armor)?;
         Ok(victims
             .into_iter()
             .filter_map(|place| others.get(place))

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use api::node::InterfaceUsage;
+
 /// Nanoseconds of a clock tick, which Linux fixes at a hundredth of a second
 /// for what it tells programs.
 const TICK_NS: u64 = 10_000_000;
@@ -88,9 +90,49 @@ pub fn file_system(dir: &Path) -> Option<FileSystem> {
     })
 }
 
+/// Names of the ends of containers' links, as other programs make them. Source:
+/// cAdvisor, `ignoredDevicePrefixes`.
+const OF_CONTAINERS: [&str; 3] = ["veth", "docker", "nerdctl"];
+
+/// The node's interfaces but the loopback and the ends of containers' links;
+/// those of its own pods begin with `pod_links`.
+#[must_use]
+pub fn interfaces(pod_links: &str) -> Vec<InterfaceUsage> {
+    of_the_node(&fs::read_to_string("/proc/self/net/dev").unwrap_or_default(), pod_links)
+}
+
+fn of_the_node(text: &str, pod_links: &str) -> Vec<InterfaceUsage> {
+    let mut all = api::node::interfaces(text);
+    all.retain(|one| !OF_CONTAINERS.iter().chain([&pod_links]).any(|prefix| one.name.starts_with(prefix)));
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_ends_are_not_the_nodes() {
+        let text = "Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     500       5    0    0    0     0          0         0      500       5    0    0    0     0       0          0
+  eth0: 1000    10    1    2    3     4          5         6 2000    20    7    8    9    10      11         12
+veth12: 1    1 0    0    0     0          0         0 1    1    0    0    0    0      0         0
+  lp0f: 1    1    0    0    0     0          0         0 1    1    0    0    0    0      0         0
+";
+        let found = of_the_node(text, "lp");
+        assert_eq!(
+            found,
+            [InterfaceUsage {
+                name: "eth0".into(),
+                received_bytes: 1000,
+                receive_errors: 1,
+                sent_bytes: 2000,
+                send_errors: 7,
+            }]
+        );
+        assert_eq!(of_the_node("eth0: 1 2", "lp"), []);
+    }
 
     #[test]
     fn idle_time_is_not_use() {

@@ -54,6 +54,8 @@ pub struct Parts {
     pub flights: FlightRecorder,
     /// Directory of all pods' logs.
     pub log_root: PathBuf,
+    /// How the names of the node's ends of the pods' links begin.
+    pub pod_links: &'static str,
     /// How much of a container's log is kept.
     pub log_limits: LogLimits,
     /// The clock.
@@ -70,6 +72,7 @@ pub struct NodeApi {
     flights: FlightRecorder,
     log_root: PathBuf,
     log_limits: LogLimits,
+    pod_links: &'static str,
     clock: Arc<dyn Clock>,
     node: String,
     started: Time,
@@ -90,6 +93,7 @@ impl NodeApi {
             runtime: parts.runtime,
             log_root: parts.log_root,
             log_limits: parts.log_limits,
+            pod_links: parts.pod_links,
             clock: parts.clock,
             node: parts.node,
             samples: Arc::default(),

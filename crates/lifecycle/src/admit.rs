@@ -10,9 +10,11 @@ use crate::evict::is_critical;
 use crate::input::Rejection;
 use preempt::Missing;
 
+mod app_armor;
 mod preempt;
 mod sysctl;
 
+pub use app_armor::app_armor;
 pub use preempt::preemption;
 pub(crate) use preempt::{PREEMPTED, PREEMPTING};
 pub use sysctl::dotted as sysctl_name;

@@ -27,7 +27,7 @@ pub mod restart;
 mod status;
 
 pub use action::{Action, ActionId, Reason, Step, Target, Verb};
-pub use admit::{admit, preemption, sysctl_name};
+pub use admit::{admit, app_armor, preemption, sysctl_name};
 pub use event::{EventType, PodEvent};
 pub use input::{
     Container, Deletion, Desired, Eviction, Failure, FailureClass, Handler, Hook, Hooks, Input, NodeFacts, OWNED_CONDITIONS, Outcome,

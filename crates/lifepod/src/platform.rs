@@ -190,6 +190,7 @@ impl Platform {
             runtime: parts.runtime.clone() as Arc<dyn Runtime>,
             flights: flights.clone(),
             log_root: layout.pod_logs(),
+            pod_links: net::HOST_LINK_PREFIX,
             log_limits: told.log_limits,
             clock: clock.clone(),
             node: identity.name.clone(),

@@ -22,5 +22,5 @@ mod rtnl;
 
 pub use bridge::{BridgeNetwork, Options, purge};
 pub use cidr::{Cidr, InvalidCidr};
-pub use names::{BridgeName, InvalidBridgeName};
+pub use names::{BridgeName, HOST_LINK_PREFIX, InvalidBridgeName};
 pub use redirect::Redirect;

@@ -12,7 +12,8 @@ const LINK_NAME_MAX: usize = 15;
 /// Name of the pod's end of its veth pair.
 pub(crate) const POD_LINK: &str = "eth0";
 
-const HOST_LINK_PREFIX: &str = "lp";
+/// How the names of the host's ends of pods' veth pairs begin.
+pub const HOST_LINK_PREFIX: &str = "lp";
 
 /// A name fit for a bridge, for an nftables table and for a file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! Reading order: `embedded/files.rs` (what is on disk), `embedded/pod.rs`
 //! (what is known), `embedded/sandbox.rs` and `embedded/container.rs` (what is
 //! done), `embedded/spec.rs` (a container's OCI configuration, pure),
+//! `embedded/seccomp.rs` and `embedded/app_armor.rs` (what holds it in),
 //! `embedded/client.rs` (the connection to a shim).
 //!
 //! Nothing here is remembered only in memory: an agent that is killed at any
@@ -10,6 +11,7 @@
 //! same shims, and carries on.
 
 mod adopt;
+mod app_armor;
 mod client;
 mod container;
 mod dial;
@@ -176,6 +178,7 @@ impl Runtime for Embedded {
     fn features(&self) -> Features {
         Features {
             user_namespaces: self.no_users.is_none(),
+            app_armor: self.host.app_armor.enabled,
         }
     }
 

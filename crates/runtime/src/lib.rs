@@ -187,6 +187,22 @@ pub enum Seccomp {
     Localhost(PathBuf),
 }
 
+/// What AppArmor lets a container do. Source: pod API reference,
+/// `securityContext.appArmorProfile`; CRI, `SecurityProfile`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AppArmor {
+    /// Nothing was said: what ordinary programs need, where the host has
+    /// AppArmor.
+    #[default]
+    Unsaid,
+    /// What ordinary programs need.
+    RuntimeDefault,
+    /// Everything.
+    Unconfined,
+    /// What a profile of this name allows, which is loaded on the node.
+    Localhost(String),
+}
+
 /// What a container is to be. Empty `command` and `args` mean the image's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerConfig {
@@ -220,6 +236,8 @@ pub struct ContainerConfig {
     pub no_new_privileges: bool,
     /// The system calls it may make. Of no effect when `privileged`.
     pub seccomp: Seccomp,
+    /// What AppArmor lets it do. Of no effect when `privileged`.
+    pub app_armor: AppArmor,
     /// The root file system cannot be written.
     pub read_only_root: bool,
     /// Bind mounts, in order.
@@ -367,6 +385,9 @@ pub enum RuntimeError {
 pub struct Features {
     /// Pods can have users of their own.
     pub user_namespaces: bool,
+    /// The kernel confines processes by AppArmor profiles. Not of CRI: upstream's
+    /// kubelet looks by itself.
+    pub app_armor: bool,
 }
 
 /// CRI's verbs with our own types. A [`Uid`] names a pod, a [`ContainerId`]
@@ -428,8 +449,9 @@ pub trait Runtime: Send + Sync {
     async fn attach(&self, pod: &Uid, id: &ContainerId, request: AttachRequest) -> Result<Session, RuntimeError>;
     /// Connects to a TCP port on the loopback of the pod's network.
     async fn dial(&self, pod: &Uid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError>;
-    /// What the pods use of the node: the kernel's counters; with `disk`, files
-    /// are counted too, which takes its time.
+    /// What the pods use of the node: the kernel's counters of their groups;
+    /// with `disk`, files are counted and interfaces read too, which takes its
+    /// time.
     async fn usage(&self, disk: bool) -> Result<NodeUsage, RuntimeError>;
     /// What one pod uses, files included.
     async fn usage_of(&self, pod: &Uid) -> Result<PodUsage, RuntimeError>;

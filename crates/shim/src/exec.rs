@@ -20,6 +20,7 @@ use rustix::pipe::PipeFlags;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
+use crate::app_armor;
 use crate::cgroup::Trees;
 use crate::create::CONFIG_FILE;
 use crate::process::{self, CODE_NOT_STARTED, StartFailure};
@@ -328,6 +329,10 @@ fn environment(process: &Process, streams: Streams) -> Vec<String> {
 /// streams, directory, user, capabilities.
 fn prepare(process: &Process, streams: Streams) -> io::Result<()> {
     rustix::process::setsid()?;
+    // First: later it may not be allowed to.
+    if let Some(profile) = process.apparmor_profile().as_deref().filter(|profile| !profile.is_empty()) {
+        app_armor::on_exec(profile).map_err(|cause| io::Error::other(format!("AppArmor profile {profile}: {cause}")))?;
+    }
     if let Streams::Three(stdin, stdout, stderr) = streams {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         // SAFETY: numbers of descriptors this process inherited.

@@ -4,7 +4,7 @@
 //! `serve.rs` (the one loop), `sandbox.rs` (the namespaces a pod shares),
 //! `user_namespace.rs` (the users it may have of its own), `mapped.rs` (mounts in their terms),
 //! `container.rs` (one attempt: made, started, ended), `create.rs` (the worker
-//! that makes it through libcontainer), `exec.rs` (further commands),
+//! that makes it through libcontainer), `exec.rs` (further commands), `app_armor.rs` (under their container's profile),
 //! `sink.rs` (who is attached), `terminal.rs`, `seccomp.rs` (filters on system
 //! calls), `log.rs` (CRI log lines), `record.rs` (what is left on disk),
 //! `cgroup.rs` (v1, hybrid and v2 trees).
@@ -22,6 +22,7 @@
 // every block says why it is sound.
 #![allow(unsafe_code)]
 
+mod app_armor;
 pub mod cgroup;
 mod container;
 mod create;

@@ -95,7 +95,6 @@ spec:
 /// Fields: spec.containers[].securityContext spec.containers[].securityContext.allowPrivilegeEscalation spec.containers[].securityContext.capabilities spec.containers[].securityContext.capabilities.add spec.containers[].securityContext.capabilities.drop spec.containers[].securityContext.privileged spec.containers[].securityContext.procMount
 /// Fields: spec.containers[].securityContext.readOnlyRootFilesystem spec.containers[].securityContext.runAsGroup spec.containers[].securityContext.runAsNonRoot spec.containers[].securityContext.runAsUser
 /// Fields: spec.securityContext.runAsUser spec.securityContext.runAsGroup spec.securityContext.runAsNonRoot spec.securityContext.seccompProfile.localhostProfile
-/// Fields: spec.securityContext.appArmorProfile spec.securityContext.appArmorProfile.type spec.securityContext.appArmorProfile.localhostProfile spec.containers[].securityContext.appArmorProfile spec.containers[].securityContext.appArmorProfile.type spec.containers[].securityContext.appArmorProfile.localhostProfile
 #[test]
 fn root_a_container_is_who_it_should_be_and_may_what_it_should() {
     let platform = started("fields");
@@ -131,30 +130,124 @@ fn root_a_container_is_who_it_should_be_and_may_what_it_should() {
         message.starts_with("container's runAsUser breaks non-root policy (pod: \"not-root_default("),
         "{message}"
     );
-    // What is not done yet is refused by name.
-    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {securityContext: {POD}, containers: [{name: c, image: 'busybox:1.30', securityContext: {OWN}}]}}";
-    for (of_pod, own, said) in [
-        (
-            "appArmorProfile: {type: RuntimeDefault}",
-            "",
-            "spec.securityContext.appArmorProfile: Forbidden",
-        ),
-        (
-            "appArmorProfile: {type: Localhost, localhostProfile: own}",
-            "",
-            "spec.securityContext.appArmorProfile: Forbidden",
-        ),
-        (
-            "",
-            "appArmorProfile: {type: Localhost, localhostProfile: own}",
-            "spec.containers[0].securityContext.appArmorProfile: Forbidden",
-        ),
-        ("", "procMount: Unmasked", "spec.containers[0].securityContext.procMount"),
-    ] {
-        let manifest = pod.replace("POD", of_pod).replace("OWN", own);
-        let refused = format!("{:#}", platform.create(&manifest).unwrap_err());
-        assert!(refused.contains(said), "{manifest}: {refused}");
+    // What goes with users of its own alone.
+    let unmasked = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: 'busybox:1.30', securityContext: {procMount: Unmasked}}]}}";
+    let refused = format!("{:#}", platform.create(unmasked).unwrap_err());
+    assert!(refused.contains("spec.containers[0].securityContext.procMount"), "{refused}");
+}
+
+/// Pods that ask for a profile, by the Pod, a container, and the annotation of
+/// old; and one that asks for none.
+const PROFILES: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: of-pod }
+spec:
+  restartPolicy: Never
+  securityContext: { appArmorProfile: { type: RuntimeDefault } }
+  containers: [{ name: c, image: 'busybox:1.30', command: [sh, -c, 'cat /proc/self/attr/current; echo; echo done'] }]
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: of-init }
+spec:
+  restartPolicy: Never
+  securityContext: { appArmorProfile: { type: Localhost, localhostProfile: nobody-has-loaded-this } }
+  initContainers:
+  - { name: i, image: 'busybox:1.30', command: ['true'], securityContext: { appArmorProfile: { type: RuntimeDefault } } }
+  containers: [{ name: c, image: 'busybox:1.30', command: [sh, -c, 'echo done'] }]
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: of-old, annotations: { container.apparmor.security.beta.kubernetes.io/c: localhost/nobody-has-loaded-this } }
+spec:
+  restartPolicy: Never
+  containers: [{ name: c, image: 'busybox:1.30', command: [sh, -c, 'echo done'] }]
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: unconfined }
+spec:
+  securityContext: { appArmorProfile: { type: RuntimeDefault } }
+  containers:
+  - name: c
+    image: busybox:1.30
+    securityContext: { appArmorProfile: { type: Unconfined } }
+    command: [sh, -c, 'echo done; exec sleep 1000']
+"#;
+
+/// On a host without AppArmor the pods that ask for it end where they begin; on
+/// one that has it they are confined.
+///
+/// Fields: spec.securityContext.appArmorProfile spec.securityContext.appArmorProfile.type spec.securityContext.appArmorProfile.localhostProfile spec.containers[].securityContext.appArmorProfile spec.containers[].securityContext.appArmorProfile.type spec.containers[].securityContext.appArmorProfile.localhostProfile metadata.annotations
+#[test]
+fn root_a_profile_of_app_armor_is_given_where_the_host_has_it() {
+    let platform = started("app-armor");
+    platform.create(PROFILES).unwrap();
+    let get = |pod: &str, path: &str| platform.ok(&["get", "pod", pod, "-o", &format!("jsonpath={path}")]).unwrap();
+    assert_eq!(printed(&platform, "unconfined", "c"), ["done"]);
+    // What one of the two says, both say.
+    assert_eq!(
+        get("of-old", "{.spec.containers[0].securityContext.appArmorProfile}"),
+        r#"{"localhostProfile":"nobody-has-loaded-this","type":"Localhost"}"#
+    );
+    let annotation = r"{.metadata.annotations.container\.apparmor\.security\.beta\.kubernetes\.io/c}";
+    assert_eq!(get("of-pod", annotation), "runtime/default");
+    if fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y')) {
+        assert_eq!(printed(&platform, "of-pod", "c"), ["lifepod-default (enforce)", "", "done"]);
+        for pod in ["of-init", "of-old"] {
+            let message = waiting(&platform, pod, "CreateContainerError");
+            assert!(message.ends_with("apparmor profile not found nobody-has-loaded-this"), "{message}");
+        }
+        return;
     }
+    for pod in ["of-pod", "of-init", "of-old"] {
+        let refused = || {
+            let seen = get(pod, "{.status.phase} {.status.reason}");
+            Ok(if seen == "Failed AppArmor" { Ok(()) } else { Err(seen) })
+        };
+        wait::until("the pod to be refused", LIMIT, refused).unwrap();
+        assert_eq!(
+            get(pod, "{.status.message}"),
+            "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host"
+        );
+    }
+    let told = platform
+        .ok(&["get", "events", "--field-selector", "involvedObject.name=of-pod,reason=AppArmor"])
+        .unwrap();
+    assert!(
+        told.contains("Warning") && told.contains("Cannot enforce AppArmor: AppArmor is not enabled on the host"),
+        "{told}"
+    );
+    // Who comes later is not admitted anew: the runtime has the word.
+    let late = serde_json::json!({ "spec": { "ephemeralContainers": [{
+        "name": "late", "image": "busybox:1.30", "command": ["true"], "securityContext": { "appArmorProfile": { "type": "RuntimeDefault" } },
+    }] } });
+    platform
+        .ok(&[
+            "patch",
+            "pod",
+            "unconfined",
+            "--subresource=ephemeralcontainers",
+            "-p",
+            &late.to_string(),
+        ])
+        .unwrap();
+    let path =
+        "{.status.ephemeralContainerStatuses[0].state.waiting.reason}: {.status.ephemeralContainerStatuses[0].state.waiting.message}";
+    let seen = || {
+        let seen = get("unconfined", path);
+        Ok(if seen.starts_with("CreateContainerError") {
+            Ok(seen)
+        } else {
+            Err(seen)
+        })
+    };
+    let said = wait::until("the ephemeral container to be refused", LIMIT, seen).unwrap();
+    assert!(
+        said.ends_with("failed to generate apparmor spec opts: apparmor is not supported"),
+        "{said}"
+    );
 }
 
 /// Fields: spec.hostPID spec.hostIPC

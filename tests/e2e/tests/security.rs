@@ -115,6 +115,11 @@ spec:
 fn root_the_kernel_holds_a_pod_to_what_it_asked_for() {
     let build = Build::from_env().unwrap();
     let platform = Platform::start("kernel", &build).unwrap();
+    // The node says that it can tell the policies of groups apart.
+    let features = platform
+        .ok(&["get", "nodes", "-o", "jsonpath={.items[0].status.features}"])
+        .unwrap();
+    assert_eq!(features, r#"{"supplementalGroupsPolicy":true}"#);
     platform.create(KERNEL).unwrap();
     platform.wait_status("default", "bounded", "Completed", LIMIT).unwrap();
     let logs = platform.ok(&["logs", "bounded"]).unwrap();

@@ -257,8 +257,8 @@ fn root_what_is_not_done_yet_is_refused_by_name() {
     for (more, field) in [
         ("  volumes:\n  - name: v\n    nfs: { server: s, path: / }\n", "spec.volumes[0]"),
         (
-            "    securityContext: { appArmorProfile: { type: RuntimeDefault } }\n",
-            "spec.containers[0].securityContext.appArmorProfile",
+            "    securityContext: { seLinuxOptions: { level: 's0:c1' } }\n",
+            "spec.containers[0].securityContext.seLinuxOptions",
         ),
     ] {
         let refusal = format!("{:#}", platform.create(&format!("{}\n{more}", manifest.trim_end())).unwrap_err());

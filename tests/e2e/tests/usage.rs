@@ -178,6 +178,104 @@ fn root_the_use_of_a_pod_is_what_the_kernel_says() {
     assert_eq!(top[2], format!("{}Mi", figure(container, "/memory/workingSetBytes") / MIB));
 }
 
+/// Sends the node's own words back and forth, then rests: what it received and
+/// sent is the kernel's to say.
+const TALKER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: talker }
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - { name: c, image: 'busybox:1.30', command: [sh, -c, 'mkdir /w; head -c 300000 /dev/urandom > /w/f; exec httpd -f -p 80 -h /w'] }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: guest }
+spec:
+  hostNetwork: true
+  terminationGracePeriodSeconds: 0
+  containers: [{ name: c, image: 'busybox:1.30', command: [sleep, '100000'] }]
+"#;
+
+/// The figures of every interface but the loopback, as `/proc/net/dev` has them.
+fn interfaces(dev: &str) -> Vec<(String, [u64; 4])> {
+    let lines = dev.lines().skip(2).filter_map(|line| line.split_once(':'));
+    lines
+        .filter(|(name, _)| name.trim() != "lo")
+        .map(|(name, figures)| {
+            let figures: Vec<u64> = figures.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
+            (name.trim().to_owned(), [figures[0], figures[2], figures[8], figures[10]])
+        })
+        .collect()
+}
+
+fn told_interfaces(network: &Value) -> Vec<(String, [u64; 4])> {
+    let told = |one: &Value| {
+        let figures = ["rxBytes", "rxErrors", "txBytes", "txErrors"].map(|name| one[name].as_u64().unwrap());
+        (one["name"].as_str().unwrap().to_owned(), figures)
+    };
+    network["interfaces"].as_array().unwrap().iter().map(told).collect()
+}
+
+/// Network figures of a pod, and of the node, are those of the kernel.
+#[test]
+fn root_what_passed_the_network_is_what_the_kernel_says() {
+    let build = Build::from_env().unwrap();
+    let platform = Platform::start("passed", &build).unwrap();
+    platform.create(TALKER).unwrap();
+    for pod in ["talker", "guest"] {
+        platform.wait_status("default", pod, "Running", LIMIT).unwrap();
+    }
+    let fetched = || {
+        let answer = platform.kubectl(&["get", "--raw", "/api/v1/namespaces/default/pods/talker:80/proxy/f"])?;
+        Ok(if answer.stdout.len() == 300_000 {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&answer.stderr).into_owned())
+        })
+    };
+    wait::until("the talker to be heard", LIMIT, fetched).unwrap();
+    let dev = |pod: &str| platform.ok(&["exec", pod, "--", "cat", "/proc/net/dev"]).unwrap();
+    let (node, told) = wait::until("the network to be at rest", LIMIT, || {
+        let before = interfaces(&dev("talker"));
+        let (node, told) = summary_of(&platform, "talker");
+        let after = interfaces(&dev("talker"));
+        Ok(if before == after && told_interfaces(&told["network"]) == after {
+            Ok((node, told))
+        } else {
+            Err(format!("{before:?} {} {after:?}", told["network"]))
+        })
+    })
+    .unwrap();
+    let network = &told["network"];
+    assert_eq!(network["name"], "eth0", "{network}");
+    assert!(network["txBytes"].as_u64().unwrap() > 300_000, "{network}");
+    assert_eq!(network["txBytes"], network["interfaces"][0]["txBytes"]);
+    // The same came out on the other side, in the node's network.
+    let of_node = told_interfaces(&node["network"]);
+    let bridge = of_node.iter().find(|(_, figures)| figures[0] > 300_000);
+    assert!(bridge.is_some() && !of_node.iter().any(|(name, _)| name == "lo"), "{of_node:?}");
+    let seen = interfaces(&dev("guest"));
+    for (name, figures) in &of_node {
+        let now = seen
+            .iter()
+            .find(|(other, _)| other == name)
+            .unwrap_or_else(|| panic!("{name} in {seen:?}"));
+        assert!(now.1.iter().zip(figures).all(|(now, then)| now >= then), "{now:?} {figures:?}");
+    }
+    assert!(
+        seen.len() > of_node.len(),
+        "the pods' ends are not the node's: {seen:?} {of_node:?}"
+    );
+    // A pod in the node's network has no figures of its own.
+    assert_eq!(summary_of(&platform, "guest").1["network"], Value::Null);
+    let text = platform
+        .ok(&["get", "--raw", "/api/v1/nodes/node1/proxy/stats/summary?only_cpu_and_memory=true"])
+        .unwrap();
+    assert!(!text.contains("\"network\""), "{text}");
+}
+
 const CLASS: &str = "
 apiVersion: node.k8s.io/v1
 kind: RuntimeClass

@@ -201,6 +201,25 @@ fn root_a_pod_may_have_users_of_its_own() {
         .ok(&["exec", "whole", "-c", "main", "--", "cat", "/proc/self/uid_map"])
         .unwrap();
     assert_eq!(first_id(&map), first);
+    // Who looks into it from beside is one of its users too.
+    platform
+        .ok(&[
+            "debug",
+            "other",
+            "--image=busybox:1.30",
+            "-c",
+            "looks",
+            "--target=c",
+            "--",
+            "sh",
+            "-c",
+            "ps -o args; cat /proc/self/uid_map; echo looked; sleep 1000",
+        ])
+        .unwrap();
+    let seen = logs(&platform, "other", "looks", "looked");
+    assert!(seen.iter().any(|line| line.trim() == "sleep 1000"), "{seen:?}");
+    let map = seen.iter().find(|line| line.trim().ends_with("65536")).unwrap();
+    assert_eq!(first_id(map), other, "{seen:?}");
     let third = "{apiVersion: v1, kind: Pod, metadata: {name: third}, spec: {hostUsers: false, containers: [{name: c, image: 'busybox:1.30', command: [sh, -c, 'cat /proc/self/uid_map; sleep 1000']}]}}";
     platform.create(third).unwrap();
     let third = first_id(&logs(&platform, "third", "c", "65536")[0]);

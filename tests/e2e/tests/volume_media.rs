@@ -92,6 +92,75 @@ spec:
     volumeMounts: [{ name: h, mountPath: /h, mountPropagation: Bidirectional }]
 "#;
 
+const CONTENT: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: content }
+data: { key: value }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: content }
+stringData: { word: secret }
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: { name: content }
+spec: { accessModes: [ReadWriteOnce], resources: { requests: { storage: 1Mi } } }
+"#;
+
+/// Whether mounts made below a directory are passed on to other namespaces.
+fn is_shared(dir: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    // The innermost, and of several there the last, which covers the others.
+    let innermost = mounts
+        .filter(|mount| dir.starts_with(mount[4]))
+        .max_by_key(|mount| mount[4].len())
+        .unwrap();
+    innermost[6..]
+        .iter()
+        .take_while(|word| **word != "-")
+        .any(|word| word.starts_with("shared:"))
+}
+
+/// As upstream: `Bidirectional` asks for privileges and not for a kind of
+/// volume; whether the mount is shared is the node's business.
+#[test]
+fn root_content_may_be_mounted_both_ways_by_who_is_privileged() {
+    let platform = Platform::start("both-ways", &Build::from_env().unwrap()).unwrap();
+    platform.create(CONTENT).unwrap();
+    let shared = is_shared(&platform.data_dir());
+    for (name, volume) in [
+        ("config", "configMap: {name: content}"),
+        ("secret", "secret: {secretName: content}"),
+        ("claim", "persistentVolumeClaim: {claimName: content}"),
+    ] {
+        let pod = |privileged: bool| {
+            format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 0, volumes: [{{name: v, {volume}}}], containers: [{{name: c, image: 'busybox:1.30', command: [sleep, '1000'], securityContext: {{privileged: {privileged}}}, volumeMounts: [{{name: v, mountPath: /v, mountPropagation: Bidirectional}}]}}]}}}}"
+            )
+        };
+        let refused = format!("{:#}", platform.create(&pod(false)).unwrap_err());
+        let text = "Bidirectional mount propagation is available only to privileged containers";
+        assert!(refused.contains(text), "{refused}");
+        platform.create(&pod(true)).unwrap();
+        let state = platform
+            .wait_pod("default", name, "started or refused", LIMIT, |pod| {
+                let state = &pod["status"]["containerStatuses"][0]["state"];
+                let settled = state["running"].is_object() || state["waiting"]["reason"] == "CreateContainerError";
+                settled.then(|| state.clone())
+            })
+            .unwrap();
+        if shared {
+            assert!(state["running"].is_object(), "{state}");
+        } else {
+            let message = state["waiting"]["message"].as_str().unwrap_or_default();
+            assert!(message.ends_with("but it is not a shared mount"), "{state}");
+        }
+    }
+}
+
 /// What a container mounts in a volume, the node has mounted too, and the pod's
 /// other containers; it goes with the volume. A directory of the node that does
 /// not share is refused.

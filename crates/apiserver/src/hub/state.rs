@@ -1,13 +1,16 @@
 //! What a hub knows: objects, the ring of changes, and who watches.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound::{self, Unbounded};
 use std::sync::{Arc, OnceLock};
 
-use api::Object;
+use api::{Object, Selector};
 use bytes::Bytes;
 use store::{Event, Versioned};
 use tokio::sync::mpsc;
 
+use super::labels::ByLabel;
 use super::written::Written;
 use super::{Damage, Entry, From, Snapshot, Subscription};
 
@@ -106,6 +109,7 @@ pub(crate) struct State {
     index: Option<Index>,
     /// Keys by the value of the indexed field; the empty value is not kept.
     by_value: HashMap<String, BTreeSet<String>>,
+    by_label: ByLabel,
 }
 
 /// A field that objects are looked up by, such as the node of a pod.
@@ -142,6 +146,13 @@ pub(crate) fn decode(key: &str, versioned: &Versioned) -> Result<Arc<Entry>, Dam
     }
 }
 
+/// Where a page begins.
+fn start<'k>(prefix: &'k str, after: Option<&'k str>) -> Bound<&'k str> {
+    after
+        .filter(|after| *after >= prefix)
+        .map_or(Bound::Included(prefix), Bound::Excluded)
+}
+
 /// Whether an entry is what decoding what is stored would give.
 fn is_what_is_stored(entry: &Entry, versioned: &Versioned) -> bool {
     decode(&entry.key, versioned).is_ok_and(|decoded| decoded.object == entry.object && decoded.revision == entry.revision)
@@ -161,12 +172,14 @@ impl State {
             ended: false,
             index,
             by_value: HashMap::new(),
+            by_label: ByLabel::default(),
         }
     }
 
     /// Begins anew from a list.
     pub(crate) fn reset(&mut self, revision: u64, entries: Vec<Arc<Entry>>, damaged: Vec<Damage>) {
         self.by_value.clear();
+        self.by_label = ByLabel::default();
         self.damaged = damaged.into_iter().map(|damage| (damage.key.clone(), damage)).collect();
         for entry in &entries {
             self.reindex(&entry.key, None, Some(&entry.object));
@@ -241,13 +254,50 @@ impl State {
     }
 
     pub(crate) fn page(&self, prefix: &str, after: Option<&str>, limit: Option<usize>, matches: impl Fn(&Entry) -> bool) -> Snapshot {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        let start = after.filter(|after| *after >= prefix).map_or(Included(prefix), Excluded);
-        let mut rest = self
+        let all = self
             .objects
-            .range::<str, _>((start, Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix))
+            .range::<str, _>((start(prefix, after), Unbounded))
             .map(|(_, entry)| entry);
+        self.gather(all, prefix, after, limit, matches)
+    }
+
+    /// A page of what `labels` selects; also a label that is worth following.
+    pub(crate) fn chosen(
+        &self,
+        labels: &Selector,
+        prefix: &str,
+        after: Option<&str>,
+        limit: Option<usize>,
+        matches: impl Fn(&Entry) -> bool,
+    ) -> (Snapshot, Option<String>) {
+        let looked_at = Cell::new(0);
+        let matches = |entry: &Entry| {
+            looked_at.set(looked_at.get() + 1);
+            matches(entry)
+        };
+        let snapshot = match self.by_label.candidates(labels, start(prefix, after)) {
+            Some(candidates) => self.gather(candidates, prefix, after, limit, matches),
+            None => self.page(prefix, after, limit, matches),
+        };
+        let lacking = self.by_label.lacking(labels, looked_at.get(), snapshot.entries.len());
+        (snapshot, lacking)
+    }
+
+    /// Looks objects up by a label from now on.
+    pub(crate) fn follow_label(&mut self, label: String) {
+        self.by_label.add(label, &self.objects);
+    }
+
+    /// A page of those from its start on, in order.
+    fn gather<'s>(
+        &self,
+        from_start: impl Iterator<Item = &'s Arc<Entry>>,
+        prefix: &str,
+        after: Option<&str>,
+        limit: Option<usize>,
+        matches: impl Fn(&Entry) -> bool,
+    ) -> Snapshot {
+        let mut rest = from_start.take_while(|entry| entry.key.starts_with(prefix));
         let limit = limit.unwrap_or(usize::MAX);
         let mut entries = Vec::new();
         while entries.len() < limit {
@@ -297,6 +347,7 @@ impl State {
                 old.as_ref().map(|entry| entry.object.as_ref()),
                 new.as_ref().map(|entry| entry.object.as_ref()),
             );
+            self.by_label.follow(old.as_ref(), new.as_ref());
             self.revision = self.revision.max(event.revision.0);
             if old.is_none() && new.is_none() && damage.is_none() {
                 continue;

@@ -7,6 +7,7 @@
 //!
 //! Source: upstream `pkg/registry/core/pod/strategy.go`.
 
+mod app_armor;
 mod default;
 pub(super) mod fields;
 mod prepare;

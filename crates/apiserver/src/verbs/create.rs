@@ -80,12 +80,14 @@ pub(super) async fn store(call: &mut Call, mut object: Object, ownership: &Owner
         if generated {
             new.meta.name = Some(entropy::name(new.meta.generate_name.as_deref().unwrap_or_default()));
         }
+        // Of what was asked for, before the server adds its own.
+        let told = call.row.strategy.warnings(&new, None);
         call.row.strategy.prepare(Change::Create { new: &mut new }, call.now);
         let mut warnings = Vec::new();
         let name = new.name().to_owned();
         match commit(call, new, dry_run, &mut warnings).await? {
             Some(entry) => {
-                call.warnings.extend(call.row.strategy.warnings(&entry.object, None));
+                call.warnings.extend(told);
                 call.warnings.append(&mut warnings);
                 return Ok(entry);
             }

@@ -135,7 +135,13 @@ pub(crate) async fn page(call: &Call, selection: &Selection, limit: Option<usize
 /// A page of what is stored now, from the hub.
 fn present(call: &Call, selection: &Selection, after: Option<&str>, limit: Option<usize>) -> Result<Listing, Status> {
     let matches = |entry: &Entry| selection.chooses(&call.row, entry);
-    let snapshot = call.row.hub().page(&call.prefix(), after, limit, matches);
+    let (hub, prefix) = (call.row.hub(), call.prefix());
+    let snapshot = if selection.labels().is_everything() {
+        hub.page(&prefix, after, limit, matches)
+    } else {
+        // No row's form has other labels than what is stored.
+        hub.chosen(selection.labels(), &prefix, after, limit, matches)
+    };
     still_served(call)?;
     Ok(Listing {
         revision: snapshot.revision,

@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use api::Time;
-use api::node::{ContainerUsage, Counters, DiskUsage, PodUsage};
+use api::node::{ContainerUsage, Counters, DiskUsage, InterfaceUsage, PodUsage};
 use api::typed::Pod;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
@@ -76,6 +76,28 @@ fn disk(at: Time, fs: Option<FileSystem>, used: Option<DiskUsage>) -> Value {
     ])
 }
 
+/// The interface whose figures stand for all. Source: upstream
+/// `pkg/kubelet/stats/helper.go`, `defaultNetworkInterfaceName`.
+const DEFAULT_INTERFACE: &str = "eth0";
+
+/// Source: upstream `cadvisorInfoToNetworkStats`.
+fn network(at: Time, interfaces: &[InterfaceUsage]) -> Value {
+    let told = |one: &InterfaceUsage| {
+        json!({
+            "name": one.name,
+            "rxBytes": one.received_bytes,
+            "rxErrors": one.receive_errors,
+            "txBytes": one.sent_bytes,
+            "txErrors": one.send_errors,
+        })
+    };
+    let default = interfaces.iter().find(|one| one.name == DEFAULT_INTERFACE);
+    let mut network = default.map_or_else(|| json!({ "name": "" }), told);
+    network["time"] = json!(at.to_string());
+    network["interfaces"] = interfaces.iter().map(told).collect();
+    network
+}
+
 impl NodeApi {
     /// Every pod that runs, read now.
     async fn used(&self, disks: bool) -> Vec<Used> {
@@ -121,6 +143,7 @@ impl NodeApi {
         });
         if disks {
             summary["node"]["fs"] = disk(now, fs, None);
+            summary["node"]["network"] = network(now, &machine_usage::interfaces(self.pod_links));
             summary["node"]["runtime"] = json!({ "imageFs": disk(now, fs, None), "containerFs": disk(now, fs, None) });
         }
         answer_json(StatusCode::OK, &summary)
@@ -166,6 +189,10 @@ impl NodeApi {
         });
         if let Some(processes) = used.usage.counters.processes {
             told["process_stats"] = json!({ "process_count": processes });
+        }
+        // None of a pod in the node's own network.
+        if !used.usage.interfaces.is_empty() {
+            told["network"] = network(at, &used.usage.interfaces);
         }
         if fs.is_some() {
             let all = used.usage.containers.values().map(ContainerUsage::disk);

@@ -11,6 +11,7 @@ use shim::cgroup::{CgroupError, SHIMS_GROUP, Trees};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
+use super::app_armor::Kernel;
 use super::client::{ClientError, connect};
 use super::container::read_exit;
 use super::files::{Phase, SOCKET_FILE, doing, remove_tree};
@@ -246,6 +247,7 @@ fn look_at_host() -> Result<Host, RuntimeError> {
         trees,
         capabilities,
         own_oom_score: text.trim().parse().unwrap_or_default(),
+        app_armor: Kernel::below(Path::new("/")),
     })
 }
 

@@ -64,8 +64,9 @@ impl Embedded {
         let attempt = attempt_record(pod, config, &stored, sandbox.config.attempt).map_err(RuntimeError::Config)?;
         let id = attempt.id.clone();
         let target = config.target.as_deref().map(|name| newest(pod, name)).transpose()?;
+        let app_armor = self.host.app_armor.profile(config).await.map_err(RuntimeError::Start)?;
         let request = self
-            .create_request(pod, &sandbox.config, config, &stored, (&id, target))
+            .create_request(pod, &sandbox.config, config, &stored, (&id, target, app_armor))
             .map_err(RuntimeError::Config)?;
         pod.known().attempts.push(Attempt {
             record: attempt.clone(),
@@ -107,7 +108,7 @@ impl Embedded {
         sandbox: &SandboxConfig,
         config: &ContainerConfig,
         stored: &StoredImage,
-        (id, target): (&str, Option<String>),
+        (id, target, app_armor): (&str, Option<String>, Option<String>),
     ) -> Result<Request, String> {
         let (dir, group) = (pod.dir.attempt_dir(id), pod.group().join(id));
         let parts = Parts {
@@ -118,6 +119,7 @@ impl Embedded {
             dir: &dir,
             group: &group,
             host: &self.host,
+            app_armor,
             devices: if config.privileged { spec::all_devices() } else { Vec::new() },
         };
         Ok(Request::Create(Box::new(CreateSpec {

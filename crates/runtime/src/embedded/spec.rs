@@ -58,6 +58,8 @@ pub(super) struct Parts<'a> {
     /// The attempt's cgroup.
     pub(super) group: &'a Path,
     pub(super) host: &'a Host,
+    /// The AppArmor profile it is under.
+    pub(super) app_armor: Option<String>,
     /// The node's devices, if the container gets them.
     pub(super) devices: Vec<Value>,
 }
@@ -108,6 +110,7 @@ pub(super) fn generate(parts: &Parts<'_>) -> Result<Spec, String> {
             "env": environment(sandbox, container, image),
             "cwd": cwd,
             "noNewPrivileges": container.no_new_privileges,
+            "apparmorProfile": parts.app_armor,
             "oomScoreAdj": host.oom_score(container.oom_score),
             "capabilities": {"bounding": capabilities, "effective": held, "permitted": held},
         },

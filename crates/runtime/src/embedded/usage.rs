@@ -32,12 +32,15 @@ impl Embedded {
     /// See [`crate::Runtime::usage`].
     pub(super) async fn measure(&self, disk: bool) -> Result<NodeUsage, RuntimeError> {
         let pods: Vec<_> = self.pods().values().cloned().collect();
-        let places: Vec<_> = pods.iter().map(|pod| (pod.uid.clone(), pod.group(), places(pod))).collect();
+        let places: Vec<_> = pods
+            .iter()
+            .map(|pod| (pod.uid.clone(), pod.group(), places(pod), interfaces_of(pod)))
+            .collect();
         let (trees, root) = (self.host.trees.clone(), self.options.cgroup_root.clone());
         blocking(move || {
             let pods = places
                 .into_iter()
-                .map(|(uid, group, places)| (uid, of_pod(&trees, &group, places, disk)));
+                .map(|(uid, group, places, interfaces)| (uid, of_pod(&trees, &group, places, interfaces, disk)));
             Ok(NodeUsage {
                 memory_limit_bytes: trees.memory_limit_bytes(&root),
                 memory_bytes: counters(&trees, &root).working_set_bytes.unwrap_or(0),
@@ -49,8 +52,8 @@ impl Embedded {
 
     /// See [`crate::Runtime::usage_of`].
     pub(super) async fn measure_pod(&self, pod: &Pod) -> Result<PodUsage, RuntimeError> {
-        let (trees, group, places) = (self.host.trees.clone(), pod.group(), places(pod));
-        blocking(move || Ok(of_pod(&trees, &group, places, true))).await
+        let (trees, group, places, interfaces) = (self.host.trees.clone(), pod.group(), places(pod), interfaces_of(pod));
+        blocking(move || Ok(of_pod(&trees, &group, places, interfaces, true))).await
     }
 
     /// See [`crate::Runtime::reclaim`]. An ended attempt never runs again.
@@ -96,7 +99,15 @@ fn places(pod: &Pod) -> Vec<Place> {
     .collect()
 }
 
-fn of_pod(trees: &Trees, group: &Path, places: Vec<Place>, disk: bool) -> PodUsage {
+/// The file that tells of a pod's interfaces, if it has a network of its own:
+/// that of its shim, which lives there.
+fn interfaces_of(pod: &Pod) -> Option<PathBuf> {
+    let known = pod.known();
+    let sandbox = known.sandbox.as_ref().filter(|sandbox| !sandbox.config.host_network)?;
+    Some(PathBuf::from(format!("/proc/{}/net/dev", sandbox.shim_pid?)))
+}
+
+fn of_pod(trees: &Trees, group: &Path, places: Vec<Place>, interfaces: Option<PathBuf>, disk: bool) -> PodUsage {
     let at = Time(now_ns());
     let containers = places.into_iter().map(|place| {
         let usage = ContainerUsage {
@@ -111,6 +122,10 @@ fn of_pod(trees: &Trees, group: &Path, places: Vec<Place>, disk: bool) -> PodUsa
     PodUsage {
         at,
         counters: counters(trees, group),
+        interfaces: interfaces
+            .filter(|_| disk)
+            .map(|file| api::node::interfaces(&text(&file)))
+            .unwrap_or_default(),
         containers: containers.collect::<BTreeMap<_, _>>(),
     }
 }

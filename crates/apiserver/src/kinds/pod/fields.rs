@@ -197,13 +197,6 @@ fn stands(path: &str) -> (Standing, &'static str, &'static str) {
     if covers("status") || OWNED_METADATA.iter().any(|name| covers(&format!("metadata.{name}"))) {
         return (Standing::Written, "", "");
     }
-    if path == "metadata.annotations" {
-        return (
-            Standing::HonouredInPart,
-            "AppArmor profiles of containers are refused",
-            "a seccomp profile, and dropped capabilities",
-        );
-    }
     for refused in supported::refused_fields() {
         let base = if refused.of_container { "spec.containers[]" } else { "spec" };
         let field = format!("{base}.{}", refused.path);

@@ -8,6 +8,7 @@ use api::typed::Pod;
 use api::{Object, Time};
 use serde_json::{Value, json};
 
+use super::app_armor;
 use crate::kinds::keep_status_apart;
 use crate::registry::Change;
 
@@ -39,6 +40,7 @@ pub(super) fn prepare(change: Change<'_>, now: Time) {
 }
 
 fn create(new: &mut Object, now: Time) {
+    app_armor::sync(new);
     new.meta.generation = Some(1);
     let mut status = json!({ "phase": "Pending", "qosClass": qos_class(new) });
     let gated = new

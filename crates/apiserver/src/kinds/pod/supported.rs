@@ -6,7 +6,7 @@
 //! read from them.
 
 use api::status::Violation;
-use api::typed::{AppArmorProfile, Container, Pod, PodSpec, SELinuxOptions, Volume};
+use api::typed::{Container, Pod, PodSpec, SELinuxOptions, Volume};
 
 /// One thing not done yet: what it is, and where it is asked for. Paths are
 /// relative to what the table is about.
@@ -84,21 +84,9 @@ pub(in crate::kinds) fn not_yet(field: &str, what: &str) -> Violation {
     Violation::forbidden(field, &format!("Lifepod {} does not {what} yet", env!("CARGO_PKG_VERSION")))
 }
 
-/// Annotation prefix that names an AppArmor profile of a container.
-const APP_ARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
-
 /// Every part of a valid Pod that could only be ignored.
 pub(super) fn refused(pod: &Pod) -> Vec<Refused> {
     let mut refused = Vec::new();
-    for (key, profile) in pod.metadata.annotations.iter().flatten() {
-        if key.starts_with(APP_ARMOR_ANNOTATION) && !matches!(profile.as_str(), "" | "unconfined") {
-            refused.push(Refused {
-                path: format!("metadata.annotations[{key}]"),
-                what: "apply AppArmor profiles",
-                instead: "a seccomp profile, and dropped capabilities",
-            });
-        }
-    }
     let Some(spec) = &pod.spec else { return refused };
     for missing in POD {
         refused.extend(found("spec", missing, (missing.at)(spec)));
@@ -192,13 +180,6 @@ fn items<T>(list: &Option<Vec<T>>, path: impl Fn(usize) -> String, asked: impl F
         .filter(|(_, item)| asked(item))
         .map(|(index, _)| path(index))
         .collect()
-}
-
-fn app_armor(profile: &Option<AppArmorProfile>) -> Vec<String> {
-    given(
-        "securityContext.appArmorProfile",
-        profile.as_ref().is_some_and(|profile| profile.type_ != "Unconfined"),
-    )
 }
 
 fn se_linux(options: &Option<SELinuxOptions>) -> Vec<String> {
@@ -338,22 +319,6 @@ const POD: &[Missing<OfPod>] = &[
         },
     },
     Missing {
-        what: "apply AppArmor profiles",
-        instead: "a seccomp profile, and dropped capabilities",
-        fields: &[
-            "securityContext.appArmorProfile",
-            "securityContext.appArmorProfile.type",
-            "securityContext.appArmorProfile.localhostProfile",
-        ],
-        when: "with a type other than `Unconfined`",
-        at: |spec| {
-            spec.security_context
-                .as_ref()
-                .map(|context| app_armor(&context.app_armor_profile))
-                .unwrap_or_default()
-        },
-    },
-    Missing {
         what: "apply SELinux labels",
         instead: "a seccomp profile, and dropped capabilities",
         fields: &["securityContext.seLinuxOptions", "securityContext.seLinuxChangePolicy"],
@@ -439,23 +404,6 @@ const CONTAINER: &[Missing<OfContainer>] = &[
                 .resources
                 .as_ref()
                 .map(|resources| many("resources.claims", &resources.claims))
-                .unwrap_or_default()
-        },
-    },
-    Missing {
-        what: "apply AppArmor profiles",
-        instead: "a seccomp profile, and dropped capabilities",
-        fields: &[
-            "securityContext.appArmorProfile",
-            "securityContext.appArmorProfile.type",
-            "securityContext.appArmorProfile.localhostProfile",
-        ],
-        when: "with a type other than `Unconfined`",
-        at: |of| {
-            of.container
-                .security_context
-                .as_ref()
-                .map(|context| app_armor(&context.app_armor_profile))
                 .unwrap_or_default()
         },
     },

@@ -8,7 +8,7 @@ use api::status::Violation;
 use api::typed::{PodSpec, PodTemplateSpec};
 use serde_json::{Map, Value};
 
-use super::{default, validate};
+use super::{app_armor, default, validate};
 use crate::validate::{labels, metadata};
 
 /// Fills the spec of a template, as that of a Pod is filled.
@@ -29,7 +29,10 @@ pub(in crate::kinds) fn rules(field: &str, template: &PodTemplateSpec) -> Vec<Vi
         }
         broken.extend(metadata::annotations(&format!("{field}.annotations"), meta));
     }
-    let of_pod = validate::any(spec);
+    let annotations = template.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
+    broken.extend(app_armor::annotations(&format!("{field}.annotations"), annotations, spec));
+    let mut of_pod = validate::any(spec);
+    of_pod.extend(app_armor::contradictions(annotations, spec));
     broken.extend(of_pod.into_iter().map(|violation| Violation {
         field: format!("{field}.{}", violation.field),
         ..violation

@@ -19,12 +19,14 @@ mod volume;
 pub(in crate::kinds) use self::placement::{node_selector, taint_effect, tolerations};
 pub(super) use self::resize::resized;
 pub(in crate::kinds) use self::resources::{amount_rules, any_name, overcommits, parsed};
+pub(in crate::kinds::pod) use self::security::app_armor as app_armor_rules;
 pub(super) use self::update::{ephemeral, status, update};
 
 use api::status::Violation;
 use api::typed::{Container, Pod, PodDNSConfig, PodSpec, Volume};
 use serde_json::{Value, json};
 
+use super::app_armor;
 use crate::validate::{invalid_each, labels, names, values};
 
 /// What the rules of a container need to know of its Pod.
@@ -52,7 +54,9 @@ fn text(text: &Option<String>) -> &str {
 pub(super) fn create(pod: &Pod) -> Vec<Violation> {
     let none = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&none);
-    let mut broken = any(spec);
+    let annotations = pod.metadata.annotations.as_ref();
+    let mut broken = app_armor::annotations("metadata.annotations", annotations, spec);
+    broken.extend(any(spec));
     if !each(&spec.ephemeral_containers).is_empty() {
         broken.push(Violation::forbidden("spec.ephemeralContainers", "cannot be set on create"));
     }
@@ -62,6 +66,7 @@ pub(super) fn create(pod: &Pod) -> Vec<Violation> {
             "cannot be set until all schedulingGates have been cleared",
         ));
     }
+    broken.extend(app_armor::contradictions(annotations, spec));
     broken
 }
 

@@ -1,13 +1,14 @@
 //! What of a Pod is allowed and rarely meant: told in `Warning` headers.
 //!
 //! Read from JSON as it is, since every Pod that is made passes here. Warnings
-//! about volumes that are refused, and about AppArmor, have nothing to warn of.
+//! about volumes that are refused have nothing to warn of.
 //!
 //! Source: upstream `pkg/api/pod/warnings.go`.
 
 use api::Object;
 use serde_json::{Map, Value};
 
+use super::app_armor;
 use crate::kinds::warnings::{fractions, ip, list, of_term, old_label, text};
 use crate::validate::names;
 
@@ -37,7 +38,7 @@ const NULL_SELECTOR: &str = "a null labelSelector results in matching no pod";
 
 /// Of a new Pod. Changes are not looked at: those who make them are programs.
 pub(super) fn of_new(pod: &Object) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings = app_armor::warnings(pod);
     if let Err(texts) = names::dns1123_label(pod.name()) {
         warnings.push(format!(
             "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [{}]",
@@ -97,6 +98,11 @@ fn of_spec(prefix: &str, spec: &Value, annotated: &dyn Fn(&str) -> bool) -> Vec<
         let seccomp = format!("{SECCOMP_OF_CONTAINER}{}", text(container, "name"));
         if container["securityContext"]["seccompProfile"].is_null() && annotated(&seccomp) {
             warnings.push(format!("{prefix}metadata.annotations[{seccomp}]: {SECCOMP_FIELD}"));
+        }
+        // Those of a Pod are told of by `app_armor::warnings`.
+        let app_armor = format!("{}{}", app_armor::PREFIX, text(container, "name"));
+        if !prefix.is_empty() && container["securityContext"]["appArmorProfile"].is_null() && annotated(&app_armor) {
+            warnings.push(app_armor::deprecated(&format!("{prefix}metadata.annotations[{app_armor}]")));
         }
         for kind in ["limits", "requests"] {
             warnings.extend(fractions(

@@ -2,6 +2,7 @@
 
 use shim::cgroup::Trees;
 
+use super::super::app_armor::Kernel;
 use crate::{ContainerConfig, Seccomp};
 
 const ADMIN: &str = "CAP_SYS_ADMIN";
@@ -77,6 +78,7 @@ pub(in crate::embedded) struct Host {
     pub(in crate::embedded) capabilities: u64,
     /// The OOM score of this process, which containers start from.
     pub(in crate::embedded) own_oom_score: i32,
+    pub(in crate::embedded) app_armor: Kernel,
 }
 
 impl Host {

@@ -12,6 +12,7 @@ fn host(mounts: &str) -> Host {
         trees: shim::cgroup::Trees::from_mountinfo(mounts),
         capabilities: Host::capabilities_of("Name:\tx\nCapBnd:\t000001fffeffffff\n"),
         own_oom_score: 0,
+        app_armor: super::super::app_armor::Kernel::below(Path::new("/no/such/host")),
     }
 }
 
@@ -49,6 +50,10 @@ fn image() -> ImageConfig {
 }
 
 fn spec_of(sandbox: &SandboxConfig, container: &ContainerConfig, mounts: &str) -> Result<Value, String> {
+    spec_under(sandbox, container, mounts, None)
+}
+
+fn spec_under(sandbox: &SandboxConfig, container: &ContainerConfig, mounts: &str, app_armor: Option<&str>) -> Result<Value, String> {
     let parts = Parts {
         sandbox,
         container,
@@ -57,6 +62,7 @@ fn spec_of(sandbox: &SandboxConfig, container: &ContainerConfig, mounts: &str) -
         dir: Path::new("/state/pod/containers/id"),
         group: Path::new("/lifepod/poduid/id"),
         host: &host(mounts),
+        app_armor: app_armor.map(str::to_owned),
         devices: Vec::new(),
     };
     generate(&parts).map(|spec| serde_json::to_value(spec).unwrap())
@@ -68,6 +74,12 @@ fn spec(container: &ContainerConfig) -> Value {
 
 fn strings(list: &[&str]) -> Vec<String> {
     list.iter().map(|s| (*s).to_owned()).collect()
+}
+
+#[test]
+fn its_process_is_under_the_profile_that_was_found() {
+    let of = |profile| spec_under(&sandbox(), &ContainerConfig::default(), UNIFIED, profile).unwrap()["process"]["apparmorProfile"].clone();
+    assert_eq!((of(Some("own")), of(None)), (json!("own"), Value::Null));
 }
 
 /// Shows: 14.1.28

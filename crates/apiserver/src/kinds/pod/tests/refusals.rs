@@ -84,17 +84,6 @@ fn parts_of_a_pod() {
     }
 }
 
-/// Fields: metadata.annotations
-#[test]
-fn an_app_armor_annotation_is_refused_unless_it_asks_for_nothing() {
-    let key = "container.apparmor.security.beta.kubernetes.io/a";
-    let mut annotated = with(json!({}));
-    annotated.meta.annotations = Some([(key.to_owned(), "runtime/default".to_owned())].into());
-    refused(&annotated, &[&format!("metadata.annotations[{key}]")]);
-    annotated.meta.annotations = Some([(key.to_owned(), "unconfined".to_owned())].into());
-    refused(&annotated, &[]);
-}
-
 #[test]
 fn what_works_is_not_refused() {
     let term = json!({ "matchExpressions": [{ "key": "a", "operator": "In", "values": ["b"] }] });

@@ -151,7 +151,8 @@ fn seccomp(field: &str, profile: Option<&SeccompProfile>) -> Vec<Violation> {
     broken
 }
 
-fn app_armor(field: &str, profile: Option<&AppArmorProfile>) -> Vec<Violation> {
+/// Source: upstream `ValidateAppArmorProfileField`.
+pub(in crate::kinds::pod) fn app_armor(field: &str, profile: Option<&AppArmorProfile>) -> Vec<Violation> {
     let Some(profile) = profile else { return Vec::new() };
     let path_field = format!("{field}.localhostProfile");
     let path = text(&profile.localhost_profile);

@@ -9,6 +9,7 @@ use api::status::Violation;
 use api::typed::{Container, ContainerStatus, Pod, PodSpec, PodStatus, Toleration};
 use serde_json::Value;
 
+use super::super::app_armor;
 use super::super::prepare::comparable;
 use super::{any, each, placement, text};
 use crate::kinds::values::differ;
@@ -20,7 +21,10 @@ const FIELDS: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,
 pub(in crate::kinds::pod) fn update(pod: &Pod, before: &Pod, new: &Object, old: &Object) -> Vec<Violation> {
     let none = PodSpec::default();
     let (spec, old_spec) = (pod.spec.as_ref().unwrap_or(&none), before.spec.as_ref().unwrap_or(&none));
-    let mut broken = any(spec);
+    let annotations = pod.metadata.annotations.as_ref();
+    let mut broken = app_armor::changed(annotations, before.metadata.annotations.as_ref());
+    broken.extend(app_armor::annotations("metadata.annotations", annotations, spec));
+    broken.extend(any(spec));
     let lists = [
         ("containers", spec.containers.as_slice(), old_spec.containers.as_slice()),
         ("initContainers", each(&spec.init_containers), each(&old_spec.init_containers)),
