@@ -93,11 +93,11 @@ spec:
   - name: masked
     image: busybox:1.30
     securityContext: { capabilities: { add: [NET_ADMIN] } }
-    command: [sh, -c, 'echo 1 > /proc/sys/net/ipv4/ip_forward; grep -c " /proc/" /proc/mounts; echo done']
+    command: [sh, -c, 'exec 2>&1; echo 1 > /proc/sys/net/ipv4/ip_forward; grep -c " /proc/" /proc/mounts; echo done']
   - name: unmasked
     image: busybox:1.30
     securityContext: { procMount: Unmasked, capabilities: { add: [NET_ADMIN] } }
-    command: [sh, -c, 'echo 1 > /proc/sys/net/ipv4/ip_forward && echo written; echo x > /proc/sys/kernel/core_pattern; grep -c " /proc/" /proc/mounts; echo done']
+    command: [sh, -c, 'exec 2>&1; echo 1 > /proc/sys/net/ipv4/ip_forward && echo written; echo x > /proc/sys/kernel/core_pattern; grep -c " /proc/" /proc/mounts; echo done']
 "#;
 
 /// First id of the node in a pod's map, as a container sees it.
