@@ -327,7 +327,7 @@ impl Container {
                 code,
                 signal,
                 started_at_ns,
-                finished_at_ns: now_ns,
+                finished_at_ns: record::finish_ns(started_at_ns, now_ns),
                 cause,
                 message: String::new(),
             },

@@ -120,6 +120,14 @@ pub fn now_ns() -> i64 {
     now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
 }
 
+/// When a process ended that began at `started_at_ns` and whose end was noticed
+/// at `now_ns`, both in nanoseconds of the Unix epoch. Start and end of a brief
+/// one are noticed together, and a host's clock may be set back between them:
+/// what is recorded never ends before it began.
+pub(crate) fn finish_ns(started_at_ns: Option<i64>, now_ns: i64) -> i64 {
+    started_at_ns.map_or(now_ns, |started_at_ns| started_at_ns.max(now_ns))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,5 +150,12 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         fs::write(&path, "{").unwrap();
         assert_eq!(read::<ExitRecord>(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn nothing_ends_before_it_began() {
+        assert_eq!(finish_ns(Some(5), 7), 7);
+        assert_eq!(finish_ns(Some(5), 4), 5, "the clock was set back");
+        assert_eq!(finish_ns(None, 4), 4, "it never began");
     }
 }

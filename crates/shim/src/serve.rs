@@ -320,7 +320,6 @@ impl Shim {
     /// Gives ended processes to whom they belong. A worker's message may still
     /// be on its way, so what belongs to nobody is kept a while.
     fn claim(&mut self) {
-        let now_ns = now_ns();
         self.unclaimed.retain(|(.., reaped)| reaped.elapsed() < UNCLAIMED_FOR);
         for (pid, status, reaped) in std::mem::take(&mut self.unclaimed) {
             let is_worker = |c: &Container| matches!(c.phase, Phase::Creating { worker, .. } if worker == pid);
@@ -329,7 +328,7 @@ impl Shim {
             } else if let Some(id) = self.containers.iter().find(|c| c.pid == Some(pid)).map(|c| c.id.clone()) {
                 self.started(&id);
                 if let Some(container) = self.containers.iter_mut().find(|c| c.id == id && !c.has_ended()) {
-                    container.on_exit(status, now_ns, &self.trees);
+                    container.on_exit(status, now_ns(), &self.trees);
                     self.settle(&id, &Answer::Done);
                     self.tell_all(&id);
                 }
