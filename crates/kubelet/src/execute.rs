@@ -11,7 +11,7 @@ use std::time::Duration;
 use api::Uid;
 use api::node::Observation;
 use api::typed::{Node, Pod, WireQuantity};
-use lifecycle::{Action, Failure, FailureClass, Input, Outcome, Progress, PullPolicy, Pulled, Target, Verb};
+use lifecycle::{Action, ActionId, Download, Failure, FailureClass, Input, Outcome, Progress, PullPolicy, Pulled, Target, Verb};
 use runtime::{Image, LogLimits, NetError, PullBytes, Runtime, RuntimeError};
 use tokio::sync::{mpsc, watch};
 
@@ -28,7 +28,7 @@ use crate::pull_secret;
 use crate::resources::NodeLimits;
 use crate::sources::Sources;
 use crate::status_writer::StatusWriter;
-use crate::volumes::{Scope, Volumes};
+use crate::volumes::{Scope, Volumes, image};
 
 /// How often it is told how far a download is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -95,12 +95,29 @@ impl Ports {
     }
 }
 
+/// Where an action tells how far it is.
+pub(crate) struct Report<'a> {
+    id: ActionId,
+    to: &'a mpsc::Sender<Input>,
+}
+
+impl Report<'_> {
+    pub(crate) async fn tell(&self, progress: Progress) {
+        // The receiver is gone only when the worker has ended, and then nobody waits.
+        let _ = self.to.send(Input::Progress { id: self.id, progress }).await;
+    }
+}
+
 /// Does what `action` says, within its limit, then looks at the pod. Dropping
 /// the future leaves the runtime to finish what it began.
 pub async fn execute(ports: Ports, subject: Subject, action: Action, status: StatusWriter, progress: mpsc::Sender<Input>) -> Input {
     let started = ports.clock.now();
     let limit = action.verb.limit();
-    let result = match tokio::time::timeout(limit, perform(&ports, &subject, &action, &status, &progress)).await {
+    let report = Report {
+        id: action.id,
+        to: &progress,
+    };
+    let result = match tokio::time::timeout(limit, perform(&ports, &subject, &action, &status, &report)).await {
         Ok(result) => result,
         Err(_) => Err(Failure::new(
             FailureClass::Timeout,
@@ -132,7 +149,7 @@ async fn perform(
     subject: &Subject,
     action: &Action,
     status: &StatusWriter,
-    progress: &mpsc::Sender<Input>,
+    report: &Report<'_>,
 ) -> Result<Outcome, Failure> {
     let runtime = &ports.runtime;
     let uid = &subject.uid;
@@ -144,10 +161,11 @@ async fn perform(
             let made = ports.volumes.make_directories(uid).await;
             made.map_err(|error| Failure::new(FailureClass::PodDirectory, error))?;
             let mounted = ports.volumes.set_up(ports, uid, pod, Scope::All).await;
-            mounted.map(|()| Outcome::Done).map_err(|errors| {
-                let first = errors.first().map(ToString::to_string);
-                Failure::new(FailureClass::Mount, first.unwrap_or_default())
-            })
+            let unpulled = image::pull_all(ports, uid, pod, report).await;
+            match mounted.err().unwrap_or_default().iter().chain(&unpulled).next() {
+                None => Ok(Outcome::Done),
+                Some(first) => Err(Failure::new(FailureClass::Mount, first.to_string())),
+            }
         }
         Verb::UnmountVolumes => {
             let unmounted = ports.volumes.tear_down(uid).await;
@@ -175,7 +193,7 @@ async fn perform(
                 .map_err(|error| Failure::new(FailureClass::Kill, format!("removing the pod's logs: {error}")))?;
             Ok(Outcome::Done)
         }
-        Verb::Pull { image, policy } => pull(ports, subject, image, *policy, action, progress).await,
+        Verb::Pull { image, policy } => pull(ports, subject, image, *policy, report).await,
         Verb::Create { attempt } => {
             let name = container_name(&action.target)?;
             create::container(ports, uid, wanted(subject)?, name, *attempt).await
@@ -238,14 +256,7 @@ pub(crate) fn failure(error: &RuntimeError, class: FailureClass) -> Failure {
     Failure::new(class, message)
 }
 
-async fn pull(
-    ports: &Ports,
-    subject: &Subject,
-    image: &str,
-    policy: PullPolicy,
-    action: &Action,
-    progress: &mpsc::Sender<Input>,
-) -> Result<Outcome, Failure> {
+async fn pull(ports: &Ports, subject: &Subject, image: &str, policy: PullPolicy, report: &Report<'_>) -> Result<Outcome, Failure> {
     let present = ports.runtime.image(image).await.map_err(|error| match error {
         RuntimeError::InvalidImageName(_) => Failure::new(
             FailureClass::InvalidImageName,
@@ -261,15 +272,29 @@ async fn pull(
         }
         (PullPolicy::IfNotPresent, None) | (PullPolicy::Always, _) => {}
     }
-    // The receiver is gone only when the worker has ended, and then nobody waits.
-    let _ = progress
-        .send(Input::Progress {
-            id: action.id,
-            progress: Progress::Pulling,
-        })
-        .await;
+    let pod = subject.pod.as_deref();
+    let (took, image) = download(ports, &subject.uid, pod, image, |download| report.tell(Progress::Image(download)))
+        .await
+        .map_err(|error| failure(&error, FailureClass::ErrImagePull))?;
+    Ok(Outcome::Pulled(Pulled::Fetched {
+        took,
+        waited: Duration::ZERO,
+        size_bytes: image.size_bytes,
+    }))
+}
+
+/// Fetches an image; tells that it began and, while it lasts, how far it is.
+/// Gives how long it took.
+pub(crate) async fn download<F: Future<Output = ()>>(
+    ports: &Ports,
+    uid: &Uid,
+    pod: Option<&Pod>,
+    image: &str,
+    tell: impl Fn(Download) -> F,
+) -> Result<(Duration, Image), RuntimeError> {
+    tell(Download::Began).await;
     let started = ports.clock.now();
-    let fetching = fetch(ports, &subject.uid, subject.pod.as_deref(), image);
+    let fetching = fetch(ports, uid, pod, image);
     tokio::pin!(fetching);
     let mut told = None;
     let fetched = loop {
@@ -280,30 +305,19 @@ async fn pull(
         let far = ports.runtime.pulling(image);
         if let Some(PullBytes { done, total }) = far.filter(|_| far != told) {
             told = far;
-            let progress_now = Progress::Pulled {
+            tell(Download::Has {
                 done_bytes: done,
                 total_bytes: total,
-            };
-            let _ = progress
-                .send(Input::Progress {
-                    id: action.id,
-                    progress: progress_now,
-                })
-                .await;
+            })
+            .await;
         }
     };
-    let image = fetched.map_err(|error| failure(&error, FailureClass::ErrImagePull))?;
-    let took = ports.clock.now().since(started);
-    Ok(Outcome::Pulled(Pulled::Fetched {
-        took,
-        waited: Duration::ZERO,
-        size_bytes: image.size_bytes,
-    }))
+    Ok((ports.clock.now().since(started), fetched?))
 }
 
 /// Asks the registry, with each name and password the pod's secrets hold for
 /// it in turn; without any where they hold none.
-pub(crate) async fn fetch(ports: &Ports, uid: &Uid, pod: Option<&Pod>, image: &str) -> Result<Image, RuntimeError> {
+async fn fetch(ports: &Ports, uid: &Uid, pod: Option<&Pod>, image: &str) -> Result<Image, RuntimeError> {
     let mut secrets = Vec::new();
     if let Some(pod) = pod {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();

@@ -21,7 +21,7 @@
 mod atomic;
 pub(crate) mod directory;
 mod empty;
-mod image;
+pub(crate) mod image;
 pub(crate) mod mounts;
 mod owner;
 mod payload;
@@ -269,10 +269,7 @@ impl Volumes {
             Scope::All => persistent::find(ports, pod).await,
             Scope::Content => BTreeMap::new(),
         };
-        let mut errors = match scope {
-            Scope::All => image::pull_all(ports, uid, pod).await,
-            Scope::Content => Vec::new(),
-        };
+        let mut errors = Vec::new();
         let allocatable = ports.allocatable();
         let plans: Vec<_> = volumes(pod)
             .iter()

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::input::{Failure, FailureClass, Hook, ProbeKind};
+use crate::input::{Download, Failure, FailureClass, Hook, ProbeKind};
 
 /// Type of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,15 @@ impl PodEvent {
     }
 }
 
+/// What is told of a download: its beginning, how far it is, its end.
+pub(crate) fn download(image: &str, download: Download) -> PodEvent {
+    match download {
+        Download::Began => pulling(image),
+        Download::Has { done_bytes, total_bytes } => pull_progress(image, done_bytes, total_bytes),
+        Download::Ended { took, size_bytes } => pulled(image, took, Duration::ZERO, size_bytes),
+    }
+}
+
 pub(crate) fn pulling(image: &str) -> PodEvent {
     PodEvent::normal("Pulling", format!("Pulling image \"{image}\""))
 }
@@ -73,7 +82,7 @@ pub(crate) fn pulling(image: &str) -> PodEvent {
 /// newest message takes the place of the one before (`client::recorder`).
 const PULL_PROGRESS: &str = "PullProgress";
 
-pub(crate) fn pull_progress(image: &str, done_bytes: u64, total_bytes: u64) -> PodEvent {
+fn pull_progress(image: &str, done_bytes: u64, total_bytes: u64) -> PodEvent {
     PodEvent::normal(
         PULL_PROGRESS,
         format!("Pulling image \"{image}\": {done_bytes} of {total_bytes} bytes"),

@@ -58,16 +58,37 @@ pub enum Input {
 }
 
 /// How far an unfinished action got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The image was not on the node, or must be asked for: its download began.
-    Pulling,
+    /// Of `Pull`: its image. That it ended is the action's outcome.
+    Image(Download),
+    /// Of `MountVolumes`: an image that is a volume.
+    VolumeImage {
+        /// Its reference, as the pod has it.
+        image: String,
+        /// How far it is.
+        download: Download,
+    },
+}
+
+/// How far the download of an image is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Download {
+    /// The image was not on the node, or must be asked for: it began.
+    Began,
     /// So many of its bytes are here.
-    Pulled {
+    Has {
         /// Compressed bytes that are here.
         done_bytes: u64,
         /// Compressed bytes in all.
         total_bytes: u64,
+    },
+    /// All of it is here.
+    Ended {
+        /// How long it took.
+        took: Duration,
+        /// Compressed bytes of the image.
+        size_bytes: u64,
     },
 }
 

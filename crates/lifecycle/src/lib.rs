@@ -30,8 +30,8 @@ pub use action::{Action, ActionId, Reason, Step, Target, Verb};
 pub use admit::{admit, app_armor, preemption, sysctl_name};
 pub use event::{EventType, PodEvent};
 pub use input::{
-    Container, Deletion, Desired, Eviction, Failure, FailureClass, Handler, Hook, Hooks, Input, NodeFacts, OWNED_CONDITIONS, Outcome,
-    ParseError, Probe, ProbeKind, Probed, Probes, Progress, PullPolicy, Pulled, RESIZE_IN_PROGRESS, RESIZE_PENDING, Rejection,
+    Container, Deletion, Desired, Download, Eviction, Failure, FailureClass, Handler, Hook, Hooks, Input, NodeFacts, OWNED_CONDITIONS,
+    Outcome, ParseError, Probe, ProbeKind, Probed, Probes, Progress, PullPolicy, Pulled, RESIZE_IN_PROGRESS, RESIZE_PENDING, Rejection,
     ResizePending, RestartPolicy, Role,
 };
 pub use machine::{Machine, Stage};

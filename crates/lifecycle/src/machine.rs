@@ -13,7 +13,7 @@ use api::typed::PodStatus;
 use crate::action::{Hands, InFlight, Step, Target, Verb};
 use crate::event::{self, PodEvent};
 use crate::flight::Flight;
-use crate::input::{Container, Desired, Input, Progress};
+use crate::input::{Container, Desired, Download, Input, Progress};
 use crate::memory::{Ending, Memory};
 use crate::plan::{self, Plan, World, terminate};
 use crate::status;
@@ -144,20 +144,12 @@ impl Machine {
             }
             Input::Observed(seen) => self.see(now, seen),
             Input::Progress { id, progress } => {
-                if let Some(InFlight {
-                    target: Target::Container(name),
-                    verb: Verb::Pull { image, .. },
-                    pulling,
-                    ..
-                }) = self.hands.0.get_mut(&id)
-                {
-                    let told = match progress {
-                        Progress::Pulling => (!std::mem::replace(pulling, true)).then(|| event::pulling(image)),
-                        Progress::Pulled { done_bytes, total_bytes } => Some(event::pull_progress(image, done_bytes, total_bytes)),
-                    };
-                    let path = plan::container_of(&self.desired, name).map(Container::field_path);
-                    events.extend(told.zip(path).map(|(told, path)| told.of(path)));
-                }
+                let told = self
+                    .hands
+                    .0
+                    .get_mut(&id)
+                    .and_then(|flight| progressed(flight, &progress, &self.desired));
+                events.extend(told);
             }
             Input::Done { id, result, after } => {
                 let unseen = after.is_none();
@@ -312,6 +304,21 @@ impl Machine {
             hands: &self.hands,
             last: self.last.as_ref(),
         }
+    }
+}
+
+/// What is told of how far an action got; nothing of what it has told before.
+fn progressed(flight: &mut InFlight, progress: &Progress, desired: &Desired) -> Option<PodEvent> {
+    match (&flight.target, &flight.verb, progress) {
+        (Target::Container(name), Verb::Pull { image, .. }, Progress::Image(download)) => {
+            if *download == Download::Began && std::mem::replace(&mut flight.pulling, true) {
+                return None;
+            }
+            let path = plan::container_of(desired, name).map(Container::field_path)?;
+            Some(event::download(image, *download).of(path))
+        }
+        (_, Verb::MountVolumes, Progress::VolumeImage { image, download }) => Some(event::download(image, *download)),
+        _ => None,
     }
 }
 

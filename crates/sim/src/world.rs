@@ -10,7 +10,9 @@ use api::Time;
 use api::node::{ContainerId, ExitCause, Observation, Uid};
 use api::typed::{Pod, PodStatus};
 use lifecycle::flight::Transition;
-use lifecycle::{Action, ActionId, Desired, Failure, Input, Machine, NodeFacts, Outcome, ProbeKind, Probed, Progress, Rejection, Step};
+use lifecycle::{
+    Action, ActionId, Desired, Download, Failure, Input, Machine, NodeFacts, Outcome, ProbeKind, Probed, Progress, Rejection, Step,
+};
 
 use crate::check::Checker;
 use crate::faults::Faults;
@@ -255,7 +257,7 @@ impl World {
                     &uid,
                     Input::Progress {
                         id,
-                        progress: Progress::Pulling,
+                        progress: Progress::Image(Download::Began),
                     },
                 );
             }

@@ -169,7 +169,8 @@ fn root_the_image_of_the_nodes_platform_is_picked() {
 }
 
 /// While a download goes on one event says how far it is, and `lifepod run`
-/// shows it.
+/// shows it: of a container's image, and of an image that is a volume.
+/// Fields: spec.volumes[].image
 #[test]
 fn root_a_slow_pull_says_how_far_it_is() {
     let build = Build::from_env().unwrap();
@@ -181,14 +182,34 @@ fn root_a_slow_pull_says_how_far_it_is() {
     let bytes: u64 = std::fs::metadata(archive).unwrap().len();
     // It takes some 16 seconds, of which each fifth is told.
     let _line = SlowLine::start(&platform.host, "127.0.0.1:5001", &registry, bytes / 16).unwrap();
+    slow_pull(&platform, "waits", &pod("waits", SLOW, ""), bytes, Some("spec.containers{c}"));
+    run(&mut platform.lifepod(&["images", "rm", SLOW])).unwrap();
+    let volume = pod("mounts", "busybox:1.30", "")
+        .replace(
+            "  containers:",
+            &format!("  volumes: [{{name: v, image: {{reference: '{SLOW}'}}}}]\n  containers:"),
+        )
+        .replace(
+            "Always, command: ['echo', 'ran']",
+            "IfNotPresent, command: [ls, /v/etc/nginx/nginx.conf], volumeMounts: [{name: v, mountPath: /v}]",
+        );
+    slow_pull(&platform, "mounts", &volume, bytes, None);
+}
+
+/// An image behind the slow line.
+const SLOW: &str = "127.0.0.1:5001/team/large:1";
+
+/// Runs a pod for which [`SLOW`] has to be fetched: the output says how far it is,
+/// and one event of the pod, or of the container at `path`, does.
+fn slow_pull(platform: &Platform, name: &str, text: &str, bytes: u64, path: Option<&str>) {
     let manifest = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(manifest.path(), pod("waits", "127.0.0.1:5001/team/large:1", "")).unwrap();
+    std::fs::write(manifest.path(), text).unwrap();
     let output = run(&mut platform.lifepod(&["run", "-f", &*manifest.path().to_string_lossy()])).unwrap();
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     // `N of TOTAL bytes` of each line.
     let far: Vec<(u64, u64)> = shown
         .lines()
-        .filter_map(|line| line.split_once("PullProgress: Pulling image \"127.0.0.1:5001/team/large:1\": "))
+        .filter_map(|line| line.split_once(&format!("PullProgress: Pulling image \"{SLOW}\": ")))
         .map(|(_, far)| {
             let words: Vec<&str> = far.split(' ').collect();
             assert_eq!((words.len(), words[1], words[3]), (4, "of", "bytes"), "{shown}");
@@ -198,28 +219,26 @@ fn root_a_slow_pull_says_how_far_it_is() {
     assert!(far.len() >= 2, "{shown}");
     assert!(far.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 == two[1].1), "{far:?}");
     assert!(far.iter().all(|(done, total)| done <= total && *total <= bytes), "{far:?}");
-    assert!(
-        shown.contains("Successfully pulled image \"127.0.0.1:5001/team/large:1\" in "),
-        "{shown}"
-    );
+    let told: Vec<usize> = [
+        format!("Pulling: Pulling image \"{SLOW}\"\n"),
+        format!("Successfully pulled image \"{SLOW}\" in "),
+    ]
+    .iter()
+    .map(|text| shown.matches(text.as_str()).count())
+    .collect();
+    assert_eq!(told, [1, 1], "{shown}");
 
     // All of it is one event, which counts.
+    let selector = format!("involvedObject.name={name},reason=PullProgress");
     let events = platform
-        .ok(&[
-            "get",
-            "events",
-            "--field-selector",
-            "involvedObject.name=waits,reason=PullProgress",
-            "-o",
-            "json",
-        ])
+        .ok(&["get", "events", "--field-selector", &selector, "-o", "json"])
         .unwrap();
     let events: Value = serde_json::from_str(&events).unwrap();
     let events = events["items"].as_array().unwrap();
     assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!(events[0]["count"].as_u64().unwrap(), far.len() as u64);
-    assert_eq!(events[0]["involvedObject"]["fieldPath"], "spec.containers{c}");
+    assert_eq!(events[0]["involvedObject"]["fieldPath"].as_str(), path);
     let (done, total) = far[far.len() - 1];
-    let last = format!("Pulling image \"127.0.0.1:5001/team/large:1\": {done} of {total} bytes");
+    let last = format!("Pulling image \"{SLOW}\": {done} of {total} bytes");
     assert_eq!(events[0]["message"], last.as_str());
 }

@@ -7,23 +7,26 @@
 
 use api::Uid;
 use api::typed::{ImageVolumeSource, Pod};
+use lifecycle::{Download, Progress};
 
 use super::{MountError, volumes};
-use crate::execute::{self, Ports};
+use crate::execute::{self, Ports, Report};
 
-/// Makes every image that is a volume of the pod present; gives what failed.
-pub(crate) async fn pull_all(ports: &Ports, uid: &Uid, pod: &Pod) -> Vec<MountError> {
+/// Makes every image that is a volume of the pod present, and reports how far it
+/// is; gives what failed. No lock is held meanwhile: the content of the pod's other
+/// volumes is kept up to date.
+pub(crate) async fn pull_all(ports: &Ports, uid: &Uid, pod: &Pod, report: &Report<'_>) -> Vec<MountError> {
     let mut errors = Vec::new();
     for volume in volumes(pod) {
         let Some(image) = &volume.image else { continue };
-        if let Err(why) = pull(ports, uid, pod, image).await {
+        if let Err(why) = pull(ports, uid, pod, image, report).await {
             errors.push(MountError::set_up(&volume.name, &why));
         }
     }
     errors
 }
 
-async fn pull(ports: &Ports, uid: &Uid, pod: &Pod, image: &ImageVolumeSource) -> Result<(), String> {
+async fn pull(ports: &Ports, uid: &Uid, pod: &Pod, image: &ImageVolumeSource, report: &Report<'_>) -> Result<(), String> {
     let reference = image.reference.as_deref().unwrap_or_default();
     let present = ports.runtime.image(reference).await.map_err(|error| error.to_string())?;
     match (image.pull_policy.as_deref(), present) {
@@ -31,10 +34,16 @@ async fn pull(ports: &Ports, uid: &Uid, pod: &Pod, image: &ImageVolumeSource) ->
         (Some("Never"), Some(_)) | (Some("IfNotPresent") | None, Some(_)) => Ok(()),
         // `Always`, or not there.
         _ => {
-            let pulled = execute::fetch(ports, uid, Some(pod), reference).await;
-            pulled
-                .map(drop)
-                .map_err(|error| format!("Failed to pull image {reference:?}: {error}"))
+            let told = |download| {
+                let image = reference.to_owned();
+                report.tell(Progress::VolumeImage { image, download })
+            };
+            let (took, image) = execute::download(ports, uid, Some(pod), reference, told)
+                .await
+                .map_err(|error| format!("Failed to pull image {reference:?}: {error}"))?;
+            let size_bytes = image.size_bytes;
+            told(Download::Ended { took, size_bytes }).await;
+            Ok(())
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::action::{Action, ActionId};
-use crate::input::{Deletion, Eviction, Failure, FailureClass, NodeFacts, Outcome, Probed, Pulled, Rejection};
+use crate::input::{Deletion, Download, Eviction, Failure, FailureClass, NodeFacts, Outcome, Probed, Pulled, Rejection};
 
 const NAMES: [&str; 5] = ["init", "side", "app", "log", "stranger"];
 
@@ -161,7 +161,7 @@ impl Driver {
             Happens::Begins(index) => {
                 return Input::Progress {
                     id: pick(index, &self.in_flight),
-                    progress: Progress::Pulling,
+                    progress: Progress::Image(Download::Began),
                 };
             }
             Happens::Tick => return Input::Tick,
