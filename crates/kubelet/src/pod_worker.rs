@@ -133,6 +133,8 @@ impl PodWorker {
         self.observe();
         loop {
             let clock = self.ports.clock.clone();
+            // What an action reported on its way comes before its end.
+            let mut reported = Vec::new();
             let input = tokio::select! {
                 changed = mailbox.wanted.changed() => {
                     if changed.is_err() { return }
@@ -143,7 +145,10 @@ impl PodWorker {
                     Input::Desired(Box::new(wanted.desired.clone()))
                 }
                 Some(ended) = self.running.join_next_with_id() => match self.ended(ended, &mut wanted) {
-                    Some(input) => input,
+                    Some(input) => {
+                        reported.extend(std::iter::from_fn(|| self.progress.1.try_recv().ok()));
+                        input
+                    }
                     None => continue,
                 },
                 Some(progress) = self.progress.1.recv() => progress,
@@ -174,12 +179,14 @@ impl PodWorker {
                 () = clock.sleep_until(wake_at) => Input::Tick,
                 () = shutdown.cancelled() => return,
             };
-            let step = machine.step(self.ports.clock.now(), input);
-            wake_at = step.wake_at.unwrap_or(Time::FAR_FUTURE);
-            if self.follow(step, &wanted) {
-                // Of a pod that stops with its node this is the last word.
-                self.status.flush().await;
-                return;
+            for input in reported.into_iter().chain([input]) {
+                let step = machine.step(self.ports.clock.now(), input);
+                wake_at = step.wake_at.unwrap_or(Time::FAR_FUTURE);
+                if self.follow(step, &wanted) {
+                    // Of a pod that stops with its node this is the last word.
+                    self.status.flush().await;
+                    return;
+                }
             }
         }
     }

@@ -175,6 +175,7 @@ fn root_the_image_of_the_nodes_platform_is_picked() {
 fn root_a_slow_pull_says_how_far_it_is() {
     let build = Build::from_env().unwrap();
     let mut platform = Platform::prepared("slowpull", &build, &[]).unwrap();
+    run(platform.lifepod(&["images", "import"]).arg(build.images.join("busybox-1.30.tar"))).unwrap();
     platform.up().unwrap();
     let registry = Registry::start(&platform.host, AT).unwrap();
     let archive: &Path = &build.images.join("nginx-1.17.1.tar");
